@@ -1,0 +1,84 @@
+"""`spec.checkpoint` and `spec.storage`: commits, exports, and where they lie."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rljob_trainer.config.base import (
+    ApiModel,
+    DnsName,
+    NonNegativeInt,
+    PathStr,
+    PositiveInt,
+    Quantity,
+    SecretKeyRef,
+    ShortStr,
+)
+
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]
+
+
+class HubPush(ApiModel):
+    """Upload of each saved model to the Hub."""
+
+    model_id: ShortStr
+    """Repository on the Hub."""
+    strategy: Literal["every_save", "end"] = "every_save"
+    """When to push."""
+    private: bool = True
+    """Create the repository as private."""
+    token: SecretKeyRef
+    """Hub token (read as HF_TOKEN)."""
+
+
+class WarmStart(ApiModel):
+    """Start from another job's commit."""
+
+    job: DnsName
+    """RLJob in the same namespace, or name of its directory beside this one's."""
+    commit: ShortStr | None = None
+    """Name of the commit; the last by default."""
+    optimizer: bool = False
+    """Take over the optimizer's states as well."""
+
+
+class CheckpointSpec(ApiModel):
+    """One commit holds model, optimizer, RNG, data cursor, pending samples and policy version; manifest last."""
+
+    save_interval: NonNegativeInt = 20
+    """Rollouts between commits; 0: only at the end. A commit is also made at the end and on suspend."""
+    sft_save_interval: NonNegativeInt = 0
+    """SFT steps between commits; 0: only at the end of SFT."""
+    save_at_epoch_end: bool = False
+    """Commit at the end of each epoch as well."""
+    keep: PositiveInt = 2
+    """Commits kept; the last good one is never removed first."""
+    asynchronous: bool = False
+    """Write in the background while training goes on."""
+    save_hf: bool = True
+    """Export the final model in Hugging Face format beside the last commit."""
+    load: PathStr | None = None
+    """Checkpoint to start the actor from; falls back to `refLoad`, then to `model.path`, when empty."""
+    ref_load: PathStr | None = None
+    """Reference model for the KL; by default the weights before reinforcement learning."""
+    warm_start: WarmStart | None = None
+    """Start from another job's commit."""
+    overwrite: Literal["Never", "Resume", "Replace"] = "Resume"
+    """A directory with commits of this job: refuse, resume from the last, or start anew (earlier ones kept aside)."""
+    hub: HubPush | None = None
+    """Upload to the Hub."""
+
+
+class StorageSpec(ApiModel):
+    """Where the job's directory lies. On a laptop: `runs/<name>`."""
+
+    claim_name: DnsName | None = None
+    """Existing PersistentVolumeClaim, shared by all pods of the job."""
+    size: Quantity = "10Gi"
+    """Size of the claim that is created when none is named; it is kept until the RLJob is deleted."""
+    storage_class_name: DnsName | None = None
+    """Class of that claim; the cluster's default otherwise."""
+    access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(default=["ReadWriteMany"])
+    """Access modes of that claim; several nodes need ReadWriteMany."""
+    sub_path: PathStr | None = None
+    """Folder of the claim that holds the job's directory; by default `<namespace>/<name>`."""

@@ -1,0 +1,119 @@
+"""`spec.rollout`: how many prompts and samples, how they are sampled, on which engines, with which tools."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rljob_trainer.config.base import (
+    ApiModel,
+    FreeMap,
+    ImportPath,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretKeyRef,
+    ShortStr,
+    Url,
+)
+from rljob_trainer.config.pods import PodOverrides
+
+
+class SamplingSpec(ApiModel):
+    """How tokens are drawn."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.8
+    """Softmax temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling: smallest set of tokens with this probability mass."""
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = -1
+    """Draw from the k most probable tokens; −1 is all."""
+    max_response_length: PositiveInt = 8192
+    """Tokens of a response, observations included."""
+    max_tokens_per_turn: PositiveInt | None = None
+    """Tokens the model may generate in one turn; by default what is left of `maxResponseLength`."""
+    stop: Annotated[list[ShortStr], Field(max_length=16)] = Field(default_factory=list)
+    """Strings that end a generation; kept in the response."""
+
+
+class GoogleSearch(ApiModel):
+    """Web search through serper.dev's API."""
+
+    api_key: SecretKeyRef
+    """API key (read as SERPER_API_KEY)."""
+    url: Url = "https://google.serper.dev/search"
+    """Address of the search API."""
+    snippet_only: bool = True
+    """Use the result snippets; off: fetch the pages."""
+
+
+class SearchSpec(ApiModel):
+    """Multi-turn generation with a search tool (Search-R1, Jin et al. 2025)."""
+
+    backend: Literal["local", "google"] = "local"
+    """`local`: the job's retriever. `google`: web search."""
+    url: Url | None = None
+    """Address of a retriever's /retrieve outside the job; by default the job's own."""
+    max_turns: PositiveInt = 2
+    """Generations a sample may use; a search in the last one is not answered."""
+    topk: PositiveInt = 3
+    """Documents per query."""
+    concurrency: PositiveInt = 256
+    """Searches under way at once, over all engines."""
+    timeout_seconds: PositiveFloat = 30.0
+    """Time limit of one search, retries included."""
+    proxy: Url | None = None
+    """HTTP proxy for searches."""
+    google: GoogleSearch | None = None
+    """Settings of the `google` backend."""
+
+
+class GenerateSpec(ApiModel):
+    """How one sample is produced."""
+
+    type: Literal["single_turn", "search", "custom"] = "single_turn"
+    """`single_turn`: one generation. `search`: turns with a search tool. `custom`: the function below."""
+    search: SearchSpec = Field(default_factory=SearchSpec)
+    """Settings for `search`."""
+    function: ImportPath | None = None
+    """For `custom`: `async def f(args, sample, sampling, engine) -> Sample`; see docs/hooks.md."""
+    args: FreeMap = Field(default_factory=dict)
+    """Keyword arguments of the custom function."""
+
+
+class RolloutSpec(ApiModel):
+    """Generation: batch arithmetic, sampling, engines."""
+
+    engine: Literal["torch", "sglang"] = "sglang"
+    """`sglang` on GPUs; `torch`: the embedded engine, for CPU and as the reference."""
+    num_rollout: PositiveInt = 3000
+    """Rollouts (generate, train, sync) of the whole job."""
+    batch_size: PositiveInt = 16
+    """Prompts per rollout."""
+    n_samples_per_prompt: PositiveInt = 8
+    """Samples per prompt: the group of GRPO."""
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    """How tokens are drawn."""
+    generate: GenerateSpec = Field(default_factory=GenerateSpec)
+    """How one sample is produced."""
+    return_logprobs: bool = True
+    """Keep the engine's log-probability of every token, aligned one to one. TIS needs them."""
+    max_context_length: PositiveInt | None = None
+    """Longest sequence in tokens, prompt included; by default prompt limit plus response limit."""
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Engines, each in a pod (or, with more GPUs than a node has, in several). The scale subresource."""
+    gpus_per_engine: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs of one engine (its tensor parallelism); 0 on CPU."""
+    engine_args: FreeMap = Field(default_factory=dict)
+    """Arguments passed to the engine as they are. SGLang: its ServerArgs. torch: `slots`, `prefillChunk`."""
+    over_sampling_batch_size: PositiveInt | None = None
+    """Prompts asked for at once, of which `batchSize` are kept (dynamic sampling)."""
+    dynamic_filter: ImportPath | Literal["nonzero_std"] | None = None
+    """Keeps or drops a group (DAPO: groups whose rewards differ)."""
+    partial_rollout: bool = False
+    """Keep unfinished samples for the next rollout."""
+    timeout_seconds: PositiveInt = 3600
+    """A rollout that takes longer fails the attempt, naming the samples that wait."""
+    max_engine_restarts: NonNegativeInt = 3
+    """Engines replaced in one attempt before it fails."""
+    pod: PodOverrides = Field(default_factory=PodOverrides)
+    """Pods of the rollout group."""

@@ -1,0 +1,28 @@
+"""`spec.sft`: supervised fine-tuning, alone or as the warm start of reinforcement learning."""
+
+from pydantic import Field
+
+from rljob_trainer.config.base import ApiModel, PositiveFloat, PositiveInt
+from rljob_trainer.config.data import SftDataset
+from rljob_trainer.config.optimizer import OptimizerSpec
+
+
+class SftSpec(ApiModel):
+    """Supervised fine-tuning on demonstrations; loss (cross entropy) on the trained tokens only."""
+
+    dataset: SftDataset
+    """Demonstrations."""
+    batch_size: PositiveInt = 128
+    """Rows (packed sequences when packing) per optimizer step over all ranks."""
+    num_steps: PositiveInt | None = None
+    """Optimizer steps. Give this or `numEpochs`."""
+    num_epochs: PositiveFloat | None = None
+    """Passes over the data. Give this or `numSteps`."""
+    max_sequence_length: PositiveInt = 8096
+    """Longer rows are left out, counted and reported."""
+    packing: bool = False
+    """Pack several rows into one sequence, without attention across rows."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant)."""
+    optimizer: OptimizerSpec = Field(default_factory=lambda: OptimizerSpec(lr=1e-5))
+    """Optimizer of this stage; the states are not carried over to reinforcement learning."""

@@ -1,0 +1,139 @@
+"""`status` of an RLJob: what the operator has seen."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rljob_trainer.config.base import ApiModel, LongStr, NonNegativeInt, ShortStr
+
+Phase = Literal[
+    "Pending",
+    "Preparing",
+    "Starting",
+    "Running",
+    "Suspending",
+    "Suspended",
+    "Retrying",
+    "Succeeded",
+    "Failed",
+]
+FINISHED: tuple[Phase, ...] = ("Succeeded", "Failed")
+
+
+class Condition(ApiModel):
+    """A condition as KEP-1623 has it."""
+
+    type: ShortStr
+    """Accepted, RetrieverReady, ClusterReady, Training, Suspended, Complete or Failed."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether the condition holds."""
+    reason: ShortStr
+    """One CamelCase word."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """For a person to read."""
+    observed_generation: NonNegativeInt = 0
+    """Generation of the spec that this speaks of."""
+    last_transition_time: ShortStr
+    """When `status` last changed (RFC 3339)."""
+
+
+class AttemptStatus(ApiModel):
+    """One attempt: one RayJob."""
+
+    number: NonNegativeInt
+    """Counts from 1."""
+    ray_job: ShortStr
+    """Name of its RayJob."""
+    state: Literal["Starting", "Running", "Suspended", "Succeeded", "Failed"]
+    """Where it stands."""
+    start_time: ShortStr | None = None
+    """When it was created (RFC 3339)."""
+    end_time: ShortStr | None = None
+    """When it ended (RFC 3339)."""
+    start_step: NonNegativeInt | None = None
+    """Step it started from."""
+    exit_code: int | None = None
+    """Exit code of the driver."""
+    message: LongStr | None = None
+    """Why it ended."""
+
+
+class GroupStatus(ApiModel):
+    """Pods of one group."""
+
+    desired: NonNegativeInt = 0
+    """Pods asked for."""
+    ready: NonNegativeInt = 0
+    """Pods ready."""
+
+
+class CommitStatus(ApiModel):
+    """The last durable commit."""
+
+    name: ShortStr
+    """Name of the commit, `<incarnation>/<commit>` beneath the job's directory."""
+    step: NonNegativeInt
+    """Optimizer steps it holds."""
+    policy_version: NonNegativeInt = 0
+    """Policy version it holds."""
+    time: ShortStr | None = None
+    """When it was written (RFC 3339)."""
+
+
+class RLJobStatus(ApiModel):
+    """What the operator has seen of the job."""
+
+    observed_generation: NonNegativeInt = 0
+    """Generation of the spec that this status speaks of."""
+    phase: Phase = "Pending"
+    """Summary of the conditions."""
+    message: LongStr | None = None
+    """Why the phase is what it is."""
+    conditions: Annotated[list[Condition], Field(max_length=32)] = Field(default_factory=list)
+    """Details of the phase."""
+    attempt: NonNegativeInt = 0
+    """Number of the current attempt."""
+    failed_attempts: NonNegativeInt = 0
+    """Attempts that failed; compared with backoffLimit."""
+    attempts: Annotated[list[AttemptStatus], Field(max_length=32)] = Field(default_factory=list)
+    """The latest attempts."""
+    stage: Literal["", "Prepare", "SFT", "RL", "Evaluate", "Done"] = ""
+    """What the driver is doing."""
+    step: NonNegativeInt = 0
+    """Optimizer steps trained, SFT included."""
+    total_steps: NonNegativeInt = 0
+    """Optimizer steps asked for."""
+    progress: ShortStr | None = None
+    """`step/totalSteps`."""
+    reward: ShortStr | None = None
+    """Mean reward of the last rollout."""
+    tokens_per_second: ShortStr | None = None
+    """Generated tokens per second in the last rollout."""
+    evaluation: Annotated[dict[Annotated[str, Field(max_length=128)], ShortStr], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+    """Last score by evaluation set and moment, such as `held-out/after_sft`."""
+    policy_version: NonNegativeInt = 0
+    """Version of the weights that the engines serve."""
+    last_commit: CommitStatus | None = None
+    """The commit that a retry or resume starts from."""
+    last_progress_time: ShortStr | None = None
+    """When the driver last reported (RFC 3339)."""
+    retriever: GroupStatus = Field(default_factory=GroupStatus)
+    """Retriever pods."""
+    head: GroupStatus = Field(default_factory=GroupStatus)
+    """Ray head."""
+    trainer: GroupStatus = Field(default_factory=GroupStatus)
+    """Trainer pods."""
+    rollout: GroupStatus = Field(default_factory=GroupStatus)
+    """Rollout pods."""
+    rollout_replicas: NonNegativeInt = 0
+    """For the scale subresource."""
+    rollout_selector: LongStr | None = None
+    """For the scale subresource."""
+    ray_job: ShortStr | None = None
+    """Name of the current RayJob."""
+    start_time: ShortStr | None = None
+    """When the first attempt was created (RFC 3339)."""
+    completion_time: ShortStr | None = None
+    """When the job finished (RFC 3339)."""

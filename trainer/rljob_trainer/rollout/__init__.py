@@ -1,0 +1,1 @@
+"""Generation: engines, sessions, generate functions."""

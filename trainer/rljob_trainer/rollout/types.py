@@ -1,0 +1,134 @@
+"""What travels between data, engines, rewards and the trainer: samples as token ids, never re-tokenised text."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length", "abort"]
+SampleStatus = Literal["pending", "completed", "truncated", "aborted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next tokens are drawn. `temperature` 0 is greedy; `top_k` −1 is all."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    """Strings that end the generation, looked for in the decoded new text; kept in the output."""
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One turn as the engine produced it: `token_ids`, `logprobs` and `policy_versions` are aligned one to one.
+
+    A log-probability is that of the drawn token under the sampling temperature (log softmax(logits / T), T=1 for
+    greedy), before top-p/top-k.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    policy_versions: list[int]
+    finish_reason: FinishReason
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
+    text: str = ""
+    """The decoded tokens, special tags included."""
+
+
+class Session(Protocol):
+    """One sequence on an engine. Its KV cache is kept between turns."""
+
+    async def generate(self, new_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+        """Append `new_token_ids` (prompt or observation), then generate. Raises EngineError when the engine is lost."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used."""
+
+    eos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str: ...
+
+
+class Engine(Protocol):
+    """What a generate function sees of an inference engine."""
+
+    tokenizer: Tokenizer
+    max_context_length: int
+
+    def open(self, seed: int) -> AbstractAsyncContextManager[Session]:
+        """A session whose draws depend on `seed` and the token's position alone, not on what else runs."""
+        ...
+
+
+class EngineError(RuntimeError):
+    """An engine died, hangs, or serves another version than it should."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """One prompt and its response. `response_ids`, `loss_mask`, `logprobs` and `policy_versions` have one length."""
+
+    prompt: str
+    prompt_ids: list[int]
+    label: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    """Origin of the row, for scores by source."""
+    row: int = 0
+    """Row in its data set."""
+    group: int = 0
+    """Number of the prompt within the rollout."""
+    index: int = 0
+    """Number of the sample within its group."""
+    seed: int = 0
+    """Seed of the sample's draws; from the job's seed, the rollout, the group and the index."""
+    response_ids: list[int] = field(default_factory=list)
+    loss_mask: list[int] = field(default_factory=list)
+    """1: generated, trained on. 0: observation."""
+    logprobs: list[float] = field(default_factory=list)
+    """The engine's log-probabilities; 0.0 for observations."""
+    policy_versions: list[int] = field(default_factory=list)
+    """Version of the weights that made each token; −1 for observations."""
+    response: str = ""
+    """The response as text, for rewards and people; never tokenised again."""
+    status: SampleStatus = "pending"
+    reward: float | None = None
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    info: dict[str, float | str] = field(default_factory=dict)
+    """Counters of the generate function (turns, searches, invalid_actions, search_failures …)."""
+
+    def append_generation(self, generation: Generation) -> None:
+        """Append generated tokens, loss mask 1."""
+        self.response_ids += generation.token_ids
+        self.loss_mask += [1] * len(generation.token_ids)
+        self.logprobs += generation.logprobs
+        self.policy_versions += generation.policy_versions
+        self.response += generation.text
+
+    def append_observation(self, token_ids: Sequence[int], text: str) -> None:
+        """Append what a tool answered, loss mask 0."""
+        self.response_ids += token_ids
+        self.loss_mask += [0] * len(token_ids)
+        self.logprobs += [0.0] * len(token_ids)
+        self.policy_versions += [-1] * len(token_ids)
+        self.response += text
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """What the trainer needs of a sample: ids (prompt then response) and per-response-token arrays."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    loss_mask: list[int]
+    rollout_logprobs: list[float]
+    advantage: float
