@@ -1,0 +1,135 @@
+"""etcd, apiserver, controller-manager, scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import pki
+from .binaries import program
+from .kubectl import Kubectl
+from .netns import enter
+from .paths import Paths
+from .processes import Daemons
+from .run import run
+from .settings import (
+    API_PORT,
+    CLUSTER_DOMAIN,
+    HOST_SERVER,
+    NODE_ADDRESS,
+    POD_CIDR,
+    SERVICE_CIDR,
+)
+
+_ETCD = "http://127.0.0.1:2379"
+
+
+def etcd_flags(paths: Paths) -> list[str]:
+    """etcd, on the namespace's loopback alone."""
+    peer = "http://127.0.0.1:2380"
+    return [
+        "--name=rljob",
+        f"--data-dir={paths.state / 'etcd'}",
+        f"--listen-client-urls={_ETCD}",
+        f"--advertise-client-urls={_ETCD}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=rljob={peer}",
+        # Other work on this machine keeps the disk busy; a slow fsync must not cost the leader its seat.
+        "--heartbeat-interval=500",
+        "--election-timeout=5000",
+        "--auto-compaction-retention=1h",
+    ]
+
+
+def apiserver_flags(paths: Paths) -> list[str]:
+    """The apiserver as kubeadm would run it: RBAC, NodeRestriction, real service account tokens, aggregation."""
+    folder = paths.pki
+    return [
+        f"--etcd-servers={_ETCD}",
+        "--bind-address=0.0.0.0",
+        f"--secure-port={API_PORT}",
+        f"--advertise-address={NODE_ADDRESS}",
+        f"--service-cluster-ip-range={SERVICE_CIDR}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        f"--client-ca-file={folder / 'ca.crt'}",
+        f"--tls-cert-file={folder / 'apiserver.crt'}",
+        f"--tls-private-key-file={folder / 'apiserver.key'}",
+        f"--kubelet-client-certificate={folder / 'apiserver-kubelet-client.crt'}",
+        f"--kubelet-client-key={folder / 'apiserver-kubelet-client.key'}",
+        f"--kubelet-certificate-authority={folder / 'ca.crt'}",
+        "--kubelet-preferred-address-types=InternalIP",  # the node's name is in no DNS
+        f"--service-account-issuer=https://kubernetes.default.svc.{CLUSTER_DOMAIN}",
+        f"--service-account-key-file={folder / 'sa.pub'}",
+        f"--service-account-signing-key-file={folder / 'sa.key'}",
+        f"--requestheader-client-ca-file={folder / 'front-proxy-ca.crt'}",
+        f"--requestheader-allowed-names={pki.FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={folder / f'{pki.FRONT_PROXY}.crt'}",
+        f"--proxy-client-key-file={folder / f'{pki.FRONT_PROXY}.key'}",
+        "--profiling=false",
+    ]
+
+
+def controller_manager_flags(paths: Paths) -> list[str]:
+    """The controller-manager, each controller with its own service account."""
+    config = paths.config / "controller-manager.kubeconfig"
+    return [
+        f"--kubeconfig={config}",
+        f"--authentication-kubeconfig={config}",
+        f"--authorization-kubeconfig={config}",
+        "--bind-address=127.0.0.1",
+        "--use-service-account-credentials=true",
+        f"--root-ca-file={paths.pki / 'ca.crt'}",
+        f"--service-account-private-key-file={paths.pki / 'sa.key'}",
+        f"--cluster-signing-cert-file={paths.pki / 'ca.crt'}",
+        f"--cluster-signing-key-file={paths.pki / 'ca.key'}",
+        f"--cluster-cidr={POD_CIDR}",
+        "--leader-elect=false",
+        "--profiling=false",
+    ]
+
+
+def scheduler_flags(paths: Paths) -> list[str]:
+    """The scheduler."""
+    config = paths.config / "scheduler.kubeconfig"
+    return [
+        f"--kubeconfig={config}",
+        f"--authentication-kubeconfig={config}",
+        f"--authorization-kubeconfig={config}",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+        "--profiling=false",
+    ]
+
+
+def _etcd_healthy(paths: Paths) -> bool:
+    probe = ["etcdctl", f"--endpoints={_ETCD}", "--command-timeout=2s", "endpoint", "health"]
+    return run(enter(paths, probe), env={"ETCDCTL_API": "3"}, check=False, timeout=10).returncode == 0
+
+
+def start(paths: Paths, daemons: Daemons, *, scheduler: bool) -> Kubectl:
+    """Bring up the control plane, and give back a kubectl for its admin."""
+    pki.create(paths)
+    pki.kubeconfig(paths, "admin", HOST_SERVER, paths.admin_kubeconfig)
+    for user in ("controller-manager", "scheduler"):
+        pki.kubeconfig(paths, user)
+    daemons.start("etcd", ["etcd", *etcd_flags(paths)])
+    daemons.wait_ready("etcd", lambda: _etcd_healthy(paths), 40)
+    daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths)])
+    kubectl = Kubectl(program(paths, "kubectl"), paths.admin_kubeconfig)
+    daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"), 90)
+    _start(paths, daemons, "kube-controller-manager", controller_manager_flags(paths))
+    if scheduler:
+        _start(paths, daemons, "kube-scheduler", scheduler_flags(paths))
+    # Pods are refused until the controller-manager has made their namespace's service account.
+    daemons.wait_ready("kube-controller-manager", lambda: kubectl.exists("serviceaccount/default", "default"), 60)
+    return kubectl
+
+
+def _start(paths: Paths, daemons: Daemons, name: str, flags: list[str]) -> None:
+    binary: Path = program(paths, name)
+    daemons.start(name, [binary, *flags])

@@ -1,0 +1,78 @@
+"""CoreDNS, bound to the node's address: names of the cluster, and a plain "no such name" for all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import pki
+from .binaries import program
+from .kubectl import Kubectl
+from .netns import enter
+from .paths import Paths
+from .processes import Daemons
+from .run import run, write
+from .settings import CLUSTER_DOMAIN, NAME, NODE_ADDRESS
+
+_USER = "system:coredns"
+_READY = "127.0.0.1:8181"
+
+
+def render_corefile(paths: Paths) -> str:
+    """The Corefile. Short lifetimes: tests create and delete Services all the time."""
+    return f"""{CLUSTER_DOMAIN}:53 in-addr.arpa:53 {{
+  bind {NODE_ADDRESS}
+  errors
+  ready {_READY}
+  kubernetes {CLUSTER_DOMAIN} in-addr.arpa {{
+    kubeconfig {paths.config / "coredns.kubeconfig"}
+    ttl 2
+  }}
+  loadbalance
+}}
+.:53 {{
+  bind {NODE_ADDRESS}
+  errors
+  template ANY ANY {{
+    rcode NXDOMAIN
+  }}
+}}
+"""
+
+
+def grants() -> list[dict[str, Any]]:
+    """Read access to what names are made of."""
+    group = "rbac.authorization.k8s.io"
+    name = f"{NAME}:coredns"
+    verbs = ["list", "watch"]
+    rules = [
+        {"apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": verbs},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": verbs},
+    ]
+    return [
+        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": _USER}],
+        },
+    ]
+
+
+def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
+    """Start CoreDNS and wait until it knows the cluster's Services."""
+    kubectl.apply(grants())
+    pki.kubeconfig(paths, "coredns")
+    corefile = write(paths.config / "Corefile", render_corefile(paths))
+    daemons.start("coredns", [program(paths, "coredns"), "-conf", corefile])
+    daemons.wait_ready("coredns", lambda: _answers(paths), 40)
+
+
+def _answers(paths: Paths) -> bool:
+    host, port = _READY.split(":")
+    script = (
+        "import http.client as h, sys; c = h.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=2); "
+        "c.request('GET', '/ready'); sys.exit(c.getresponse().status != 200)"
+    )
+    return run(enter(paths, ["python3", "-c", script, host, port]), check=False, timeout=15).returncode == 0

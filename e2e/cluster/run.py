@@ -1,0 +1,99 @@
+"""Running commands, progress lines, locks, bounded waits."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_started = time.monotonic()
+
+
+class ClusterError(Exception):
+    """Something the user has to know; printed without a traceback."""
+
+
+def say(text: str) -> None:
+    """Print a progress line with the seconds since the program began, to stderr."""
+    print(f"[{time.monotonic() - _started:6.1f}s] {text}", file=sys.stderr, flush=True)
+
+
+def tail(text: str, lines: int = 25) -> str:
+    """The last lines of a text."""
+    return "\n".join(text.rstrip().splitlines()[-lines:])
+
+
+def tail_file(path: Path, lines: int = 25) -> str:
+    """The last lines of a file, which may be missing or large."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            return tail(file.read().decode(errors="replace"), lines)
+    except FileNotFoundError:
+        return "(no log)"
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    timeout: float = 300,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, capture its output, and raise ClusterError with the tail of it when it fails."""
+    words = [str(word) for word in command]
+    full_env = {**os.environ, **env} if env else None
+    try:
+        done = subprocess.run(
+            words, env=full_env, cwd=cwd, input=stdin, timeout=timeout, text=True, capture_output=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise ClusterError(f"{words[0]}: not found") from error
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(f"{' '.join(words[:4])} …: not finished after {timeout:.0f} s") from error
+    if check and done.returncode != 0:
+        raise ClusterError(
+            f"{' '.join(words[:6])} …: exit code {done.returncode}\n{tail(done.stdout + done.stderr)}"
+        )
+    return done
+
+
+def wait_for(what: str, ready: Callable[[], bool], timeout: float, interval: float = 0.2) -> None:
+    """Poll until ready() holds; ClusterError naming what was awaited when it does not in time."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{what}: not there after {timeout:.0f} s")
+        time.sleep(interval)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock file; the kernel lets go of it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run to let go of {path.name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> Path:
+    """Write a file with a mode from the first byte on, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
+    temporary.rename(path)
+    return path

@@ -1,0 +1,46 @@
+"""Names and addresses of the cluster. All of them lie in its own network namespace, but for HOST_ADDRESS."""
+
+from __future__ import annotations
+
+NAME = "rljob-e2e"
+NODE_NAME = "rljob-node"
+
+# The node's address sits on a bridge without ports; pods are reached by routes, one veth pair each.
+NODE_ADDRESS = "10.200.0.1"
+POD_CIDR = "10.244.0.0/24"
+SERVICE_CIDR = "10.96.0.0/16"
+API_SERVICE_ADDRESS = "10.96.0.1"
+CLUSTER_DOMAIN = "cluster.local"
+
+# A /30 between the machine and the namespace: the machine reaches the apiserver, the namespace reaches nothing.
+HOST_LINK = "rlj-host"
+CLUSTER_LINK = "rlj-up"
+HOST_ADDRESS = "10.201.255.1"
+CLUSTER_ADDRESS = "10.201.255.2"
+LINK_PREFIX = 30
+API_PORT = 6443
+
+NODE_SERVER = f"https://{NODE_ADDRESS}:{API_PORT}"
+HOST_SERVER = f"https://{CLUSTER_ADDRESS}:{API_PORT}"
+
+PAUSE_IMAGE = "localhost/rljob-e2e-pause:1"
+STORAGE_CLASS = "standard"
+VOLUMES = 16
+
+# Programs that Debian packages, and the package of each.
+CONTROL_PLANE_PACKAGES = {
+    "etcd": "etcd-server",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "openssl": "openssl",
+}
+NODE_PACKAGES = {
+    **CONTROL_PLANE_PACKAGES,
+    "containerd": "containerd",
+    "runc": "runc",
+    "conntrack": "conntrack",
+    "iptables": "iptables",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+}
+IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
