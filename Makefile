@@ -1,0 +1,57 @@
+# `make demo` and `make test` do all their own set-up. `make help` lists the rest.
+SHELL := /bin/bash
+PY := .venv/bin/python
+export OMP_NUM_THREADS ?= 1
+export RAY_DISABLE_IMPORT_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint types generate bench e2e-up e2e e2e-down images clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.synced  ## Make .venv with the locked dependencies (leaves .venv/bin/rljob working)
+
+.venv/.synced: pyproject.toml uv.lock scripts/setup.sh
+	@echo "setup: installing the locked dependencies (about 6 GB, most of it torch)"
+	@scripts/setup.sh
+	@touch $@
+
+demo: setup  ## Run the quickstart: retriever, rollout and training on a local Ray, report at the end
+	.venv/bin/rljob run examples/quickstart.yaml --dir runs/quickstart --fresh
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	.venv/bin/lint-imports
+
+types: setup
+	$(PY) -m mypy
+
+test-fast: setup lint types  ## Lint, types and the quick tests (under 3 minutes)
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not helm and not gpu"
+
+test: setup lint types  ## Everything: lint, types, unit, integration, Helm, the real-cluster e2e
+	scripts/test.sh
+
+generate: setup  ## Rewrite what is generated from the models: CRD, chart copy, API docs
+	scripts/generate.sh
+
+bench: setup  ## Benchmarks as JSON lines, kept under benchmarks/results/
+	$(PY) -m benchmarks
+
+images: setup  ## Build the container images with buildah, podman or docker
+	$(PY) -m images.build
+
+e2e-up: setup  ## Bring up a real cluster on this machine (root; Debian), with KubeRay and our images
+	$(PY) -m e2e.cluster up
+	$(PY) -m images.build --load
+
+e2e: setup  ## Run the e2e against it, or against any cluster: KUBECONFIG=... make e2e
+	$(PY) -m pytest -v -m "cluster" e2e operator/tests
+
+e2e-down: setup  ## Take that cluster away
+	$(PY) -m e2e.cluster down
+
+clean:  ## Remove what runs and tests left in the checkout
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
