@@ -94,6 +94,8 @@ class Cluster:
             node_images.load_pause(self.paths, self.containerd)
             node.start(self.paths, self.daemons, kubectl)
             dns.start(self.paths, self.daemons, kubectl)
+        control_plane.wait_accounts(self.daemons, kubectl)
+        if not control_plane_only:
             volumes.refill(self.paths, kubectl)
             kuberay.install(self.paths, self.containerd, kubectl)
         write(self._marker, "control-plane" if control_plane_only else "full")

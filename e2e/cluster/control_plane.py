@@ -7,10 +7,9 @@ from pathlib import Path
 from . import pki
 from .binaries import program
 from .kubectl import Kubectl
-from .netns import enter
+from .netns import http_ok
 from .paths import Paths
 from .processes import Daemons
-from .run import run
 from .settings import (
     API_PORT,
     CLUSTER_DOMAIN,
@@ -34,9 +33,6 @@ def etcd_flags(paths: Paths) -> list[str]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=rljob={peer}",
-        # Other work on this machine keeps the disk busy; a slow fsync must not cost the leader its seat.
-        "--heartbeat-interval=500",
-        "--election-timeout=5000",
         "--auto-compaction-retention=1h",
     ]
 
@@ -106,11 +102,6 @@ def scheduler_flags(paths: Paths) -> list[str]:
     ]
 
 
-def _etcd_healthy(paths: Paths) -> bool:
-    probe = ["etcdctl", f"--endpoints={_ETCD}", "--command-timeout=2s", "endpoint", "health"]
-    return run(enter(paths, probe), env={"ETCDCTL_API": "3"}, check=False, timeout=10).returncode == 0
-
-
 def start(paths: Paths, daemons: Daemons, *, scheduler: bool) -> Kubectl:
     """Bring up the control plane, and give back a kubectl for its admin."""
     pki.create(paths)
@@ -118,16 +109,19 @@ def start(paths: Paths, daemons: Daemons, *, scheduler: bool) -> Kubectl:
     for user in ("controller-manager", "scheduler"):
         pki.kubeconfig(paths, user)
     daemons.start("etcd", ["etcd", *etcd_flags(paths)])
-    daemons.wait_ready("etcd", lambda: _etcd_healthy(paths), 40)
+    daemons.wait_ready("etcd", lambda: http_ok(paths, f"{_ETCD}/health"), 40)
     daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths)])
     kubectl = Kubectl(program(paths, "kubectl"), paths.admin_kubeconfig)
     daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"), 90)
     _start(paths, daemons, "kube-controller-manager", controller_manager_flags(paths))
     if scheduler:
         _start(paths, daemons, "kube-scheduler", scheduler_flags(paths))
-    # Pods are refused until the controller-manager has made their namespace's service account.
-    daemons.wait_ready("kube-controller-manager", lambda: kubectl.exists("serviceaccount/default", "default"), 60)
     return kubectl
+
+
+def wait_accounts(daemons: Daemons, kubectl: Kubectl) -> None:
+    """Wait for the controller-manager's work: pods are refused until their namespace has its service account."""
+    daemons.wait_ready("kube-controller-manager", lambda: kubectl.exists("serviceaccount/default", "default"), 60)
 
 
 def _start(paths: Paths, daemons: Daemons, name: str, flags: list[str]) -> None:

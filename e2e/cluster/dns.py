@@ -7,10 +7,10 @@ from typing import Any
 from . import pki
 from .binaries import program
 from .kubectl import Kubectl
-from .netns import enter
+from .netns import http_ok
 from .paths import Paths
 from .processes import Daemons
-from .run import run, write
+from .run import write
 from .settings import CLUSTER_DOMAIN, NAME, NODE_ADDRESS
 
 _USER = "system:coredns"
@@ -66,13 +66,4 @@ def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
     pki.kubeconfig(paths, "coredns")
     corefile = write(paths.config / "Corefile", render_corefile(paths))
     daemons.start("coredns", [program(paths, "coredns"), "-conf", corefile])
-    daemons.wait_ready("coredns", lambda: _answers(paths), 40)
-
-
-def _answers(paths: Paths) -> bool:
-    host, port = _READY.split(":")
-    script = (
-        "import http.client as h, sys; c = h.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=2); "
-        "c.request('GET', '/ready'); sys.exit(c.getresponse().status != 200)"
-    )
-    return run(enter(paths, ["python3", "-c", script, host, port]), check=False, timeout=15).returncode == 0
+    daemons.wait_ready("coredns", lambda: http_ok(paths, f"http://{_READY}/ready"), 40)

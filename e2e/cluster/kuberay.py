@@ -81,7 +81,9 @@ def _spec() -> dict[str, Any]:
 def install_crds(paths: Paths, kubectl: Kubectl) -> None:
     """Apply the CRDs. Server-side: one of them is larger than an annotation may be."""
     kubectl("apply", "--server-side", "--force-conflicts", "-f", kuberay_manifests(paths) / "crds", timeout=120)
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "rayjobs.ray.io", "rayclusters.ray.io")
+    for kind in ("rayjobs", "rayclusters"):
+        path = f"/apis/ray.io/v1/{kind}"
+        wait_for(path, lambda path=path: kubectl.answers(path), 60)
 
 
 def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:

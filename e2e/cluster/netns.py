@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def enter(paths: Paths, command: Sequence[str | Path]) -> list[str]:
 def exists(paths: Paths) -> bool:
     """Whether the namespace is bound to its file."""
     return str(paths.netns) in mounts_below(Path("/proc/self/mountinfo").read_text(), paths.netns)
+
+
+_PROBE = "import sys, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(sys.argv[1], timeout=2)"
+
+
+def http_ok(paths: Paths, url: str) -> bool:
+    """Whether an address in the cluster's network answers with success."""
+    return run(enter(paths, [sys.executable, "-c", _PROBE, url]), check=False, timeout=15).returncode == 0
 
 
 def _inside(paths: Paths, *command: str, stdin: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Storage: a class `standard` (the default one) over a pool of folders of the node, any access mode.
+"""Storage: a class `standard` (the default one) over a pool of folders of the node, one or many writers.
 
 The volumes are static. One whose claim is gone stays Released, as Kubernetes has it for `Retain`; `refill` empties
 its folder and offers it anew. `up` does that each time, so every test run starts with a full pool.
@@ -40,7 +40,7 @@ def volume(name: str, folder: Path) -> dict[str, Any]:
         "spec": {
             "storageClassName": STORAGE_CLASS,
             "capacity": {"storage": "100Gi"},
-            "accessModes": ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"],
+            "accessModes": ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"],
             "persistentVolumeReclaimPolicy": "Retain",
             "hostPath": {"path": str(folder), "type": "Directory"},
         },
