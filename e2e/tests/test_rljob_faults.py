@@ -1,0 +1,102 @@
+"""The worst days: pods killed, the operator killed, suspended in the middle, deleted in the middle."""
+
+import time
+
+import pytest
+
+from e2e.support.jobs import Job, example
+from e2e.support.kubectl import Kubectl
+from e2e.support.wait import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+
+# Short, but with commits in both stages and time to strike in.
+SHORT = {
+    "data": {"prepare": {"args": {"entities": 400, "demonstrations": 2000, "train_questions": 400}}},
+    "sft": {"numSteps": 20, "batchSize": 32},
+    "rollout": {"numRollout": 30},
+    "evaluation": {"interval": 0, "withoutRetriever": False},
+    "checkpoint": {"saveInterval": 2, "sftSaveInterval": 5},
+}
+TOTAL = 50
+
+
+def start(kubectl: Kubectl, name: str) -> Job:
+    kubectl.apply(example("quickstart.yaml", name, SHORT))
+    return Job(kubectl, name)
+
+
+def test_killed_trainer_pod_costs_one_attempt_and_no_step(kubectl: Kubectl) -> None:
+    job = start(kubectl, "trainer-killed")
+    job.wait_step(24, stage="RL", seconds=300)
+    (pod,) = job.pods("trainer")
+    kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempt"] == 2
+    assert done["failedAttempts"] == 1
+    first, second = done["attempts"]
+    assert first["state"] == "Failed"
+    assert second["startStep"] >= 20, "the second attempt went on from a commit"
+    assert "Retrying" in job.phases
+
+
+def test_killed_operator_changes_nothing_for_the_job(kubectl: Kubectl, system: Kubectl) -> None:
+    job = start(kubectl, "operator-killed")
+    job.wait_phase("Pending", "Preparing", "Starting", "Running", seconds=60)
+    for _ in range(3):
+        for pod in system.names("pods", "-l", "app.kubernetes.io/name=rljob"):
+            system("delete", pod, "--force", "--grace-period=0")
+        time.sleep(8)
+    job.wait_step(21, stage="RL", seconds=300)
+    for pod in system.names("pods", "-l", "app.kubernetes.io/name=rljob"):
+        system("delete", pod, "--force", "--grace-period=0")
+
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempt"] == 1
+    assert done["failedAttempts"] == 0
+
+
+def test_suspend_commits_releases_the_pods_and_resume_goes_on(kubectl: Kubectl) -> None:
+    job = start(kubectl, "suspended")
+    job.wait_step(23, stage="RL", seconds=300)
+    kubectl("patch", "rljob", "suspended", "--type=merge", "-p", '{"spec":{"lifecycle":{"suspend":true}}}')
+    suspended = job.wait_phase("Suspended", seconds=240)
+    assert suspended["step"] < TOTAL
+    assert suspended["lastCommit"]["step"] == suspended["step"], "nothing was lost"
+    assert job.condition("Suspended")["status"] == "True"
+    wait_for("pods released", lambda: not job.pods(), seconds=120)
+
+    kubectl("patch", "rljob", "suspended", "--type=merge", "-p", '{"spec":{"lifecycle":{"suspend":false}}}')
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["failedAttempts"] == 0
+    assert done["attempts"][-1]["startStep"] == suspended["step"]
+
+
+def test_delete_in_the_middle_leaves_no_object_behind(kubectl: Kubectl) -> None:
+    job = start(kubectl, "deleted")
+    job.wait_step(1, seconds=300)
+    assert job.leftovers()
+    kubectl("delete", "rljob", "deleted", "--timeout=120s", seconds=130)
+    wait_for("no object left", lambda: not job.leftovers(), seconds=120)
+
+
+def test_a_job_that_cannot_work_says_so_and_creates_nothing(kubectl: Kubectl) -> None:
+    # The API allows it, this version cannot do it: the schema passes, the operator answers.
+    manifest = example("quickstart.yaml", "impossible", {"trainer": {"backend": "megatron", "gpusPerReplica": 1}})
+    kubectl.apply(manifest)
+    job = Job(kubectl, "impossible")
+    accepted = wait_for("Accepted", lambda: job.condition("Accepted"), seconds=60)
+    assert accepted["status"] == "False"
+    assert "megatron" in accepted["message"]
+    assert not job.kubectl.names("rayjobs,deployments,pods,pvc", "-l", "rljob.io/job=impossible")
+
+
+def test_hooks_from_the_manifest_run_in_the_pods(kubectl: Kubectl) -> None:
+    kubectl.apply(example("custom-hooks.yaml", "custom-hooks", {}))
+    job = Job(kubectl, "custom-hooks")
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"]
