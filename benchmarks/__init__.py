@@ -1,0 +1,1 @@
+"""Benchmarks: each module prints JSON lines; `python -m benchmarks` runs them and keeps the lines."""
