@@ -1,7 +1,7 @@
 """Run the benchmarks one after another and keep their JSON lines under `benchmarks/results/`.
 
-A benchmark is a module here with JSON lines `{"name", "value", "unit", "goal", "met"}` on standard output and everything
-else on standard error. Speeds are ratios measured side by side in one run.
+A benchmark is a module here with JSON lines `{"name", "value", "unit", "goal", "met"}` on standard output and
+everything else on standard error. Speeds are ratios measured side by side in one run.
 """
 
 import datetime
