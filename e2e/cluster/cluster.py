@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
-from . import apt, binaries, cgroups, control_plane, dns, kuberay, netns, node, node_images, volumes
-from .containerd import Containerd
+from . import apt, binaries, cgroups, control_plane, dns, kuberay, netns, node, node_images, strays, volumes
+from .containerd import Containerd, render_cni
 from .kubectl import Kubectl
 from .paths import Paths
 from .processes import Daemons
@@ -89,7 +90,7 @@ class Cluster:
         kubectl = control_plane.start(self.paths, self.daemons, scheduler=not control_plane_only)
         if not control_plane_only:
             cni = self.paths.config / "cni" / "10-rljob.conflist"
-            write(cni, _json(self.paths))
+            write(cni, json.dumps(render_cni(self.paths), indent=1))
             self.containerd.start()
             node_images.load_pause(self.paths, self.containerd)
             node.start(self.paths, self.daemons, kubectl)
@@ -124,7 +125,7 @@ class Cluster:
         netns.unmount(self.paths.state)
         netns.unmount(self.paths.containerd_root)
         self._keep_logs()
-        _remove_strays(self.paths)
+        strays.remove(self.paths)
         shutil.rmtree(self.paths.state, ignore_errors=True)
         if self.paths.state.exists():
             shutil.rmtree(self.paths.state)
@@ -165,25 +166,3 @@ class Cluster:
             "network": netns.exists(self.paths),
             "kubeconfig": str(self.paths.admin_kubeconfig) if self.paths.admin_kubeconfig.exists() else None,
         }
-
-
-def _json(paths: Paths) -> str:
-    import json
-
-    from .containerd import render_cni
-
-    return json.dumps(render_cni(paths), indent=1)
-
-
-def _remove_strays(paths: Paths) -> None:
-    """Remove what daemons put at places that no setting moves."""
-    for link in Path("/var/log/containers").glob("*.log"):
-        if link.is_symlink() and str(link.readlink()).startswith(f"{paths.state}/"):
-            link.unlink()
-    for result in Path("/var/lib/cni/results").glob("rljob-e2e-*"):
-        result.unlink()
-    for folder in ("/var/log/containers", "/var/lib/cni/results", "/var/lib/cni"):
-        try:
-            Path(folder).rmdir()  # only where nothing else uses it
-        except OSError:
-            pass

@@ -8,7 +8,7 @@ from pathlib import Path
 from .paths import Paths
 from .processes import Daemons
 from .run import run, say, write
-from .settings import PAUSE_IMAGE, POD_CIDR
+from .settings import NAME, PAUSE_IMAGE, POD_CIDR
 
 NAMESPACE = "k8s.io"
 _CRI = "io.containerd.grpc.v1.cri"
@@ -50,7 +50,7 @@ def render_cni(paths: Paths) -> dict[str, object]:
     ipam = {"type": "host-local", "dataDir": str(paths.state / "ipam"), "ranges": [[{"subnet": POD_CIDR}]]}
     pods = {"type": "ptp", "ipMasq": False, "ipam": {**ipam, "routes": [{"dst": "0.0.0.0/0"}]}}
     ports = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return {"cniVersion": "0.4.0", "name": "rljob-e2e", "plugins": [pods, ports]}
+    return {"cniVersion": "0.4.0", "name": NAME, "plugins": [pods, ports]}
 
 
 class Containerd:

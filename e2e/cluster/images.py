@@ -127,13 +127,12 @@ def buildah_build(
     return identity
 
 
-def _debian_mirror() -> tuple[str, str]:
-    """(address, keyring) of the Debian archive that this machine's apt uses."""
-    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(SIGNED_BY)", "Created-By: Packages"]).stdout
-    for line in listed.splitlines():
-        address, _, keyring = line.partition(" ")
+def _debian_mirror() -> str:
+    """Address of the Debian archive that this machine's apt uses."""
+    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).stdout
+    for address in listed.split():
         if address.rstrip("/").endswith("/debian"):
-            return address.rstrip("/"), keyring.strip() or "/usr/share/keyrings/debian-archive-keyring.gpg"
+            return address.rstrip("/")
     raise ClusterError("apt on this machine uses no Debian archive: no base image can be made")
 
 
@@ -160,15 +159,12 @@ def base_tag(suite: str) -> str:
 
 def _debootstrap(file: Path, suite: str, packages: Sequence[str]) -> None:
     apt.ensure(IMAGE_PACKAGES)
-    mirror, keyring = _debian_mirror()
+    mirror = _debian_mirror()
     with tempfile.TemporaryDirectory(prefix=".base-", dir=file.parent) as folder:
         root = Path(folder) / "root"
         root.mkdir(mode=0o755)
         include = f"--include={','.join(sorted(packages))}"
-        run(
-            ["debootstrap", "--variant=minbase", f"--keyring={keyring}", include, suite, root, mirror],
-            timeout=900,
-        )
+        run(["debootstrap", "--variant=minbase", include, suite, root, mirror], timeout=900)
         for pattern in _DROPPED:
             for found in root.glob(pattern):
                 if found.is_dir() and not found.is_symlink():
