@@ -1,0 +1,134 @@
+"""Reports where the run stands: a local file, and on a cluster the progress ConfigMap, from a background thread.
+
+The training loop only updates a dict and never waits. Writes happen at most every `interval` seconds and at once at
+transitions; a write that fails is tried again with the next, so that a minute without the apiserver costs nothing.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rljob_trainer.cluster.environment import REQUEST_TIMEOUT_SECONDS
+from rljob_trainer.metrics.jsonl import plain
+
+logger = logging.getLogger(__name__)
+Sink = Callable[[str], None]
+"""Writes the JSON text somewhere; raises when it cannot."""
+INTERVAL_SECONDS = 5.0
+FINAL_WORD_SECONDS = 60.0
+
+
+def now_rfc3339() -> str:
+    """The time as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def file_sink(path: Path) -> Sink:
+    """Replaces the file at `path` in one step."""
+
+    def write(text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+    return write
+
+
+def config_map_sink(api_client: Any, namespace: str, name: str) -> Sink:
+    """Patches `progress.json` in the ConfigMap `name`, which the operator has created."""
+    from kubernetes import client
+
+    api = client.CoreV1Api(api_client)
+
+    def write(text: str) -> None:
+        body = {"data": {"progress.json": text}}
+        api.patch_namespaced_config_map(name, namespace, body, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+
+    return write
+
+
+class ProgressReporter:
+    """Keeps the latest progress and writes it to every sink in the background."""
+
+    def __init__(self, initial: dict[str, Any], sinks: list[Sink], interval: float = INTERVAL_SECONDS) -> None:
+        self._state = dict(initial)
+        self._sinks = [_SinkState(sink) for sink in sinks]
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._version = 0
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread.start()
+
+    def update(self, *, transition: bool = False, **fields: Any) -> None:
+        """Set fields; with `transition` they are written at once."""
+        with self._lock:
+            self._state.update(fields)
+            self._version += 1
+        if transition:
+            self._wake.set()
+
+    def snapshot(self) -> dict[str, Any]:
+        """The fields as they stand."""
+        with self._lock:
+            return dict(self._state)
+
+    def close(self, limit: float = FINAL_WORD_SECONDS, **fields: Any) -> bool:
+        """Set the last fields and try to write them for up to `limit` seconds. False: a sink did not take them."""
+        self.update(**fields)
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout=self._interval + 10.0)
+        deadline = time.monotonic() + limit
+        pause = 0.5
+        while not self._write(final=True):
+            if time.monotonic() + pause > deadline:
+                logger.error("the final progress could not be written within %.0f s", limit)
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 8.0)
+        return True
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait(timeout=self._interval)
+            self._wake.clear()
+            if not self._closing.is_set():
+                self._write()
+
+    def _write(self, *, final: bool = False) -> bool:
+        with self._lock:
+            version = self._version
+            text = json.dumps(plain({**self._state, "time": now_rfc3339()}), sort_keys=True)
+        for sink in self._sinks:
+            if sink.written != version or (final and sink.failures):
+                sink.write(text, version)
+        return all(sink.written == version for sink in self._sinks)
+
+
+class _SinkState:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.written = -1
+        self.failures = 0
+
+    def write(self, text: str, version: int) -> None:
+        try:
+            self._sink(text)
+        except Exception as error:  # noqa: BLE001 - training goes on whatever the apiserver says; logged, tried again
+            self.failures += 1
+            if self.failures in (1, 10, 100) or self.failures % 1000 == 0:
+                logger.warning("progress not written (%d times in a row): %s", self.failures, error)
+        else:
+            if self.failures:
+                logger.info("progress written again after %d failures", self.failures)
+            self.failures = 0
+            self.written = version

@@ -1,0 +1,1 @@
+"""The training loop: data source → rollout → reward → advantages → train → sync weights → commit → evaluate."""

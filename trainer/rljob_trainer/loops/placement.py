@@ -1,0 +1,85 @@
+"""Ray: start or join it, and put ranks and engines where their custom resources are.
+
+Trainer pods offer `rljob_trainer`, rollout pods `rljob_rollout`; on a laptop one local node offers both. So the two
+groups never share a pod on a cluster, and nothing else depends on the place.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+TRAINER_RESOURCE = "rljob_trainer"
+ROLLOUT_RESOURCE = "rljob_rollout"
+OBJECT_STORE_BYTES = 256 * 1024**2
+logger = logging.getLogger(__name__)
+
+
+class PlacementError(RuntimeError):
+    """The resources that the job needs are not there in time."""
+
+
+def start_local_ray(ranks: int, engines: int) -> None:
+    """Start a Ray of this process's own that offers the resources of `ranks` and `engines`.
+
+    It is quiet (no dashboard, no usage reports) and small (the object store holds two copies of small weights).
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        num_cpus=ranks + engines,
+        num_gpus=0,
+        resources={TRAINER_RESOURCE: ranks, ROLLOUT_RESOURCE: engines},
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        _metrics_export_port=None,
+    )
+
+
+def join_ray() -> None:
+    """Join the cluster's Ray, on whose head this driver runs."""
+    ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+
+
+def wait_for_resources(
+    needed: dict[str, float], limit: float, tick: Callable[[], None], poll: float = 1.0
+) -> None:
+    """Wait until the cluster offers `needed`. Raises PlacementError naming what is missing after `limit` seconds."""
+    deadline = time.monotonic() + limit
+    told = 0.0
+    while True:
+        offered = ray.cluster_resources()
+        missing = {name: count for name, count in needed.items() if offered.get(name, 0.0) < count}
+        if not missing:
+            return
+        text = ", ".join(f"{name}: {offered.get(name, 0.0):g} of {count:g}" for name, count in missing.items())
+        if time.monotonic() > deadline:
+            raise PlacementError(f"waited {limit:.0f} s for Ray resources, still missing {text}")
+        if time.monotonic() - told > 30.0:
+            told = time.monotonic()
+            logger.info("waiting for Ray resources: %s", text)
+        tick()
+        time.sleep(poll)
+
+
+def make_actor(cls: type, resource: str, *args: Any, name: str, gpus: float = 0, env: dict[str, str] | None = None) -> Any:
+    """An actor of `cls` on one unit of `resource`. It is not restarted by Ray: the loop decides what a loss means."""
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "num_gpus": gpus,
+        "resources": {resource: 1},
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": 16,
+    }
+    if env:
+        options["runtime_env"] = {"env_vars": env}
+    logger.info("placing %s on %s", name, resource)
+    return ray.remote(cls).options(**options).remote(*args)

@@ -1,0 +1,59 @@
+"""Requests to end the run early: a signal, the operator, a lost lease. The loop looks at step boundaries."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Literal
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_FENCED = 3
+EXIT_SUSPENDED = 4
+
+StopKind = Literal["suspend", "fenced", "unreachable"]
+
+
+class Stop(Exception):  # noqa: N818 - not an error: the run ends as asked
+    """The run ends at this boundary."""
+
+    def __init__(self, kind: StopKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: StopKind = kind
+        self.reason = reason
+
+
+class StopFlag:
+    """Set from signal handlers and background threads; the first request stands, except that a lost lease overrides."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal may arrive while the main thread holds it
+        self._request: tuple[StopKind, str] | None = None
+
+    def request(self, kind: StopKind, reason: str) -> None:
+        """Ask the run to end at the next boundary."""
+        with self._lock:
+            if self._request is None or (kind == "fenced" and self._request[0] != "fenced"):
+                self._request = (kind, reason)
+
+    @property
+    def requested(self) -> bool:
+        """Whether anybody asked."""
+        return self._request is not None
+
+    def check(self) -> None:
+        """Raise Stop when asked to end."""
+        request = self._request
+        if request is not None:
+            raise Stop(*request)
+
+    def on_signals(self) -> None:
+        """SIGTERM and SIGINT ask for a suspend; a second one of either ends the process at once (exit 1)."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.requested:
+                raise SystemExit(EXIT_FAILED)
+            self.request("suspend", f"received {signal.Signals(number).name}")
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
