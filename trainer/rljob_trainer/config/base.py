@@ -21,6 +21,7 @@ class ApiModel(BaseModel):
         validate_default=False,
         protected_namespaces=(),
         ser_json_inf_nan="strings",
+        allow_inf_nan=False,
     )
 
     def to_api(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The one exception that stands for a user's mistake; it is shown as a sentence, never as a traceback."""
+"""Mistakes of a user, shown as sentences and never as tracebacks."""
+
+from dataclasses import dataclass
 
 
 class UserError(Exception):
@@ -13,3 +15,36 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with one field of a manifest."""
+
+    path: str
+    """The field as a user writes it: `spec.rollout.batchSize`, `spec.reward.functions[0].url`."""
+    message: str
+    """What is wrong, with the values, and what would be right."""
+    line: int | None = None
+    """Line of the manifest, from 1, where known."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class FieldError(UserError):
+    """A mistake in one field."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.problem = Problem(path, message)
+
+
+class ManifestError(UserError):
+    """A manifest with one or more problems, one line each: `job.yaml:12: spec.rollout.batchSze: unknown field`."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        self.source = source
+        self.problems = problems
+        lines = [f"{source}{f':{problem.line}' if problem.line else ''}: {problem}" for problem in problems]
+        super().__init__("\n".join(lines))

@@ -1,0 +1,145 @@
+"""What the API has and this version does not do yet. Asked for, it is refused by name rather than ignored.
+
+A table: building a feature ends with deleting its lines. Nothing here is in the CRD, so that an operator of a later
+version lifts a refusal without a new CRD.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rljob_trainer.config.arithmetic import generates, trains, trains_rl
+from rljob_trainer.config.errors import Problem
+from rljob_trainer.config.job import RLJobSpec
+
+Applies = Callable[[RLJobSpec], bool]
+
+
+def _always(spec: RLJobSpec) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """One refusal: a field, the values of it that are refused, and what to use instead."""
+
+    path: str
+    """Path below `spec`, dotted, camelCase; `[]` after a list stands for each of its elements."""
+    values: tuple[object, ...] | None = None
+    """Refused values; None: any value that is set and is neither false, nor empty, nor zero."""
+    use: str = ""
+    """What to write instead."""
+    when: Applies = _always
+    """A part of the job that is not used is not looked at."""
+
+
+def _fsdp(spec: RLJobSpec) -> bool:
+    return trains(spec) and spec.trainer.backend == "fsdp"
+
+
+TABLE: tuple[Unavailable, ...] = (
+    Unavailable("mode", ("Evaluate", "Generate"), "use Train"),
+    # Model
+    Unavailable("model.source.type", ("persistentVolumeClaim", "objectStore"), "use auto, hub or path"),
+    Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
+    # Code
+    Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
+    Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
+    # SFT
+    Unavailable("sft.packing"),
+    Unavailable("sft.gradientCheckpointing"),
+    # Algorithm
+    Unavailable(
+        "algorithm.advantageEstimator",
+        ("rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"),
+        "use grpo",
+        trains_rl,
+    ),
+    Unavailable("algorithm.policyLoss", ("gspo", "cispo"), "use ppo_clip", trains_rl),
+    Unavailable("algorithm.lossAggregation", ("per_prompt", "constant"), "use per_sample or per_token", trains_rl),
+    Unavailable("algorithm.kl.rewardCoef", use="use algorithm.kl.lossCoef", when=trains_rl),
+    Unavailable("algorithm.tis.level", ("sequence", "geometric"), "use token", trains_rl),
+    Unavailable("algorithm.tis.mode", ("mask", "clip"), "use truncate", trains_rl),
+    Unavailable("algorithm.tis.vetoThreshold", when=trains_rl),
+    Unavailable("algorithm.tis.batchNormalize", when=trains_rl),
+    Unavailable("algorithm.tis.function", when=trains_rl),
+    # Rollout
+    Unavailable("rollout.engine", ("sglang",), "use torch", generates),
+    Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
+    Unavailable("rollout.generate.search.backend", ("google",), "use local", generates),
+    Unavailable("rollout.overSamplingBatchSize", when=generates),
+    Unavailable("rollout.dynamicFilter", when=generates),
+    Unavailable("rollout.partialRollout", when=generates),
+    # Reward
+    Unavailable(
+        "reward.functions[].name",
+        ("math", "deepscaler", "dapo", "tag_count", "remote"),
+        "use em, format, length, or custom with a function of yours",
+        generates,
+    ),
+    # Trainer
+    Unavailable("trainer.backend", ("megatron",), "use fsdp", trains),
+    Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),
+    Unavailable("trainer.useDynamicBatchSize", use="use trainer.microBatchSize", when=trains),
+    Unavailable("trainer.balanceData", when=trains),
+    Unavailable("trainer.recompute.granularity", ("full", "selective"), "use none", trains),
+    Unavailable("trainer.fsdp.cpuOffload", when=_fsdp),
+    Unavailable("optimizer.offload", when=trains_rl),
+    Unavailable("sft.optimizer.offload", when=trains),
+    Unavailable("placement.type", ("colocated", "async"), "use disaggregated"),
+    # Retriever
+    Unavailable("retriever.gpus", use="use 0 (CPU)"),
+    Unavailable("retriever.index.gpu"),
+    Unavailable("retriever.encoder.device", ("cuda",), "use cpu"),
+    # Checkpoint
+    Unavailable("checkpoint.saveAtEpochEnd", use="use checkpoint.saveInterval"),
+    Unavailable("checkpoint.asynchronous"),
+    Unavailable("checkpoint.load", use="use model.path"),
+    Unavailable("checkpoint.refLoad"),
+    Unavailable("checkpoint.warmStart"),
+    Unavailable("checkpoint.hub", use="push the exported model yourself"),
+    # Tracking
+    Unavailable("tracking.wandb", use="metrics.jsonl and Prometheus are always there"),
+    Unavailable("tracking.tensorboard", use="metrics.jsonl and Prometheus are always there"),
+    Unavailable("tracking.mlflow", use="metrics.jsonl and Prometheus are always there"),
+    # Lifecycle
+    Unavailable("lifecycle.queue"),
+    Unavailable("lifecycle.health.rewardStalled", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),
+    Unavailable("lifecycle.health.entropyCollapsed", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),
+    Unavailable("lifecycle.health.mismatchHigh", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),
+    Unavailable("lifecycle.health.nonFinite", ("Rollback",), "use Fail"),
+)
+
+
+def unavailable(spec: RLJobSpec) -> Iterator[Problem]:
+    """Each thing that the job asks for and this version does not do."""
+    tree = spec.to_api()
+    for entry in TABLE:
+        if not entry.when(spec):
+            continue
+        for path, value in _lookup(tree, entry.path.split("."), "spec"):
+            asked = value in entry.values if entry.values is not None else bool(value) or value == {}
+            if asked:
+                yield Problem(path, _sentence(value, entry.use))
+
+
+def _sentence(value: object, use: str) -> str:
+    named = f"{value} is" if isinstance(value, str | int | float) and not isinstance(value, bool) else "is"
+    return f"{named} not available in this version{f'; {use}' if use else ''}"
+
+
+def _lookup(tree: Any, keys: list[str], path: str) -> Iterable[tuple[str, Any]]:
+    """Values under a dotted path, with their full paths; nothing where a part is unset."""
+    if not keys:
+        yield path, tree
+        return
+    key, rest = keys[0], keys[1:]
+    name = key.removesuffix("[]")
+    if not isinstance(tree, dict) or name not in tree:
+        return
+    child = tree[name]
+    if key.endswith("[]"):
+        for index, element in enumerate(child):
+            yield from _lookup(element, rest, f"{path}.{name}[{index}]")
+    else:
+        yield from _lookup(child, rest, f"{path}.{name}")
