@@ -59,7 +59,14 @@ KUBERNETES = Module(
     KUBERNETES_VERSION,
     {
         name: f"cmd/{name}"
-        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+        for name in (
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubelet",
+            "kube-proxy",
+            "kubectl",
+        )
     },
     _version_variables(KUBERNETES_VERSION),
 )
@@ -78,11 +85,9 @@ HELM = Module(
 COREDNS = Module("github.com/coredns/coredns", COREDNS_VERSION, {"coredns": ""})
 KWOK = Module("sigs.k8s.io/kwok", KWOK_VERSION, {"kwok": "cmd/kwok"})
 
-CONTROL_PLANE: dict[str, Module] = {
-    name: KUBERNETES for name in ("kube-apiserver", "kube-controller-manager", "kubectl")
-}
+CONTROL_PLANE: dict[str, Module] = dict.fromkeys(("kube-apiserver", "kube-controller-manager", "kubectl"), KUBERNETES)
 FULL: dict[str, Module] = {
-    **{name: KUBERNETES for name in KUBERNETES.programs},
+    **dict.fromkeys(KUBERNETES.programs, KUBERNETES),
     "kuberay-operator": KUBERAY,
     "helm": HELM,
     "coredns": COREDNS,
@@ -107,7 +112,9 @@ def render_go_mod(module: Module, upstream: str) -> str:
         raise ClusterError(f"{module.path}: no go line in its go.mod")
     lines = ["module rljob.build", "", f"go {go.group(1)}", "", f"require {module.path} {module.version}"]
     staged = re.sub(r"^v1\.", "v0.", module.version)
-    for old, new in re.findall(r"^(?:replace)?\s*(\S+(?: v\S+)?) => (\S+(?: v\S+)?)\s*(?://.*)?$", upstream, re.M):
+    for old, new in re.findall(
+        r"^(?:replace)?\s*(\S+(?: v\S+)?) => (\S+(?: v\S+)?)\s*(?://.*)?$", upstream, re.MULTILINE
+    ):
         if new.startswith("./staging/"):
             lines.append(f"replace {old} => {old} {staged}")
         elif new.startswith("."):

@@ -5,6 +5,7 @@ A daemon's pid can be recycled and a shim outlives its parent; membership of a c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -54,7 +55,10 @@ def create() -> None:
             wanted = (point / "cgroup.controllers").read_text().split()
             (point / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
         group.mkdir(exist_ok=True)
-        for setting in ("cpuset.cpus", "cpuset.mems"):  # version 1 starts these empty, and then refuses processes
+        for setting in (
+            "cpuset.cpus",
+            "cpuset.mems",
+        ):  # version 1 starts these empty, and then refuses processes
             if (group / setting).exists() and not (group / setting).read_text().strip():
                 (group / setting).write_text((point / setting).read_text())
         if kind == "cgroup2" and version() == 2:
@@ -85,19 +89,14 @@ def kill_all(timeout: float = 20) -> None:
         if time.monotonic() > deadline:
             raise ClusterError(f"processes that do not die: {sorted(left)}")
         for pid in left:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         time.sleep(0.05)
 
 
 def leftovers() -> list[Path]:
     """The cluster's groups that exist, deepest first."""
-    found = [
-        Path(folder) for point, _ in _mounted() for folder, _, _ in os.walk(point / NAME, topdown=False)
-    ]
-    return found
+    return [Path(folder) for point, _ in _mounted() for folder, _, _ in os.walk(point / NAME, topdown=False)]
 
 
 def remove(timeout: float = 10) -> None:

@@ -89,6 +89,8 @@ class Cluster:
         netns.create(self.paths)
         kubectl = control_plane.start(self.paths, self.daemons, scheduler=not control_plane_only)
         if not control_plane_only:
+            # Early, since the apiserver takes seconds to serve CRDs of that size.
+            kuberay.apply_crds(self.paths, kubectl)
             cni = self.paths.config / "cni" / "10-rljob.conflist"
             write(cni, json.dumps(render_cni(self.paths), indent=1))
             self.containerd.start()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .paths import Paths
 from .processes import Daemons
-from .run import run, say, write
+from .run import Word, run, say, write
 from .settings import NAME, PAUSE_IMAGE, POD_CIDR
 
 NAMESPACE = "k8s.io"
@@ -60,9 +60,9 @@ class Containerd:
         self._paths = paths
         self._daemons = daemons
 
-    def ctr(self, *arguments: str | Path, timeout: float = 60, check: bool = True) -> str:
+    def ctr(self, *arguments: Word, timeout: float = 60, check: bool = True) -> str:
         """Run ctr in the namespace of Kubernetes."""
-        command = ["ctr", "--address", self._paths.containerd_socket, "--namespace", NAMESPACE, *arguments]
+        command: list[Word] = ["ctr", "--address", self._paths.containerd_socket, "--namespace", NAMESPACE, *arguments]
         return run(command, timeout=timeout, check=check).stdout
 
     def _answers(self) -> bool:

@@ -1,9 +1,9 @@
 """Building images without an engine or a registry: a debootstrap base, buildah for Containerfiles, load to the node.
 
-    base = debootstrap_base()                                  # "localhost/rljob-base:trixie"
-    buildah_build(Path("images/operator.Containerfile"), Path("."), "localhost/rljob-operator:dev",
-                  {"BASE_IMAGE": base})
-    load("localhost/rljob-operator:dev")
+base = debootstrap_base()                                  # "localhost/rljob-base:trixie"
+buildah_build(Path("images/operator.Containerfile"), Path("."), "localhost/rljob-operator:dev",
+              {"BASE_IMAGE": base})
+load("localhost/rljob-operator:dev")
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ _DROPPED = (
 )
 
 
-def buildah(
-    *arguments: str | Path, paths: Paths | None = None, timeout: float = 60, check: bool = True
-) -> str:
+def buildah(*arguments: str | Path, paths: Paths | None = None, timeout: float = 60, check: bool = True) -> str:
     """Run buildah on the cache's own storage; what it printed."""
     paths = paths or Paths.from_env()
     storage = paths.buildah
@@ -57,12 +55,21 @@ def buildah(
         apt.ensure(IMAGE_PACKAGES)
         write(policy, json.dumps(_POLICY))
     # The run root holds lock files and mounts, which are void after a reboot.
-    places = ["--root", storage / "root", "--runroot", Path("/run/rljob-buildah"), "--storage-driver", "overlay"]
+    places = [
+        "--root",
+        storage / "root",
+        "--runroot",
+        Path("/run/rljob-buildah"),
+        "--storage-driver",
+        "overlay",
+    ]
     command, *rest = arguments
     words = ["buildah", *places, command]
     if command in ("build", "commit", "from", "pull", "push"):
         words += ["--signature-policy", policy]
-    env = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
+    # TMPDIR also holds what `RUN --mount=type=cache` keeps.
+    (storage / "tmp").mkdir(parents=True, exist_ok=True)
+    env = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay", "TMPDIR": str(storage / "tmp")}
     return run([*words, *rest], env=env, timeout=timeout, check=check).stdout
 
 

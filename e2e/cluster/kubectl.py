@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .run import run
+from .run import Word, run
 
 Manifest = dict[str, Any]
 
@@ -20,9 +20,9 @@ class Kubectl:
     binary: Path
     kubeconfig: Path
 
-    def __call__(self, *arguments: str | Path, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *arguments: Word, stdin: str | None = None, timeout: float = 60) -> str:
         """Run kubectl; ClusterError when it fails."""
-        command = [self.binary, f"--kubeconfig={self.kubeconfig}", *arguments]
+        command: list[Word] = [self.binary, f"--kubeconfig={self.kubeconfig}", *arguments]
         return run(command, stdin=stdin, timeout=timeout).stdout
 
     def _quietly(self, *arguments: str) -> bool:

@@ -43,7 +43,12 @@ def manifests() -> list[dict[str, Any]]:
             "roleRef": {"apiGroup": group, "kind": "Role", "name": election},
             "subjects": subjects,
         },
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": OPERATOR, **place}, "spec": _spec()},
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": OPERATOR, **place},
+            "spec": _spec(),
+        },
     ]
 
 
@@ -78,17 +83,16 @@ def _spec() -> dict[str, Any]:
     }
 
 
-def install_crds(paths: Paths, kubectl: Kubectl) -> None:
+def apply_crds(paths: Paths, kubectl: Kubectl) -> None:
     """Apply the CRDs. Server-side: one of them is larger than an annotation may be."""
     kubectl("apply", "--server-side", "--force-conflicts", "-f", kuberay_manifests(paths) / "crds", timeout=120)
-    for kind in ("rayjobs", "rayclusters"):
-        path = f"/apis/ray.io/v1/{kind}"
-        wait_for(path, lambda path=path: kubectl.answers(path), 60)
 
 
 def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:
-    """Install KubeRay and wait until its operator is ready."""
-    install_crds(paths, kubectl)
+    """Install KubeRay's operator, once the CRDs are served, and wait until it is ready."""
+    for kind in ("rayjobs", "rayclusters", "rayservices"):
+        path = f"/apis/ray.io/v1/{kind}"
+        wait_for(path, lambda path=path: kubectl.answers(path), 90)
     binary = program(paths, OPERATOR)
     node_images.load_scratch(paths, containerd, image(), {"/manager": binary}, {"Entrypoint": ["/manager"]})
     rbac = kuberay_manifests(paths) / "rbac"

@@ -92,7 +92,18 @@ def create(paths: Paths) -> None:
     _inside(paths, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
     _inside(paths, "nft", "-f", "-", stdin=_GUARD)
     _inside(
-        paths, "ip", "link", "add", CLUSTER_LINK, "type", "veth", "peer", "name", HOST_LINK, "netns", str(os.getpid())
+        paths,
+        "ip",
+        "link",
+        "add",
+        CLUSTER_LINK,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        HOST_LINK,
+        "netns",
+        str(os.getpid()),
     )
     _inside(paths, "ip", "addr", "add", f"{CLUSTER_ADDRESS}/{LINK_PREFIX}", "dev", CLUSTER_LINK)
     _inside(paths, "ip", "link", "set", CLUSTER_LINK, "up")

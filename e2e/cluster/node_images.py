@@ -11,7 +11,7 @@ from typing import Any
 from . import archive
 from .containerd import Containerd
 from .paths import Paths
-from .run import ClusterError, run, say, write
+from .run import ClusterError, Word, run, say, write
 from .settings import PAUSE_IMAGE
 
 # Holds a pod's namespaces open: waits for its end, and reaps what pods with a shared process namespace leave it.
@@ -105,6 +105,6 @@ def load_pause(paths: Paths, containerd: Containerd) -> None:
     with tempfile.TemporaryDirectory(prefix="rljob-pause-") as folder:
         work = Path(folder)
         write(work / "main.go", _PAUSE)
-        command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", work / "pause", work / "main.go"]
+        command: list[Word] = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", work / "pause", work / "main.go"]
         run(command, env={"CGO_ENABLED": "0", "GO111MODULE": "off"}, cwd=work)
         load_scratch(paths, containerd, PAUSE_IMAGE, {"/pause": work / "pause"}, {"Entrypoint": ["/pause"]})

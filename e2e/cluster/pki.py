@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from .paths import Paths
-from .run import run, write
+from .run import Word, run, write
 from .settings import (
     API_SERVICE_ADDRESS,
     CLUSTER_ADDRESS,
@@ -51,14 +51,32 @@ FRONT_PROXY = "front-proxy-client"
 
 
 def _authority(folder: Path, name: str) -> None:
-    constraints = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-    run(["openssl", "req", "-x509", *_KEY, *files, "-subj", f"/CN={NAME}-{name}", "-days", _DAYS, *constraints])
+    constraints = [
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",
+    ]
+    files: list[Word] = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            *_KEY,
+            *files,
+            "-subj",
+            f"/CN={NAME}-{name}",
+            "-days",
+            _DAYS,
+            *constraints,
+        ]
+    )
 
 
 def _leaf(folder: Path, authority: str, name: str, subject: str, usage: str, names: list[str]) -> None:
-    signer = ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key"]
-    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    signer: list[Word] = ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key"]
+    files: list[Word] = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
     extensions = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"extendedKeyUsage={usage}"]
     if names:
         extensions += ["-addext", f"subjectAltName={','.join(names)}"]
@@ -77,7 +95,19 @@ def create(paths: Paths) -> None:
     for name, (subject, usage, names) in CERTIFICATES.items():
         _leaf(folder, "ca", name, subject, usage, names)
     _leaf(folder, "front-proxy-ca", FRONT_PROXY, f"/CN={FRONT_PROXY}", "clientAuth", [])
-    run(["openssl", "genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", folder / "sa.key"])
+    run(
+        [
+            "openssl",
+            "genpkey",
+            "-quiet",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            folder / "sa.key",
+        ]
+    )
     run(["openssl", "pkey", "-in", folder / "sa.key", "-pubout", "-out", folder / "sa.pub"])
     for key in folder.glob("*.key"):
         key.chmod(0o600)
@@ -95,7 +125,12 @@ def render_kubeconfig(server: str, user: str, authority: bytes, certificate: byt
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": NAME, "cluster": cluster}],
-        "users": [{"name": user, "user": {"client-certificate-data": text(certificate), "client-key-data": text(key)}}],
+        "users": [
+            {
+                "name": user,
+                "user": {"client-certificate-data": text(certificate), "client-key-data": text(key)},
+            }
+        ],
         "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": user}}],
         "current-context": NAME,
     }

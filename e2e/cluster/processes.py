@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -100,7 +101,9 @@ class Daemons:
             if not self.running(name):
                 raise ClusterError(f"{name} ended while starting; end of its log:\n{tail_file(self.log(name))}")
             if time.monotonic() > deadline:
-                raise ClusterError(f"{name} not ready after {timeout:.0f} s; end of its log:\n{tail_file(self.log(name))}")
+                raise ClusterError(
+                    f"{name} not ready after {timeout:.0f} s; end of its log:\n{tail_file(self.log(name))}"
+                )
             time.sleep(0.1)
         say(f"{name} is ready")
 
@@ -119,7 +122,5 @@ class Daemons:
 
 def _signal(record: Record, number: signal.Signals) -> None:
     if alive(record):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, number)
-        except ProcessLookupError:
-            pass

@@ -13,6 +13,9 @@ from pathlib import Path
 
 _started = time.monotonic()
 
+# A word of a command line.
+Word = str | Path
+
 
 class ClusterError(Exception):
     """Something the user has to know; printed without a traceback."""
@@ -40,7 +43,7 @@ def tail_file(path: Path, lines: int = 25) -> str:
 
 
 def run(
-    command: Sequence[str | Path],
+    command: Sequence[Word],
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -53,16 +56,21 @@ def run(
     full_env = {**os.environ, **env} if env else None
     try:
         done = subprocess.run(
-            words, env=full_env, cwd=cwd, input=stdin, timeout=timeout, text=True, capture_output=True, check=False
+            words,
+            env=full_env,
+            cwd=cwd,
+            input=stdin,
+            timeout=timeout,
+            text=True,
+            capture_output=True,
+            check=False,
         )
     except FileNotFoundError as error:
         raise ClusterError(f"{words[0]}: not found") from error
     except subprocess.TimeoutExpired as error:
         raise ClusterError(f"{' '.join(words[:4])} …: not finished after {timeout:.0f} s") from error
     if check and done.returncode != 0:
-        raise ClusterError(
-            f"{' '.join(words[:6])} …: exit code {done.returncode}\n{tail(done.stdout + done.stderr)}"
-        )
+        raise ClusterError(f"{' '.join(words[:6])} …: exit code {done.returncode}\n{tail(done.stdout + done.stderr)}")
     return done
 
 
