@@ -68,7 +68,7 @@ class Containerd:
     def _answers(self) -> bool:
         if not self._paths.containerd_socket.exists():
             return False
-        command = ["ctr", "--address", self._paths.containerd_socket, "--connect-timeout", "2s", "version"]
+        command: list[Word] = ["ctr", "--address", self._paths.containerd_socket, "--connect-timeout", "2s", "version"]
         return run(command, check=False, timeout=10).returncode == 0
 
     def _start(self) -> None:

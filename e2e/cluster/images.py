@@ -19,7 +19,7 @@ from pathlib import Path
 from . import apt, archive, node_images
 from .cluster import Cluster
 from .paths import Paths
-from .run import ClusterError, lock, run, say, write
+from .run import ClusterError, Word, lock, run, say, write
 from .settings import IMAGE_PACKAGES
 
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv", "tzdata")
@@ -46,25 +46,18 @@ _DROPPED = (
 )
 
 
-def buildah(*arguments: str | Path, paths: Paths | None = None, timeout: float = 60, check: bool = True) -> str:
+def buildah(*arguments: Word, paths: Paths | None = None, timeout: float = 60, check: bool = True) -> str:
     """Run buildah on the cache's own storage; what it printed."""
     paths = paths or Paths.from_env()
     storage = paths.buildah
     policy = storage / "policy.json"
+    apt.ensure(IMAGE_PACKAGES)
     if not policy.exists():
-        apt.ensure(IMAGE_PACKAGES)
         write(policy, json.dumps(_POLICY))
     # The run root holds lock files and mounts, which are void after a reboot.
-    places = [
-        "--root",
-        storage / "root",
-        "--runroot",
-        Path("/run/rljob-buildah"),
-        "--storage-driver",
-        "overlay",
-    ]
+    words: list[Word] = ["buildah", "--root", storage / "root", "--runroot", Path("/run/rljob-buildah")]
     command, *rest = arguments
-    words = ["buildah", *places, command]
+    words += ["--storage-driver", "overlay", command]
     if command in ("build", "commit", "from", "pull", "push"):
         words += ["--signature-policy", policy]
     # TMPDIR also holds what `RUN --mount=type=cache` keeps.
@@ -117,8 +110,7 @@ def buildah_build(
 ) -> str:
     """Build a Containerfile; the image id. Layers are cached, so that an unchanged build takes seconds."""
     paths = Paths.from_env()
-    apt.ensure(IMAGE_PACKAGES)
-    words: list[str | Path] = ["build", "--file", containerfile, "--tag", tag, "--layers", "--format", "oci"]
+    words: list[Word] = ["build", "--file", containerfile, "--tag", tag, "--layers", "--format", "oci"]
     words += ["--network", "host", "--pull=false", "--timestamp", "0"]
     words += build_mounts(paths)
     for name, value in sorted((build_args or {}).items()):

@@ -26,7 +26,7 @@ class Kubectl:
         return run(command, stdin=stdin, timeout=timeout).stdout
 
     def _quietly(self, *arguments: str) -> bool:
-        command = [self.binary, f"--kubeconfig={self.kubeconfig}", "--request-timeout=5s", *arguments]
+        command: list[Word] = [self.binary, f"--kubeconfig={self.kubeconfig}", "--request-timeout=5s", *arguments]
         return run(command, check=False, timeout=20).returncode == 0
 
     def answers(self, path: str) -> bool:

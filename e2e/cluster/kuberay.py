@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from . import node_images
@@ -92,7 +93,7 @@ def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:
     """Install KubeRay's operator, once the CRDs are served, and wait until it is ready."""
     for kind in ("rayjobs", "rayclusters", "rayservices"):
         path = f"/apis/ray.io/v1/{kind}"
-        wait_for(path, lambda path=path: kubectl.answers(path), 90)
+        wait_for(path, partial(kubectl.answers, path), 90)
     binary = program(paths, OPERATOR)
     node_images.load_scratch(paths, containerd, image(), {"/manager": binary}, {"Entrypoint": ["/manager"]})
     rbac = kuberay_manifests(paths) / "rbac"

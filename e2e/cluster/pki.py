@@ -50,37 +50,27 @@ CERTIFICATES: dict[str, tuple[str, str, list[str]]] = {
 FRONT_PROXY = "front-proxy-client"
 
 
+def _certify(folder: Path, name: str, subject: str, extensions: list[str], authority: str | None = None) -> None:
+    """Make a key and its certificate, signed by an authority or by itself."""
+    words: list[Word] = ["openssl", "req", "-x509", *_KEY, "-subj", subject, "-days", _DAYS]
+    words += ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    if authority:
+        words += ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key"]
+    for extension in extensions:
+        words += ["-addext", extension]
+    run(words)
+
+
 def _authority(folder: Path, name: str) -> None:
-    constraints = [
-        "-addext",
-        "basicConstraints=critical,CA:TRUE",
-        "-addext",
-        "keyUsage=critical,keyCertSign,cRLSign",
-    ]
-    files: list[Word] = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-    run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            *_KEY,
-            *files,
-            "-subj",
-            f"/CN={NAME}-{name}",
-            "-days",
-            _DAYS,
-            *constraints,
-        ]
-    )
+    extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
+    _certify(folder, name, f"/CN={NAME}-{name}", extensions)
 
 
 def _leaf(folder: Path, authority: str, name: str, subject: str, usage: str, names: list[str]) -> None:
-    signer: list[Word] = ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key"]
-    files: list[Word] = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-    extensions = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"extendedKeyUsage={usage}"]
+    extensions = ["basicConstraints=critical,CA:FALSE", f"extendedKeyUsage={usage}"]
     if names:
-        extensions += ["-addext", f"subjectAltName={','.join(names)}"]
-    run(["openssl", "req", "-x509", *_KEY, *files, *signer, "-subj", subject, "-days", _DAYS, *extensions])
+        extensions.append(f"subjectAltName={','.join(names)}")
+    _certify(folder, name, subject, extensions, authority)
 
 
 def create(paths: Paths) -> None:
@@ -95,19 +85,8 @@ def create(paths: Paths) -> None:
     for name, (subject, usage, names) in CERTIFICATES.items():
         _leaf(folder, "ca", name, subject, usage, names)
     _leaf(folder, "front-proxy-ca", FRONT_PROXY, f"/CN={FRONT_PROXY}", "clientAuth", [])
-    run(
-        [
-            "openssl",
-            "genpkey",
-            "-quiet",
-            "-algorithm",
-            "EC",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-out",
-            folder / "sa.key",
-        ]
-    )
+    service_accounts: list[Word] = ["-algorithm", "EC", *_KEY[2:4], "-out", folder / "sa.key"]
+    run(["openssl", "genpkey", "-quiet", *service_accounts])
     run(["openssl", "pkey", "-in", folder / "sa.key", "-pubout", "-out", folder / "sa.pub"])
     for key in folder.glob("*.key"):
         key.chmod(0o600)
