@@ -79,8 +79,8 @@ class Job:
         return wait_for(f"{self.name} at step {step}", probe, seconds=seconds, every=0.5) or {}
 
     def pods(self, group: str | None = None) -> list[dict[str, Any]]:
-        """Pods of the job, or of one group: head, trainer, rollout, retriever."""
-        selector = f"{JOB_LABEL}={self.name}" + (f",rljob.io/group={group}" if group else "")
+        """Pods of the job, or in one role: head, trainer, rollout, retriever."""
+        selector = f"{JOB_LABEL}={self.name}" + (f",rljob.io/role={group}" if group else "")
         return self.kubectl.items("pods", "-l", selector)
 
     def leftovers(self) -> list[str]:
