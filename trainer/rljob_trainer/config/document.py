@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -86,8 +86,8 @@ def _parse_json(text: str, source: str) -> Document:
 class _Loader(yaml.SafeLoader):
     """Composes nodes; plain scalars are told apart as Kubernetes' YAML does."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
+_Loader.yaml_implicit_resolvers = {}
 
 _SCALARS = {
     "null": (re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),

@@ -9,6 +9,13 @@ from rljob_trainer.config.data import PromptDataset
 from rljob_trainer.config.rollout import SamplingSpec
 
 
+class EvalSamplingSpec(SamplingSpec):
+    """How tokens are drawn in evaluation: greedy unless a temperature is given."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    """Softmax temperature; 0 is greedy."""
+
+
 class EvalDataset(PromptDataset):
     """One named evaluation set."""
 
@@ -16,7 +23,7 @@ class EvalDataset(PromptDataset):
     """Name in metrics and reports."""
     n_samples_per_prompt: PositiveInt = 1
     """Samples per prompt; scores are their mean (and pass@k)."""
-    sampling: SamplingSpec | None = None
+    sampling: EvalSamplingSpec | None = None
     """How tokens are drawn; by default as in `evaluation.sampling`."""
 
 
@@ -31,7 +38,7 @@ class EvaluationSpec(ApiModel):
     """Score before the first rollout (after SFT)."""
     at_end: bool = True
     """Score after the last rollout."""
-    sampling: SamplingSpec = Field(default_factory=lambda: SamplingSpec(temperature=0.0))
+    sampling: EvalSamplingSpec = Field(default_factory=EvalSamplingSpec)
     """How tokens are drawn; greedy by default."""
     without_retriever: bool = False
     """At the end, score once more with a retriever that answers unrelated documents: what the model knows by itself."""

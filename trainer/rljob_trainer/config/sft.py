@@ -7,6 +7,13 @@ from rljob_trainer.config.data import SftDataset
 from rljob_trainer.config.optimizer import OptimizerSpec
 
 
+class SftOptimizerSpec(OptimizerSpec):
+    """Optimizer of supervised fine-tuning."""
+
+    lr: PositiveFloat = 1e-5
+    """Peak learning rate."""
+
+
 class SftSpec(ApiModel):
     """Supervised fine-tuning on demonstrations; loss (cross entropy) on the trained tokens only."""
 
@@ -24,5 +31,5 @@ class SftSpec(ApiModel):
     """Pack several rows into one sequence, without attention across rows."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant)."""
-    optimizer: OptimizerSpec = Field(default_factory=lambda: OptimizerSpec(lr=1e-5))
+    optimizer: SftOptimizerSpec = Field(default_factory=SftOptimizerSpec)
     """Optimizer of this stage; the states are not carried over to reinforcement learning."""

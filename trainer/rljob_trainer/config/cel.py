@@ -1,0 +1,426 @@
+"""The CEL rules of the CRD: what crosses fields, refused at admission in the words of `checks.py`.
+
+A rule sits on the nearest object that holds all the fields it reads, never on the root (but for the rules that
+compare with the status), so that status stays writable after an upgrade of the CRD. Availability is not here: see
+`availability.py`.
+"""
+
+import re
+from dataclasses import dataclass
+
+from rljob_trainer.config.checks_sections import CODE_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: where it sits, the condition that must hold, and what to say otherwise."""
+
+    at: str
+    """Dotted path of the object, `[]` for the elements of a list; empty for the root."""
+    rule: str
+    message: str
+    """Text; `{expression}` stands for the value of a CEL expression."""
+    field_path: str = ""
+    """Field that is named in the error, relative to `at`."""
+    required: bool = False
+    """The error is a missing value."""
+
+    def to_schema(self) -> dict[str, str]:
+        """The rule as `x-kubernetes-validations` has it."""
+        schema = {"rule": self.rule}
+        if "{" in self.message:
+            schema["messageExpression"] = concatenation(self.message)
+            schema["message"] = re.sub(r"\{[^}]*\}", "…", self.message)
+        else:
+            schema["message"] = self.message
+        if self.field_path:
+            schema["fieldPath"] = f".{self.field_path}"
+        if self.required:
+            schema["reason"] = "FieldValueRequired"
+        return schema
+
+
+def concatenation(template: str) -> str:
+    """`"a {x} b"` as the CEL expression `'a ' + string(x) + ' b'`."""
+    parts = re.split(r"\{([^}]*)\}", template)
+    return " + ".join(
+        f"string({part})" if index % 2 else f"'{part}'" for index, part in enumerate(parts) if index % 2 or part
+    )
+
+
+_TRAIN = "self.mode == 'Train'"
+_RL = "self.mode == 'Train' && self.algorithm.type == 'rl'"
+_GENERATES = (
+    "(self.mode != 'Train' || self.algorithm.type == 'rl' || "
+    "(has(self.evaluation.datasets) && self.evaluation.datasets.size() > 0))"
+)
+_SAMPLES = "self.rollout.batchSize * self.rollout.nSamplesPerPrompt"
+_MADE = (
+    "spec.rollout.batchSize × spec.rollout.nSamplesPerPrompt = "
+    f"{{self.rollout.batchSize}} × {{self.rollout.nSamplesPerPrompt}} = {{{_SAMPLES}}}"
+)
+_BATCH = "self.trainer.globalBatchSize"
+_STEPS = "self.trainer.numStepsPerRollout"
+_RANKS = "(self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : self.trainer.ranksPerReplica)"
+_WORLD = f"(self.trainer.replicas * {_RANKS})"
+_PARALLEL = "self.trainer.parallelism"
+_COPY = f"({_PARALLEL}.tensor * {_PARALLEL}.pipeline * {_PARALLEL}.context)"
+_COPIES = f"({_WORLD} / {_COPY})"
+_RESOLVED = f"(has({_BATCH}) ? {_BATCH} : {_SAMPLES} / (has({_STEPS}) ? {_STEPS} : 1))"
+_TRAINER_GPUS = "(self.trainer.replicas * self.trainer.gpusPerReplica)"
+_ROLLOUT_GPUS = "(self.rollout.replicas * self.rollout.gpusPerEngine)"
+_CONTEXT = (
+    "(has(self.rollout.maxContextLength) ? self.rollout.maxContextLength : "
+    "self.data.train.maxPromptLength + self.rollout.sampling.maxResponseLength)"
+)
+
+_SPEC_RULES = (
+    Rule(
+        "spec",
+        f"!({_RL} && has({_BATCH}) && has({_STEPS})) || {_BATCH} * {_STEPS} == {_SAMPLES}",
+        f"{_MADE} samples per rollout, but globalBatchSize × numStepsPerRollout = "
+        f"{{{_BATCH}}} × {{{_STEPS}}} = {{{_BATCH} * {_STEPS}}}; leave one of the two out to have it computed",
+        "trainer.globalBatchSize",
+    ),
+    Rule(
+        "spec",
+        f"!({_RL} && has({_BATCH}) && !has({_STEPS})) || ({_SAMPLES}) % {_BATCH} == 0",
+        f"{_MADE} samples per rollout, not a multiple of globalBatchSize {{{_BATCH}}}",
+        "trainer.globalBatchSize",
+    ),
+    Rule(
+        "spec",
+        f"!({_RL} && has({_STEPS}) && !has({_BATCH})) || ({_SAMPLES}) % {_STEPS} == 0",
+        f"{_MADE} samples per rollout, not a multiple of numStepsPerRollout {{{_STEPS}}}",
+        "trainer.numStepsPerRollout",
+    ),
+    Rule(
+        "spec",
+        "!(self.mode == 'Train' && self.algorithm.type == 'sft') || has(self.sft)",
+        "required when spec.algorithm.type is sft",
+        "sft",
+        required=True,
+    ),
+    Rule("spec", f"!({_RL}) || has(self.reward)", "required for reinforcement learning", "reward", required=True),
+    Rule(
+        "spec",
+        "self.mode == 'Train' || has(self.reward)",
+        "required to evaluate or generate",
+        "reward",
+        required=True,
+    ),
+    Rule(
+        "spec",
+        f"!({_RL}) || has(self.data.train)",
+        "required for reinforcement learning",
+        "data.train",
+        required=True,
+    ),
+    Rule(
+        "spec", "self.mode != 'Generate' || has(self.data.train)", "required to generate", "data.train", required=True
+    ),
+    Rule(
+        "spec",
+        "self.mode != 'Evaluate' || (has(self.evaluation.datasets) && self.evaluation.datasets.size() > 0)",
+        "at least one data set is required to evaluate",
+        "evaluation.datasets",
+        required=True,
+    ),
+    Rule(
+        "spec",
+        "!(self.mode == 'Train' && self.algorithm.type == 'sft' && has(self.evaluation.datasets) && "
+        "self.evaluation.datasets.size() > 0) || has(self.reward)",
+        "required to score spec.evaluation.datasets",
+        "reward",
+        required=True,
+    ),
+    Rule(
+        "spec",
+        f"!({_TRAIN}) || {_WORLD} % {_COPY} == 0",
+        f"tensor × pipeline × context = {{{_PARALLEL}.tensor}} × {{{_PARALLEL}.pipeline}} × {{{_PARALLEL}.context}} = "
+        f"{{{_COPY}}} does not divide the {{{_WORLD}}} trainer ranks "
+        f"({{self.trainer.replicas}} replicas × {{{_RANKS}}})",
+        "trainer.parallelism",
+    ),
+    Rule(
+        "spec",
+        f"!({_TRAIN}) || {_WORLD} % {_COPY} != 0 || {_COPIES} % {_PARALLEL}.expert == 0",
+        f"{{{_PARALLEL}.expert}} does not divide the data-parallel size {{{_COPIES}}}",
+        "trainer.parallelism.expert",
+    ),
+    Rule(
+        "spec",
+        f"!({_RL}) || {_WORLD} % {_COPY} != 0 || {_RESOLVED} % {_COPIES} == 0",
+        f"{{{_RESOLVED}}} samples per optimizer step cannot be shared equally by {{{_COPIES}}} data-parallel ranks",
+        "trainer.globalBatchSize",
+    ),
+    Rule(
+        "spec",
+        f"!({_TRAIN} && has(self.sft)) || {_WORLD} % {_COPY} != 0 || self.sft.batchSize % {_COPIES} == 0",
+        f"{{self.sft.batchSize}} rows per optimizer step cannot be shared equally by {{{_COPIES}}} data-parallel ranks",
+        "sft.batchSize",
+    ),
+    Rule(
+        "spec",
+        f"!({_GENERATES} && self.rollout.engine == 'sglang' && self.placement.type != 'colocated') || "
+        "self.rollout.gpusPerEngine > 0",
+        "sglang needs GPUs, but spec.rollout.gpusPerEngine is 0; use torch on CPU",
+        "rollout.engine",
+    ),
+    Rule(
+        "spec",
+        f"!({_GENERATES} && self.placement.type == 'colocated' && self.rollout.gpusPerEngine > 0) || "
+        f"{_ROLLOUT_GPUS} == (self.mode == 'Train' ? {_TRAINER_GPUS} : 0)",
+        "colocated engines use the trainer's GPUs: spec.rollout.replicas × gpusPerEngine = "
+        f"{{self.rollout.replicas}} × {{self.rollout.gpusPerEngine}} = {{{_ROLLOUT_GPUS}}}, but the trainer has "
+        f"{{self.trainer.replicas}} × {{self.trainer.gpusPerReplica}} = {{{_TRAINER_GPUS}}}; leave gpusPerEngine out",
+        "rollout.gpusPerEngine",
+    ),
+    Rule(
+        "spec",
+        f"!({_TRAIN} && self.trainer.backend == 'megatron') || self.trainer.gpusPerReplica > 0",
+        "megatron needs GPUs, but spec.trainer.gpusPerReplica is 0; use fsdp on CPU",
+        "trainer.backend",
+    ),
+    Rule(
+        "spec",
+        f"!({_TRAIN} && self.trainer.gpusPerReplica == 0) || self.model.dtype != 'float16'",
+        "float16 needs GPUs; use float32 on CPU",
+        "model.dtype",
+    ),
+    Rule(
+        "spec",
+        f"!({_RL} && self.algorithm.tis.enabled) || self.rollout.returnLogprobs",
+        "needs the engine's log-probabilities: set spec.rollout.returnLogprobs",
+        "algorithm.tis",
+    ),
+    Rule(
+        "spec",
+        f"!({_RL} && self.algorithm.advantageEstimator in ['grpo', 'rloo']) || self.rollout.nSamplesPerPrompt >= 2",
+        "{self.algorithm.advantageEstimator} compares the samples of a prompt and needs at least 2, "
+        "but it is {self.rollout.nSamplesPerPrompt}",
+        "rollout.nSamplesPerPrompt",
+    ),
+    Rule(
+        "spec",
+        f"!({_GENERATES} && self.rollout.generate.type == 'search' && self.rollout.generate.search.backend == 'local')"
+        " || has(self.retriever) || has(self.rollout.generate.search.url)",
+        "required for searches, or give spec.rollout.generate.search.url",
+        "retriever",
+        required=True,
+    ),
+    Rule(
+        "spec",
+        f"!({_GENERATES} && self.rollout.generate.type == 'search' && self.rollout.generate.search.backend == 'google')"
+        " || has(self.rollout.generate.search.google)",
+        "required with search backend google",
+        "rollout.generate.search.google",
+        required=True,
+    ),
+    Rule(
+        "spec",
+        "!self.evaluation.withoutRetriever || has(self.retriever)",
+        "needs spec.retriever",
+        "evaluation.withoutRetriever",
+    ),
+    Rule(
+        "spec",
+        "!(has(self.rollout.maxContextLength) && has(self.data.train)) || "
+        "self.rollout.maxContextLength > self.data.train.maxPromptLength",
+        "{self.rollout.maxContextLength} leaves no room for a response after "
+        "spec.data.train.maxPromptLength {self.data.train.maxPromptLength}",
+        "rollout.maxContextLength",
+    ),
+    Rule(
+        "spec",
+        f"!({_RL} && has(self.model.randomInit) && has(self.data.train)) || "
+        f"{_CONTEXT} <= self.model.randomInit.maxPositionEmbeddings",
+        f"{{self.model.randomInit.maxPositionEmbeddings}} is below the longest rollout of {{{_CONTEXT}}} tokens "
+        "(spec.rollout.maxContextLength, or data.train.maxPromptLength + rollout.sampling.maxResponseLength)",
+        "model.randomInit.maxPositionEmbeddings",
+    ),
+    Rule(
+        "spec",
+        f"!({_TRAIN} && has(self.model.randomInit) && has(self.sft)) || "
+        "self.sft.maxSequenceLength <= self.model.randomInit.maxPositionEmbeddings",
+        "{self.sft.maxSequenceLength} is above spec.model.randomInit.maxPositionEmbeddings "
+        "{self.model.randomInit.maxPositionEmbeddings}",
+        "sft.maxSequenceLength",
+    ),
+)
+
+_SECTION_RULES = (
+    Rule("spec.model", "has(self.path) != has(self.randomInit)", "give exactly one of path and randomInit"),
+    Rule(
+        "spec.model",
+        "!has(self.randomInit) || has(self.tokenizerPath)",
+        "required with spec.model.randomInit",
+        "tokenizerPath",
+        required=True,
+    ),
+    Rule(
+        "spec.model.randomInit",
+        "self.hiddenSize % (2 * self.numAttentionHeads) == 0",
+        "{self.numAttentionHeads} heads do not split hiddenSize {self.hiddenSize} into an even width each "
+        "(rotary embeddings turn pairs)",
+        "numAttentionHeads",
+    ),
+    Rule(
+        "spec.model.randomInit",
+        "self.numAttentionHeads % self.numKeyValueHeads == 0",
+        "{self.numKeyValueHeads} does not divide numAttentionHeads {self.numAttentionHeads}",
+        "numKeyValueHeads",
+    ),
+    Rule(
+        "spec.model.source",
+        "self.type != 'persistentVolumeClaim' || has(self.claimName)",
+        "required with source type persistentVolumeClaim",
+        "claimName",
+        required=True,
+    ),
+    Rule(
+        "spec.model.source",
+        "self.type != 'objectStore' || has(self.uri)",
+        "required with source type objectStore",
+        "uri",
+        required=True,
+    ),
+    Rule(
+        "spec.code",
+        "[has(self.files) && self.files.size() > 0, has(self.configMap), has(self.persistentVolumeClaim), "
+        "has(self.git), has(self.imagePath)].filter(given, given).size() <= 1",
+        "at most one source of files, configMap, persistentVolumeClaim, git and imagePath",
+    ),
+    Rule(
+        "spec.code",
+        f"!has(self.files) || self.files.map(name, self.files[name].size()).sum() <= {CODE_LIMIT}",
+        f"{{self.files.map(name, self.files[name].size()).sum()}} characters in all; at most {CODE_LIMIT}",
+        "files",
+    ),
+    Rule("spec.sft", "has(self.numSteps) != has(self.numEpochs)", "give exactly one of numSteps and numEpochs"),
+    Rule("spec.algorithm", "self.epsClip < 1.0", "{self.epsClip} is not below 1", "epsClip"),
+    Rule("spec.algorithm", "!has(self.dualClip) || self.dualClip > 1.0", "{self.dualClip} is not above 1", "dualClip"),
+    Rule(
+        "spec.algorithm.tis",
+        "!self.enabled || self.lowerBound <= self.upperBound",
+        "{self.lowerBound} is above upperBound {self.upperBound}",
+        "lowerBound",
+    ),
+    Rule(
+        "spec.rollout.generate",
+        "self.type != 'custom' || has(self.function)",
+        "required with generate type custom",
+        "function",
+        required=True,
+    ),
+    Rule(
+        "spec.rollout.generate",
+        "self.type == 'custom' || !has(self.function)",
+        "is for generate type custom, but the type is {self.type}",
+        "function",
+    ),
+    Rule(
+        "spec.rollout.sampling",
+        "!has(self.maxTokensPerTurn) || self.maxTokensPerTurn <= self.maxResponseLength",
+        "{self.maxTokensPerTurn} is above maxResponseLength {self.maxResponseLength}",
+        "maxTokensPerTurn",
+    ),
+    Rule(
+        "spec.rollout",
+        "!has(self.overSamplingBatchSize) || self.overSamplingBatchSize >= self.batchSize",
+        "{self.overSamplingBatchSize} is below batchSize {self.batchSize}",
+        "overSamplingBatchSize",
+    ),
+    Rule(
+        "spec.reward.functions[]",
+        "self.name != 'custom' || has(self.function)",
+        "required with name custom",
+        "function",
+        required=True,
+    ),
+    Rule(
+        "spec.reward.functions[]",
+        "self.name == 'custom' || !has(self.function)",
+        "is for name custom, but the name is {self.name}",
+        "function",
+    ),
+    Rule("spec.reward.functions[]", "self.name != 'remote' || has(self.url)", "required with name remote", "url"),
+    Rule(
+        "spec.reward",
+        "self.functions.all(a, self.functions.exists_one(b, "
+        "(has(a.label) ? a.label : a.name) == (has(b.label) ? b.label : b.name)))",
+        "two have one name; tell them apart by label",
+        "functions",
+    ),
+    Rule(
+        "spec.trainer",
+        "self.gpusPerReplica == 0 || self.ranksPerReplica == 1",
+        "{self.ranksPerReplica} is for CPU; with gpusPerReplica {self.gpusPerReplica} there is one rank per GPU",
+        "ranksPerReplica",
+    ),
+    Rule(
+        "spec.trainer",
+        "self.backend == 'megatron' || !has(self.megatronArgs)",
+        "has no effect with backend {self.backend}; remove it",
+        "megatronArgs",
+    ),
+    Rule(
+        "spec.trainer.parallelism",
+        "!self.sequence || self.tensor > 1",
+        "needs tensor > 1, but tensor is {self.tensor}",
+        "sequence",
+    ),
+    Rule(
+        "spec.placement",
+        "!has(self.maxStaleness) || self.type == 'async'",
+        "is for placement type async, but the type is {self.type}",
+        "maxStaleness",
+    ),
+    Rule("spec.retriever", "!self.index.gpu || self.gpus > 0", "needs GPUs, but spec.retriever.gpus is 0", "index.gpu"),
+    Rule(
+        "spec.retriever",
+        "self.encoder.device != 'cuda' || self.gpus > 0",
+        "cuda needs GPUs, but spec.retriever.gpus is 0",
+        "encoder.device",
+    ),
+    Rule("spec.checkpoint", "!(has(self.warmStart) && has(self.load))", "give at most one of load and warmStart"),
+    *(
+        Rule(
+            f"{group}.env[]",
+            "has(self.value) != has(self.secretKeyRef)",
+            "{self.name}: give exactly one of value and secretKeyRef",
+        )
+        for group in ("spec.trainer.pod", "spec.trainer.headPod", "spec.rollout.pod", "spec.retriever.pod")
+    ),
+)
+
+RULES: tuple[Rule, ...] = (*_SPEC_RULES, *_SECTION_RULES)
+
+MUTABLE = (
+    "rollout.replicas",
+    "lifecycle.suspend",
+    "lifecycle.suspendTimeoutSeconds",
+    "lifecycle.backoffLimit",
+    "lifecycle.activeDeadlineSeconds",
+    "lifecycle.ttlSecondsAfterFinished",
+)
+"""Fields of the spec that may change once the first attempt has started."""
+
+_STARTED = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt > 0"
+
+
+def immutability(path: str, *, scalar: bool) -> Rule:
+    """The rule that keeps `spec.<path>` as it is once the job has started; of a scalar, it names both values."""
+    new, old = f"self.spec.{path}", f"oldSelf.spec.{path}"
+    parts = path.split(".")
+    parents = [f"has(self.spec.{'.'.join(parts[:end])})" for end in range(1, len(parts))]
+    guard = " && ".join(parents + [parent.replace("self.", "oldSelf.", 1) for parent in parents])
+    same = f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+    held = f"!({guard}) || ({same})" if guard else same
+    values = f": it is {{{old}}}, not {{{new}}}" if scalar else ""
+    return Rule(
+        "",
+        f"!({_STARTED}) || ({held})",
+        f"cannot change once the job has started{values}; create a job of another name, or delete this one first",
+        f"spec.{path}",
+    )
