@@ -1,0 +1,49 @@
+"""Whether a child needs to be applied: nothing is written that is there already.
+
+Two signs together: the digest of what was applied last (a field is no longer wanted, or wanted anew) and a comparison
+of every wanted field with the live object (somebody changed one). Fields that others added are left alone.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rljob_operator.labels import APPLIED
+from rljob_operator.objects import Obj, meta
+from rljob_operator.quantity import same
+
+
+def stamped(desired: Obj) -> Obj:
+    """The object with the digest of itself among its annotations."""
+    body = copy.deepcopy(desired)
+    body["metadata"].setdefault("annotations", {})[APPLIED] = digest(desired)
+    return body
+
+
+def digest(desired: Obj) -> str:
+    """Digest of an object."""
+    return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def needs_apply(desired: Obj, live: Obj | None) -> bool:
+    """Whether the live object differs from what is wanted."""
+    return live is None or meta(live, "annotations", APPLIED) != digest(desired) or not covers(live, desired)
+
+
+def covers(live: Any, desired: Any) -> bool:
+    """Whether everything in `desired` is in `live`. Objects in lists are found by name where all have one."""
+    if isinstance(desired, Mapping):
+        # Empty maps and lists are dropped on the server's side.
+        return isinstance(live, Mapping) and all(
+            covers(live[key], value) if key in live else value in ({}, [], None) for key, value in desired.items()
+        )
+    if isinstance(desired, list):
+        if not isinstance(live, list):
+            return False
+        if desired and all(isinstance(element, Mapping) and "name" in element for element in desired):
+            by_name = {element.get("name"): element for element in live if isinstance(element, Mapping)}
+            return all(element["name"] in by_name and covers(by_name[element["name"]], element) for element in desired)
+        return len(live) == len(desired) and all(covers(a, b) for a, b in zip(live, desired, strict=True))
+    return same(live, desired)

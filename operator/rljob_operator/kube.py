@@ -1,0 +1,194 @@
+"""The I/O edge: the few calls of the apiserver that the operator makes, each with a time limit.
+
+Answers of 409 (a write met another), 429 and 5xx, and broken connections are tried again a few times with back-off;
+what still fails is raised, and the reconcile is tried again later as a whole.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import aiohttp
+
+from rljob_operator.objects import EVENT, Kind, Obj, kind_of, name_of
+
+logger = logging.getLogger(__name__)
+FIELD_MANAGER = "rljob-operator"
+TRIES = 4
+RETRIED = frozenset({409, 429, 500, 502, 503, 504})
+PAGE = 500
+
+
+class ApiError(Exception):
+    """The apiserver refused, or did not answer."""
+
+    def __init__(self, call: str, status: int | None, message: str, reason: str = "") -> None:
+        super().__init__(f"{call}: {status or 'no answer'}: {message}")
+        self.status = status
+        self.reason = reason
+
+
+class Kube(Protocol):
+    """What a reconcile asks of the cluster."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
+        """The object; None when there is none."""
+
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Obj] | None:
+        """Objects by label selector; None when the kind itself does not exist."""
+
+    async def apply(self, obj: Obj) -> Obj:
+        """Server-side apply, as field manager `rljob-operator`, by force."""
+
+    async def create(self, obj: Obj) -> Obj:
+        """Create; ApiError with status 409 when it exists."""
+
+    async def patch(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Obj:
+        """A JSON patch (for a list) or a merge patch (for a map)."""
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """Delete the object with this UID, its dependants in the background; nothing when it is gone."""
+
+
+class HttpKube:
+    """`Kube` over HTTPS."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, server: str, headers: Callable[[], dict[str, str]], ssl: Any, timeout: float
+    ) -> None:
+        """`timeout` in seconds limits each call."""
+        self._session, self._server, self._headers = session, server.rstrip("/"), headers
+        self._ssl, self._timeout = ssl, aiohttp.ClientTimeout(total=timeout)
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
+        """See Kube."""
+        return await self._call("GET", kind.path(namespace, name), absent=True)
+
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Obj] | None:
+        """See Kube."""
+        items: list[Obj] = []
+        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            answer = await self._call("GET", kind.path(namespace), query, absent=True)
+            if answer is None:
+                return None
+            for item in answer["items"]:
+                # A list's items do not say their kind.
+                item |= {"apiVersion": kind.api_version, "kind": kind.kind}
+                item["metadata"].pop("managedFields", None)
+            items += answer["items"]
+            if not (more := answer["metadata"].get("continue")):
+                return items
+            query["continue"] = more
+
+    async def apply(self, obj: Obj) -> Obj:
+        """See Kube."""
+        path = kind_of(obj).path(obj["metadata"]["namespace"], name_of(obj))
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._call("PATCH", path, query, obj, "application/apply-patch+yaml") or {}
+
+    async def create(self, obj: Obj) -> Obj:
+        """See Kube."""
+        path = kind_of(obj).path(obj["metadata"]["namespace"])
+        retried = RETRIED - {409}
+        return await self._call("POST", path, {"fieldManager": FIELD_MANAGER}, obj, retried=retried) or {}
+
+    async def patch(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Obj:
+        """See Kube."""
+        flavour = "json-patch" if isinstance(body, list) else "merge-patch"
+        query = {"fieldManager": FIELD_MANAGER}
+        path = kind.path(namespace, name, subresource)
+        # A conflict here means that what was observed is old: the reconcile starts over instead.
+        retried = RETRIED - {409}
+        return await self._call("PATCH", path, query, body, f"application/{flavour}+json", retried=retried) or {}
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """See Kube."""
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._call("DELETE", kind.path(namespace, name), {}, body, retried=RETRIED - {409}, absent=True)
+        except ApiError as error:
+            if error.status != 409:  # another object of that name by now
+                raise
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        *,
+        absent: bool = False,
+        retried: frozenset[int] = RETRIED,
+    ) -> Obj | None:
+        """One call with its retries; None for 404 with `absent`. Raises ApiError."""
+        call = f"{method} {path}"
+        for attempt in range(TRIES):
+            error, wait = await self._once(method, path, query, body, content_type)
+            if not isinstance(error, ApiError):
+                return error
+            if error.status == 404 and absent:
+                return None
+            if (error.status is not None and error.status not in retried) or attempt == TRIES - 1:
+                raise error
+            delay = max(wait, 0.2 * 2**attempt) * random.uniform(0.8, 1.2)
+            logger.debug("%s; again in %.1f s", error, delay)
+            await asyncio.sleep(delay)
+        raise AssertionError(call)
+
+    async def _once(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Any, content_type: str
+    ) -> tuple[Obj | ApiError, float]:
+        """The answer or the error, and how long the server asks to wait, in seconds."""
+        call = f"{method} {path}"
+        try:
+            async with self._session.request(
+                method,
+                self._server + path,
+                params=query,
+                data=None if body is None else json.dumps(body),
+                headers=self._headers() | {"Content-Type": content_type, "Accept": "application/json"},
+                ssl=self._ssl,
+                timeout=self._timeout,
+            ) as response:
+                answer: Obj = json.loads(await response.read() or b"{}")
+                if response.status < 400:
+                    return answer, 0.0
+                wait = response.headers.get("Retry-After", "0")
+                error = ApiError(call, response.status, str(answer.get("message", "")), str(answer.get("reason", "")))
+                return error, min(float(wait), 10.0) if wait.isdigit() else 0.0
+        except json.JSONDecodeError:
+            return ApiError(call, response.status if response.status >= 400 else 502, "not JSON"), 0.0
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return ApiError(call, None, f"{type(error).__name__} {error}".strip()), 0.0
+
+
+def event(job: Obj, name: str, kind: str, reason: str, message: str, time: str) -> Obj:
+    """A core/v1 Event about an RLJob. `kind` is Normal or Warning."""
+    metadata = job["metadata"]
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"name": name, "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": job["apiVersion"],
+            "kind": job["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata.get("resourceVersion", ""),
+        },
+        "type": kind,
+        "reason": reason,
+        "message": message[:1024],
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+        "source": {"component": FIELD_MANAGER},
+        "reportingComponent": "rljob.io/operator",
+        "reportingInstance": FIELD_MANAGER,
+    }

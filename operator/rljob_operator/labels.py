@@ -1,0 +1,37 @@
+"""Labels and annotations that the operator sets, and the finalizer that it owns."""
+
+from typing import Literal
+
+Group = Literal["head", "trainer", "rollout", "retriever"]
+RAY_GROUPS: tuple[Group, ...] = ("head", "trainer", "rollout")
+
+JOB = "rljob.io/job"
+"""Name of the RLJob: on every child and pod. What is watched and listed is selected by it, on the server's side."""
+GROUP = "rljob.io/group"
+"""Group of a pod: head, trainer, rollout or retriever."""
+ATTEMPT = "rljob.io/attempt"
+"""Number of the attempt: label of RayJobs and Ray pods; annotation of the Lease (who may hold it)."""
+APPLIED = "rljob.io/applied"
+"""Annotation: digest of what the operator applied last, to see that a field is no longer wanted."""
+CONFIG_DIGEST = "rljob.io/config-digest"
+"""Annotation of the retriever's pods: digest of what they read once, at start."""
+FINALIZER = "rljob.io/cleanup"
+"""The operator takes the Ray cluster and the pods down before the RLJob goes."""
+
+
+def common(job: str, component: str = "job") -> dict[str, str]:
+    """Labels of every child of the RLJob `job`."""
+    return {
+        "app.kubernetes.io/name": "rljob-job",
+        "app.kubernetes.io/instance": job,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "rljob",
+        "app.kubernetes.io/managed-by": "rljob-operator",
+        JOB: job,
+    }
+
+
+def pod(job: str, group: Group, attempt: int | None = None) -> dict[str, str]:
+    """Labels of the pods of one group."""
+    labels = common(job, group) | {GROUP: group}
+    return labels | {ATTEMPT: str(attempt)} if attempt is not None else labels

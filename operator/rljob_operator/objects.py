@@ -1,0 +1,85 @@
+"""Kubernetes objects as plain dicts, the kinds that the operator deals with, and how to read common fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+Obj = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of namespaced objects."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of a collection (of all namespaces for None), an object or a subresource."""
+        root = f"/api/{self.api_version}" if "/" not in self.api_version else f"/apis/{self.api_version}"
+        parts = [root, *(["namespaces", namespace] if namespace else []), self.plural]
+        return "/".join([*parts, *([name] if name else []), *([subresource] if subresource else [])])
+
+
+RLJOB = Kind("rljob.io/v1alpha1", "RLJob", "rljobs")
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+SERVICE = Kind("v1", "Service", "services")
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
+CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+POD = Kind("v1", "Pod", "pods")
+EVENT = Kind("v1", "Event", "events")
+ROLE = Kind("rbac.authorization.k8s.io/v1", "Role", "roles")
+ROLE_BINDING = Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings")
+LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+RAY_JOB = Kind("ray.io/v1", "RayJob", "rayjobs")
+RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
+
+CHILDREN = (CONFIG_MAP, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CLAIM, LEASE, SERVICE, DEPLOYMENT, RAY_JOB, RAY_CLUSTER)
+"""Kinds that a job's children have, pods apart."""
+KINDS = {kind.kind: kind for kind in (RLJOB, POD, EVENT, *CHILDREN)}
+
+
+def kind_of(obj: Mapping[str, Any]) -> Kind:
+    """The kind of an object that says it. Raises KeyError for one that the operator does not know."""
+    return KINDS[obj["kind"]]
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """metadata.name"""
+    name: str = obj["metadata"]["name"]
+    return name
+
+
+def meta(obj: Mapping[str, Any], field: str, key: str) -> str | None:
+    """One label or annotation: `meta(pod, "labels", "rljob.io/group")`."""
+    value: str | None = (obj["metadata"].get(field) or {}).get(key)
+    return value
+
+
+def controlled_by(obj: Mapping[str, Any], uid: str) -> bool:
+    """Whether the object's controller is the one with this UID."""
+    return any(o.get("controller") and o["uid"] == uid for o in obj["metadata"].get("ownerReferences") or [])
+
+
+def deleting(obj: Mapping[str, Any]) -> bool:
+    """Whether the object is being deleted."""
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
+def condition(obj: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A condition of an object's status; empty when there is none of the type."""
+    return next((c for c in (obj.get("status") or {}).get("conditions") or [] if c.get("type") == kind), {})
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time as Kubernetes writes it, whole seconds in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> datetime:
+    """A time as Kubernetes or the driver writes it. Raises ValueError when it is none."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,149 @@
+"""Reading the world: an RLJob, its children and its pods, as they are now."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from rljob_operator import labels, names
+from rljob_operator.kube import Kube
+from rljob_operator.objects import CHILDREN, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj, controlled_by, meta, name_of
+from rljob_operator.render.config_maps import PROGRESS_KEY, REQUEST_KEY
+
+logger = logging.getLogger(__name__)
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
+
+
+class Commit(_Report):
+    """A durable commit, as the driver reports it."""
+
+    name: str = Field(max_length=256)
+    step: int = Field(ge=0)
+    policy_version: int = Field(default=0, ge=0)
+    time: str | None = None
+
+
+class Progress(_Report):
+    """The driver's report, `progress.json`."""
+
+    attempt: int
+    incarnation: str = ""
+    stage: str = ""
+    step: int = Field(default=0, ge=0)
+    total_steps: int = Field(default=0, ge=0)
+    reward: float | None = None
+    tokens_per_second: float | None = None
+    policy_version: int = Field(default=0, ge=0)
+    evaluation: dict[str, float] = Field(default_factory=dict)
+    last_commit: Commit | None = None
+    state: str = "Running"
+    exit_code: int | None = None
+    message: str | None = ""
+    time: str | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What there is of one job."""
+
+    job: Obj
+    children: Mapping[tuple[str, str], Obj] = field(default_factory=dict)
+    """By kind and name; those that this very RLJob controls (RayClusters: that its RayJobs control)."""
+    pods: tuple[Obj, ...] = ()
+    """All pods with the job's label."""
+    kuberay: bool = True
+    """Whether the RayJob kind exists."""
+    conflict: str | None = None
+    """Why a child could not be written: something else has its name."""
+
+    @property
+    def name(self) -> str:
+        """Name of the job."""
+        return name_of(self.job)
+
+    def child(self, kind: str, name: str) -> Obj | None:
+        """One child."""
+        return self.children.get((kind, name))
+
+    def of_kind(self, kind: str) -> list[Obj]:
+        """Children of a kind."""
+        return [child for (its, _), child in self.children.items() if its == kind]
+
+    def ray_job(self, attempt: int) -> Obj | None:
+        """The RayJob of an attempt."""
+        return self.child(RAY_JOB.kind, names.ray_job(self.name, attempt)) if attempt else None
+
+    def ray_cluster(self, attempt: int) -> Obj | None:
+        """The RayCluster of an attempt."""
+        ray_job = self.ray_job(attempt)
+        name = ((ray_job or {}).get("status") or {}).get("rayClusterName")
+        return self.child(RAY_CLUSTER.kind, name) if name else None
+
+    def group(self, group: str, attempt: int | None = None) -> list[Obj]:
+        """Pods of a group, of an attempt."""
+        return [
+            pod
+            for pod in self.pods
+            if meta(pod, "labels", labels.GROUP) == group
+            and (attempt is None or meta(pod, "labels", labels.ATTEMPT) == str(attempt))
+        ]
+
+    @property
+    def ray_pods(self) -> list[Obj]:
+        """Pods of Ray clusters, of any attempt."""
+        return [pod for pod in self.pods if meta(pod, "labels", labels.GROUP) in labels.RAY_GROUPS]
+
+    def progress(self) -> Progress | None:
+        """The driver's last report; None when there is none that can be read."""
+        text = self._data(names.progress(self.name), PROGRESS_KEY)
+        if not text:
+            return None
+        try:
+            return Progress.model_validate_json(text)
+        except ValidationError as error:
+            logger.warning("%s: progress.json cannot be read: %s", self.name, error)
+            return None
+
+    def request(self) -> dict[str, object]:
+        """What the driver was last asked; empty when nothing."""
+        text = self._data(names.control(self.name), REQUEST_KEY)
+        try:
+            request = json.loads(text or "{}")
+        except json.JSONDecodeError:
+            return {}
+        return request if isinstance(request, dict) else {}
+
+    def _data(self, config_map: str, key: str) -> str | None:
+        child = self.child("ConfigMap", config_map)
+        value: str | None = ((child or {}).get("data") or {}).get(key)
+        return value
+
+
+async def observe(kube: Kube, namespace: str, name: str) -> Observed | None:
+    """Read a job and all that is its; None when there is no such job. Raises ApiError."""
+    job = await kube.get(RLJOB, namespace, name)
+    if job is None:
+        return None
+    job["metadata"].pop("managedFields", None)
+    selector = f"{labels.JOB}={name}"
+    # The progress ConfigMap is read after the RayJob: what a RayJob's end says, the driver has reported before.
+    ray_lists = await asyncio.gather(*(kube.list(kind, namespace, selector) for kind in (RAY_JOB, RAY_CLUSTER)))
+    rest = [kind for kind in CHILDREN if kind not in (RAY_JOB, RAY_CLUSTER)]
+    pods, *lists = await asyncio.gather(*(kube.list(kind, namespace, selector) for kind in (POD, *rest)))
+    uid = job["metadata"]["uid"]
+    mine = [child for found in (*lists, ray_lists[0]) for child in found or [] if controlled_by(child, uid)]
+    owners = {child["metadata"]["uid"] for child in mine if child["kind"] == RAY_JOB.kind}
+    mine += [c for c in ray_lists[1] or [] if any(controlled_by(c, owner) for owner in owners)]
+    return Observed(
+        job=job,
+        children={(child["kind"], name_of(child)): child for child in mine},
+        pods=tuple(pods or []),
+        kuberay=ray_lists[0] is not None,
+    )

@@ -1,0 +1,41 @@
+"""All children of a job but the RayJobs, in the order in which they are needed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rljob_operator.objects import Obj
+from rljob_operator.render import config_maps, lease, rbac, retriever, storage
+from rljob_operator.render.context import Context
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the children depend on besides the spec."""
+
+    attempt: int
+    """Attempt that may hold the Lease."""
+    request: dict[str, Any]
+    """What the driver is asked."""
+    retriever: bool = True
+    """Whether the retriever exists yet."""
+    retriever_running: bool = True
+    """Whether it has pods."""
+
+
+def children(context: Context, wanted: Wanted) -> list[Obj]:
+    """The children. Raises UserError when the user's patch of the retriever's pods cannot be merged."""
+    result = [
+        rbac.service_account(context),
+        rbac.role(context),
+        rbac.role_binding(context),
+        storage.claim(context),
+        config_maps.config(context),
+        config_maps.code(context),
+        config_maps.progress(context),
+        config_maps.control(context, wanted.request),
+        lease.lease(context, wanted.attempt),
+    ]
+    if (spec := context.spec.retriever) and wanted.retriever:
+        result.append(retriever.service(context, spec))
+        result.append(retriever.deployment(context, spec, running=wanted.retriever_running))
+    return [child for child in result if child is not None]

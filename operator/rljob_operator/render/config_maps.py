@@ -1,0 +1,47 @@
+"""ConfigMaps: the manifest for the trainer, the user's modules, and the two ends of the talk with the driver."""
+
+import json
+from typing import Any
+
+from rljob_operator import names
+from rljob_operator.objects import CONFIG_MAP, Obj
+from rljob_operator.render.context import Context
+
+MANIFEST_KEY = "rljob.json"
+REQUEST_KEY = "request.json"
+PROGRESS_KEY = "progress.json"
+
+
+def config(context: Context) -> Obj:
+    """The RLJob as JSON, every default spelt out. Annotations stay behind: they repeat the whole manifest."""
+    manifest = context.job.to_manifest()
+    manifest["metadata"] = {
+        "name": context.name,
+        "namespace": context.namespace,
+        "uid": context.uid,
+        "labels": manifest["metadata"].get("labels", {}),
+    }
+    body = context.child(CONFIG_MAP, names.config(context.name))
+    body["data"] = {MANIFEST_KEY: json.dumps(manifest, sort_keys=True, ensure_ascii=False)}
+    return body
+
+
+def code(context: Context) -> Obj | None:
+    """The modules written in the manifest; None when there are none."""
+    if not context.spec.code.files:
+        return None
+    body = context.child(CONFIG_MAP, names.code(context.name))
+    body["data"] = dict(sorted(context.spec.code.files.items()))
+    return body
+
+
+def progress(context: Context) -> Obj:
+    """The driver reports into it. Applied without data, so that what the driver wrote stays the driver's."""
+    return context.child(CONFIG_MAP, names.progress(context.name))
+
+
+def control(context: Context, request: dict[str, Any]) -> Obj:
+    """What the operator asks of the driver."""
+    body = context.child(CONFIG_MAP, names.control(context.name))
+    body["data"] = {REQUEST_KEY: json.dumps(request, sort_keys=True)}
+    return body

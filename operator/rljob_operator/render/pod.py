@@ -1,0 +1,156 @@
+"""The pod template that all groups share: security, volumes, what the user says of the group's pods.
+
+Non-root, no capabilities, seccomp, a read-only root; writable are /tmp, /dev/shm and the job's directory.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rljob_operator import labels, names
+from rljob_operator.labels import Group
+from rljob_operator.objects import Obj
+from rljob_operator.render import patch
+from rljob_operator.render.context import CODE_DIR, CONFIG_DIR, MOUNT, Context
+from rljob_operator.render.environment import Env, merged, of_user
+from rljob_operator.render.storage import claim_name
+from rljob_trainer.config.pods import PodOverrides
+
+GPU = "nvidia.com/gpu"
+SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+@dataclass(frozen=True)
+class GroupPods:
+    """One group of pods, before the user's patch."""
+
+    name: Group
+    container: str
+    image: str
+    env: list[Env]
+    overrides: PodOverrides
+    requests: dict[str, str]
+    attempt: int | None = None
+    command: list[str] | None = None
+    ports: dict[str, int] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
+    init: list[Obj] = field(default_factory=list)
+    gpus: int = 0
+    token: bool = False
+    """Mount a ServiceAccount token."""
+
+
+def template(context: Context, group: GroupPods) -> Obj:
+    """The pod template of a group: `{metadata, spec}`. Raises UserError when the user's patch cannot be merged."""
+    overrides = group.overrides
+    main: Obj = {
+        "name": group.container,
+        "image": group.image,
+        "imagePullPolicy": pull_policy(context),
+        "env": merged(group.env, of_user(overrides)),
+        "resources": _resources(group),
+        "ports": [{"name": name, "containerPort": port} for name, port in group.ports.items()],
+        "securityContext": SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts(context),
+        **group.probes,
+    }
+    if group.command:
+        main["command"] = group.command
+    settings = context.settings
+    spec: Obj = {
+        "serviceAccountName": overrides.service_account_name or names.driver(context.name),
+        "automountServiceAccountToken": group.token,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": context.spec.lifecycle.termination_grace_period_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.run_as_user,
+            "runAsGroup": settings.run_as_user,
+            "fsGroup": settings.run_as_user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [main],
+        "volumes": _volumes(context, overrides),
+    }
+    if group.init:
+        spec["initContainers"] = group.init
+    pull_secrets = [*settings.image_pull_secrets, *context.spec.images.pull_secrets]
+    if pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys(pull_secrets)]
+    spec |= _placement(overrides)
+    own = labels.pod(context.name, group.name, group.attempt)
+    body: Obj = {"metadata": {"labels": dict(overrides.labels)}, "spec": spec}
+    if overrides.annotations:
+        body["metadata"]["annotations"] = dict(overrides.annotations)
+    if overrides.pod_template_patch:
+        body = patch.merge(body, overrides.pod_template_patch, f"the {group.name} group's podTemplatePatch")
+    # What the operator finds its pods by cannot be patched away.
+    body.setdefault("metadata", {})["labels"] = (body["metadata"].get("labels") or {}) | own
+    return body
+
+
+def pull_policy(context: Context) -> str:
+    """Image pull policy of the job."""
+    return context.spec.images.pull_policy or context.settings.image_pull_policy
+
+
+def mounts(context: Context) -> list[Obj]:
+    """Volume mounts of every container of the job."""
+    result: list[Obj] = [
+        {"name": "data", "mountPath": MOUNT},
+        {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    code = context.spec.code
+    if code.files or code.config_map:
+        result.append({"name": "code", "mountPath": CODE_DIR, "readOnly": True})
+    elif volume := code.persistent_volume_claim:
+        mount = {"name": "code", "mountPath": CODE_DIR, "readOnly": True}
+        result.append(mount | ({"subPath": volume.path} if volume.path else {}))
+    return result
+
+
+def _volumes(context: Context, overrides: PodOverrides) -> list[Obj]:
+    result: list[Obj] = [
+        {"name": "data", "persistentVolumeClaim": {"claimName": claim_name(context)}},
+        {"name": "config", "configMap": {"name": names.config(context.name)}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": overrides.shm_size}},
+    ]
+    code = context.spec.code
+    if code.files:
+        result.append({"name": "code", "configMap": {"name": names.code(context.name)}})
+    elif code.config_map:
+        result.append({"name": "code", "configMap": {"name": code.config_map.name}})
+    elif volume := code.persistent_volume_claim:
+        result.append({"name": "code", "persistentVolumeClaim": {"claimName": volume.claim_name, "readOnly": True}})
+    return result
+
+
+def _resources(group: GroupPods) -> Obj:
+    devices = ({GPU: str(group.gpus)} if group.gpus else {}) | group.overrides.rdma
+    given = group.overrides.resources
+    limits = given.limits | devices
+    # A limit alone is also the request, as the apiserver would have it; our defaults must not undercut it.
+    defaults = {name: amount for name, amount in group.requests.items() if name not in limits}
+    requests = defaults | given.requests | devices
+    return ({"requests": requests} if requests else {}) | ({"limits": limits} if limits else {})
+
+
+def _placement(overrides: PodOverrides) -> Obj:
+    result: Obj = {}
+    if overrides.node_selector:
+        result["nodeSelector"] = dict(overrides.node_selector)
+    if overrides.tolerations:
+        result["tolerations"] = [toleration.to_api() for toleration in overrides.tolerations]
+    if overrides.priority_class_name:
+        result["priorityClassName"] = overrides.priority_class_name
+    if overrides.runtime_class_name:
+        result["runtimeClassName"] = overrides.runtime_class_name
+    return result

@@ -1,0 +1,124 @@
+"""The RayJob of one attempt: head with the driver, trainer group, rollout group.
+
+HTTPMode: KubeRay submits the entrypoint over the dashboard's API and Ray starts it on the head. No submitter pod, no
+second image. Its one trap, resubmission after a lost head, is closed by an annotation that keeps KubeRay from making
+a new head, by `restartPolicy: Never`, and by the driver's Lease. See docs/decisions/operator.md.
+"""
+
+import json
+import shlex
+from typing import Any
+
+from rljob_operator import labels, names
+from rljob_operator.objects import RAY_JOB, Obj
+from rljob_operator.render import environment, pod
+from rljob_operator.render.config_maps import MANIFEST_KEY
+from rljob_operator.render.context import CONFIG_DIR, Context
+from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, trains
+
+NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
+"""KubeRay's annotation: a head that is lost once the cluster was up is not replaced."""
+ROLLOUT_MAX = 1024
+"""Upper bound of the rollout group for KubeRay; as that of `spec.rollout.replicas`."""
+HEAD_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
+WORKER_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
+"""What a pod asks for when the user says nothing."""
+
+
+def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
+    """The RayJob of an attempt that starts from the commit `resume_from`. Created once, never changed."""
+    body = context.child(RAY_JOB, names.ray_job(context.name, attempt))
+    body["metadata"]["labels"][labels.ATTEMPT] = str(attempt)
+    body["metadata"]["annotations"] = {NO_NEW_HEAD: "true"}
+    groups = [_trainer(context, attempt)] if trains(context.spec) else []
+    if engine_count(context.spec):
+        groups.append(_rollout(context, attempt))
+    body["spec"] = {
+        "entrypoint": entrypoint(context, attempt, resume_from),
+        "submissionMode": "HTTPMode",
+        "backoffLimit": 0,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 0,
+        "rayClusterSpec": {
+            "rayVersion": context.settings.ray_version,
+            "enableInTreeAutoscaling": False,
+            "headGroupSpec": _head(context, attempt),
+            "workerGroupSpecs": groups,
+        },
+    }
+    return body
+
+
+def entrypoint(context: Context, attempt: int, resume_from: str | None) -> str:
+    """The driver's command line."""
+    command = [
+        "python", "-m", "rljob_trainer.driver", "--job", f"{CONFIG_DIR}/{MANIFEST_KEY}", "--dir", context.directory,
+        "--attempt", str(attempt), "--incarnation", "auto",
+    ]  # fmt: skip
+    return shlex.join([*command, *(["--resume-from", resume_from] if resume_from else [])])
+
+
+def _head(context: Context, attempt: int) -> Obj:
+    ports = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
+    group = _pods(context, attempt, "head", ports=ports)
+    return {
+        # No work but the driver's lands on the head.
+        "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+        "template": _template(context, group),
+    }
+
+
+def _trainer(context: Context, attempt: int) -> Obj:
+    ranks, replicas = ranks_per_replica(context.spec), context.spec.trainer.replicas
+    cpus = ranks * context.spec.trainer.threads_per_rank
+    return {
+        "groupName": "trainer",
+        "replicas": replicas,
+        "minReplicas": replicas,
+        "maxReplicas": replicas,
+        "rayStartParams": _resources(cpus, {"rljob_trainer": ranks}),
+        "template": _template(context, _pods(context, attempt, "trainer", gpus=context.spec.trainer.gpus_per_replica)),
+    }
+
+
+def _rollout(context: Context, attempt: int) -> Obj:
+    spec = context.spec
+    return {
+        "groupName": "rollout",
+        "replicas": spec.rollout.replicas,
+        "minReplicas": 0,
+        "maxReplicas": ROLLOUT_MAX,
+        "rayStartParams": _resources(spec.trainer.threads_per_rank, {"rljob_rollout": 1}),
+        "template": _template(context, _pods(context, attempt, "rollout", gpus=spec.rollout.gpus_per_engine)),
+    }
+
+
+def _resources(cpus: int, resources: dict[str, int]) -> dict[str, str]:
+    # KubeRay pastes the value into a shell command line, so the JSON carries its own quotes.
+    return {"num-cpus": str(cpus), "resources": shlex.quote(json.dumps(resources))}
+
+
+def _pods(
+    context: Context, attempt: int, group: labels.Group, *, gpus: int = 0, ports: dict[str, int] | None = None
+) -> pod.GroupPods:
+    spec = context.spec
+    overrides = {"head": spec.trainer.head_pod, "trainer": spec.trainer.pod, "rollout": spec.rollout.pod}[group]
+    metrics = {"rljob-metrics": spec.tracking.metrics_port} if spec.tracking.metrics_port else {}
+    return pod.GroupPods(
+        name=group,
+        container="ray",
+        image=spec.images.trainer or context.settings.trainer_image,
+        env=environment.ray(context, group, attempt),
+        overrides=overrides,
+        requests=HEAD_REQUESTS if group == "head" else WORKER_REQUESTS,
+        attempt=attempt,
+        ports=(ports or {}) | metrics,
+        gpus=gpus,
+        token=group == "head",
+    )
+
+
+def _template(context: Context, group: pod.GroupPods) -> dict[str, Any]:
+    template = pod.template(context, group)
+    template["spec"]["restartPolicy"] = "Never"
+    return template

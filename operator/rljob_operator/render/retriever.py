@@ -1,0 +1,107 @@
+"""The retriever: a Deployment that prepares the data, builds the index and serves, and its Service."""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+from rljob_operator import labels, names
+from rljob_operator.objects import DEPLOYMENT, SERVICE, Obj
+from rljob_operator.render import environment, pod
+from rljob_operator.render.config_maps import MANIFEST_KEY
+from rljob_operator.render.context import CONFIG_DIR, Context
+from rljob_trainer.config.retriever import RetrieverSpec
+
+REQUESTS = {"cpu": "100m", "memory": "512Mi"}
+"""What a retriever pod asks for when the user says nothing."""
+
+
+def deployment(context: Context, retriever: RetrieverSpec, *, running: bool) -> Obj:
+    """The Deployment; without pods while the job is suspended or finished."""
+    image = context.spec.images.retriever or context.settings.retriever_image
+    arguments = ["--job", f"{CONFIG_DIR}/{MANIFEST_KEY}", "--dir", context.directory]
+    env = environment.merged(environment.job(context), [environment.value("OMP_NUM_THREADS", 1)])
+    group = pod.GroupPods(
+        name="retriever",
+        container="retriever",
+        image=image,
+        env=env,
+        overrides=retriever.pod,
+        requests=REQUESTS,
+        command=[
+            *_module("rljob_trainer.retriever", arguments), "--host", "0.0.0.0", "--port", str(retriever.port),
+        ],  # fmt: skip
+        ports={"http": retriever.port},
+        probes=_probes(retriever),
+        gpus=retriever.gpus,
+    )
+    template = pod.template(context, replace(group, init=_init_containers(context, group, arguments, retriever)))
+    template["metadata"].setdefault("annotations", {})[labels.CONFIG_DIGEST] = _digest(context)
+    body = context.child(DEPLOYMENT, names.retriever(context.name), "retriever")
+    body["spec"] = {
+        "replicas": retriever.replicas if running else 0,
+        "revisionHistoryLimit": 1,
+        "progressDeadlineSeconds": max(1, int(retriever.startup_timeout_seconds)),
+        "selector": {"matchLabels": {labels.JOB: context.name, labels.GROUP: "retriever"}},
+        "template": template,
+    }
+    return body
+
+
+def service(context: Context, retriever: RetrieverSpec) -> Obj:
+    """The Service in front of the retriever pods."""
+    body = context.child(SERVICE, names.retriever(context.name), "retriever")
+    body["spec"] = {
+        "selector": {labels.JOB: context.name, labels.GROUP: "retriever"},
+        "ports": [{"name": "http", "port": retriever.port, "targetPort": "http", "protocol": "TCP"}],
+    }
+    return body
+
+
+def _module(module: str, arguments: list[str]) -> list[str]:
+    return ["python", "-m", module, *arguments]
+
+
+def _init_containers(context: Context, group: pod.GroupPods, arguments: list[str], retriever: RetrieverSpec) -> list[Obj]:
+    """Prepare the data and build the index, each idempotent; the driver may run the same preparation beside it."""
+    steps: list[tuple[str, str]] = []
+    if context.spec.data.prepare:
+        steps.append(("prepare", "rljob_trainer.prepare"))
+    if retriever.index.build == "IfMissing":
+        steps.append(("build-index", "rljob_trainer.retriever.build"))
+    return [
+        {
+            "name": name,
+            "image": group.image,
+            "imagePullPolicy": pod.pull_policy(context),
+            "command": _module(module, arguments),
+            "env": environment.merged(group.env, environment.of_user(group.overrides)),
+            "resources": {"requests": dict(group.requests)} | group.overrides.resources.to_api(),
+            "securityContext": pod.SECURITY,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": pod.mounts(context),
+        }
+        for name, module in steps
+    ]
+
+
+def _probes(retriever: RetrieverSpec) -> dict[str, Any]:
+    ready = {"httpGet": {"path": "/readyz", "port": "http"}, "timeoutSeconds": 5}
+    tries = max(1, int(retriever.startup_timeout_seconds / 2))
+    return {
+        # Loading a large index takes long: nothing is killed before the user's own limit.
+        "startupProbe": ready | {"periodSeconds": 2, "failureThreshold": tries},
+        "readinessProbe": ready | {"periodSeconds": 5, "failureThreshold": 3},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "http"},
+            "timeoutSeconds": 10, "periodSeconds": 20, "failureThreshold": 3,
+        },
+    }  # fmt: skip
+
+
+def _digest(context: Context) -> str:
+    """Changes with what a running retriever would not notice: its section, the preparation and the user's modules."""
+    spec = context.spec.to_api()
+    read = {key: spec.get(key) for key in ("retriever", "code")} | {"prepare": spec["data"].get("prepare")}
+    read["retriever"] = {k: v for k, v in (read["retriever"] or {}).items() if k not in ("replicas", "pod")}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""What the operator was installed with: images, scope, limits. From flags, else from the environment."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the operator. Every field is a flag (`--trainer-image`) and a variable (`RLJOB_TRAINER_IMAGE`)."""
+
+    trainer_image: str = "rljob/trainer:dev"
+    """Image of head, trainer and rollout pods, for jobs that name none."""
+    retriever_image: str = "rljob/retriever:dev"
+    """Image of retriever pods, for jobs that name none."""
+    image_pull_policy: str = "IfNotPresent"
+    """Pull policy, for jobs that name none."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Pull Secrets in the job's namespace, besides those that the job names."""
+    watch_namespaces: tuple[str, ...] = ()
+    """Namespaces served; empty: all."""
+    ray_version: str = "2.60.0"
+    """Ray in the trainer image; KubeRay chooses its probes by it."""
+    run_as_user: int = 1000
+    """User and group of the job's containers, as the images have it."""
+    workers: int = 4
+    """Jobs reconciled at once."""
+    resync_seconds: float = 300.0
+    """Every job is looked at again after this time (±20 %), whatever the watches say."""
+    kuberay_recheck_seconds: float = 30.0
+    """How often a job that waits for KubeRay looks for it."""
+    start_timeout_seconds: float = 1800.0
+    """An attempt whose driver has not reported within this time fails, unless its pods cannot be scheduled yet."""
+    retry_backoff_seconds: float = 5.0
+    """Wait before the first retry; doubled for each further one."""
+    retry_backoff_max_seconds: float = 300.0
+    """Longest wait before a retry."""
+    report_grace_seconds: float = 30.0
+    """Time for the driver's last report to arrive (or its process to end) after the RayJob (or the report) is final."""
+    cleanup_timeout_seconds: float = 300.0
+    """A deleted RLJob waits at most so long for its pods to be gone."""
+    request_timeout_seconds: float = 15.0
+    """Time limit of one call of the apiserver."""
+    port: int = 8080
+    """Port of /healthz, /readyz and /metrics."""
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+    log_format: str = "json"
+    """json or plain."""
+
+    @classmethod
+    def load(cls, arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Settings from flags over environment over defaults. Exits with usage when a value cannot be read."""
+        parser = argparse.ArgumentParser(prog="rljob_operator", description="The operator of RLJobs.")
+        for field in fields(cls):
+            variable = f"RLJOB_{field.name.upper()}"
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=_reader(field.default),
+                default=environ.get(variable, field.default),
+                metavar=type(field.default).__name__.upper(),
+                help=f"environment: {variable}",
+            )
+        return cls(**vars(parser.parse_args(arguments)))
+
+
+def _reader(default: object) -> type | type[str]:
+    return _names if isinstance(default, tuple) else type(default)
+
+
+class _names(tuple[str, ...]):  # noqa: N801 - argparse shows the name of a type in its errors
+    """A comma-separated list."""
+
+    def __new__(cls, text: str) -> "_names":
+        return super().__new__(cls, [part.strip() for part in text.split(",") if part.strip()])
