@@ -29,7 +29,7 @@ class Rule:
         """The rule as `x-kubernetes-validations` has it."""
         schema = {"rule": self.rule}
         if "{" in self.message:
-            schema["messageExpression"] = concatenation(self.message)
+            schema["messageExpression"] = formatted(self.message)
             schema["message"] = re.sub(r"\{[^}]*\}", "…", self.message)
         else:
             schema["message"] = self.message
@@ -40,12 +40,14 @@ class Rule:
         return schema
 
 
-def concatenation(template: str) -> str:
-    """`"a {x} b"` as the CEL expression `'a ' + string(x) + ' b'`."""
+def formatted(template: str) -> str:
+    """`"a {x} b"` as the CEL expression `"a %s b".format([x])`.
+
+    `format` rather than `+`: the apiserver takes the length of `string(x)` as unbounded and refuses the cost.
+    """
     parts = re.split(r"\{([^}]*)\}", template)
-    return " + ".join(
-        f"string({part})" if index % 2 else f"'{part}'" for index, part in enumerate(parts) if index % 2 or part
-    )
+    text = "%s".join(part.replace("%", "%%") for part in parts[::2])
+    return f'"{text}".format([{", ".join(parts[1::2])}])'
 
 
 _TRAIN = "self.mode == 'Train'"
@@ -63,6 +65,7 @@ _BATCH = "self.trainer.globalBatchSize"
 _STEPS = "self.trainer.numStepsPerRollout"
 _RANKS = "(self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : self.trainer.ranksPerReplica)"
 _WORLD = f"(self.trainer.replicas * {_RANKS})"
+_PROMPTS = "(has(self.data) && has(self.data.train))"
 _PARALLEL = "self.trainer.parallelism"
 _COPY = f"({_PARALLEL}.tensor * {_PARALLEL}.pipeline * {_PARALLEL}.context)"
 _COPIES = f"({_WORLD} / {_COPY})"
@@ -111,14 +114,12 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
-        f"!({_RL}) || has(self.data.train)",
+        f"!({_RL}) || {_PROMPTS}",
         "required for reinforcement learning",
         "data.train",
         required=True,
     ),
-    Rule(
-        "spec", "self.mode != 'Generate' || has(self.data.train)", "required to generate", "data.train", required=True
-    ),
+    Rule("spec", f"self.mode != 'Generate' || {_PROMPTS}", "required to generate", "data.train", required=True),
     Rule(
         "spec",
         "self.mode != 'Evaluate' || (has(self.evaluation.datasets) && self.evaluation.datasets.size() > 0)",
@@ -225,7 +226,7 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
-        "!(has(self.rollout.maxContextLength) && has(self.data.train)) || "
+        f"!(has(self.rollout.maxContextLength) && {_PROMPTS}) || "
         "self.rollout.maxContextLength > self.data.train.maxPromptLength",
         "{self.rollout.maxContextLength} leaves no room for a response after "
         "spec.data.train.maxPromptLength {self.data.train.maxPromptLength}",
@@ -233,7 +234,7 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
-        f"!({_RL} && has(self.model.randomInit) && has(self.data.train)) || "
+        f"!({_RL} && has(self.model.randomInit) && {_PROMPTS}) || "
         f"{_CONTEXT} <= self.model.randomInit.maxPositionEmbeddings",
         f"{{self.model.randomInit.maxPositionEmbeddings}} is below the longest rollout of {{{_CONTEXT}}} tokens "
         "(spec.rollout.maxContextLength, or data.train.maxPromptLength + rollout.sampling.maxResponseLength)",
