@@ -57,6 +57,7 @@ def render_kube_proxy(paths: Paths) -> dict[str, Any]:
         "kind": "KubeProxyConfiguration",
         "mode": "nftables",
         "clientConnection": {"kubeconfig": str(paths.config / "kube-proxy.kubeconfig")},
+        "nftables": {"minSyncPeriod": "100ms", "syncPeriod": "30s"},  # a second by default: long for a test
         "hostnameOverride": NODE_NAME,
         "clusterCIDR": POD_CIDR,
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
