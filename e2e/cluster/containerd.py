@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .paths import Paths
 from .processes import Daemons
-from .run import Word, run, say, write
+from .run import Word, run, say, succeeds, write
 from .settings import NAME, PAUSE_IMAGE, POD_CIDR
 
 NAMESPACE = "k8s.io"
@@ -68,13 +68,12 @@ class Containerd:
     def _answers(self) -> bool:
         if not self._paths.containerd_socket.exists():
             return False
-        command: list[Word] = ["ctr", "--address", self._paths.containerd_socket, "--connect-timeout", "2s", "version"]
-        return run(command, check=False, timeout=10).returncode == 0
+        return succeeds(["ctr", "--address", self._paths.containerd_socket, "--connect-timeout", "2s", "version"])
 
     def _start(self) -> None:
         config = self._paths.config / "containerd.toml"
         self._daemons.start("containerd", ["containerd", "--config", config])
-        self._daemons.wait_ready("containerd", self._answers, 40)
+        self._daemons.wait_ready("containerd", self._answers)
 
     def start(self) -> None:
         """Start containerd, on the images of earlier runs but on none of their containers."""

@@ -114,10 +114,10 @@ def start(paths: Paths, daemons: Daemons, *, scheduler: bool) -> Kubectl:
     for user in ("controller-manager", "scheduler"):
         pki.kubeconfig(paths, user)
     daemons.start("etcd", ["etcd", *etcd_flags(paths)])
-    daemons.wait_ready("etcd", lambda: http_ok(paths, f"{_ETCD}/health"), 40)
+    daemons.wait_ready("etcd", lambda: http_ok(paths, f"{_ETCD}/health"))
     daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths)])
     kubectl = Kubectl(program(paths, "kubectl"), paths.admin_kubeconfig)
-    daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"), 90)
+    daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"))
     _start(paths, daemons, "kube-controller-manager", controller_manager_flags(paths))
     if scheduler:
         _start(paths, daemons, "kube-scheduler", scheduler_flags(paths))
@@ -126,7 +126,7 @@ def start(paths: Paths, daemons: Daemons, *, scheduler: bool) -> Kubectl:
 
 def wait_accounts(daemons: Daemons, kubectl: Kubectl) -> None:
     """Wait for the controller-manager's work: pods are refused until their namespace has its service account."""
-    daemons.wait_ready("kube-controller-manager", lambda: kubectl.exists("serviceaccount/default", "default"), 60)
+    daemons.wait_ready("kube-controller-manager", lambda: kubectl.exists("serviceaccount/default", "default"))
 
 
 def _start(paths: Paths, daemons: Daemons, name: str, flags: list[str]) -> None:

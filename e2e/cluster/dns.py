@@ -66,4 +66,4 @@ def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
     pki.kubeconfig(paths, "coredns")
     corefile = write(paths.config / "Corefile", render_corefile(paths))
     daemons.start("coredns", [program(paths, "coredns"), "-conf", corefile])
-    daemons.wait_ready("coredns", lambda: http_ok(paths, f"http://{_READY}/ready"), 40)
+    daemons.wait_ready("coredns", lambda: http_ok(paths, f"http://{_READY}/ready"))

@@ -28,7 +28,7 @@ BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv", "tzdata")
 _POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 
 # Raised when the making of a base changes, so that cached ones are made anew.
-_BASE_REVISION = 1
+_BASE_REVISION = 2
 
 # What a base has no use for. Lists and caches change from day to day; documentation is a third of a minbase.
 _DROPPED = (
@@ -111,7 +111,7 @@ def buildah_build(
     """Build a Containerfile; the image id. Layers are cached, so that an unchanged build takes seconds."""
     paths = Paths.from_env()
     words: list[Word] = ["build", "--file", containerfile, "--tag", tag, "--layers", "--format", "oci"]
-    words += ["--network", "host", "--pull=false", "--timestamp", "0"]
+    words += ["--network", "host", "--pull=false"]
     words += build_mounts(paths)
     for name, value in sorted((build_args or {}).items()):
         words += ["--build-arg", f"{name}={value}"]
@@ -171,7 +171,8 @@ def _debootstrap(file: Path, suite: str, packages: Sequence[str]) -> None:
                 else:
                     found.unlink()
         layer = Path(folder) / "layer.tar"
-        order = ["--sort=name", "--mtime=@0", "--numeric-owner", "--xattrs"]
+        # Times stay as they are: Python's compiled files hold those of their sources, and are void without them.
+        order = ["--sort=name", "--numeric-owner", "--xattrs"]
         run(["tar", *order, "--exclude=./dev/*", "-C", root, "-cf", layer, "."], timeout=300)
         config = {"Cmd": ["/bin/sh"]}
         env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .run import Word, run
+from .run import Word, run, succeeds
 
 Manifest = dict[str, Any]
 
@@ -26,8 +26,7 @@ class Kubectl:
         return run(command, stdin=stdin, timeout=timeout).stdout
 
     def _quietly(self, *arguments: str) -> bool:
-        command: list[Word] = [self.binary, f"--kubeconfig={self.kubeconfig}", "--request-timeout=5s", *arguments]
-        return run(command, check=False, timeout=20).returncode == 0
+        return succeeds([self.binary, f"--kubeconfig={self.kubeconfig}", "--request-timeout=5s", *arguments])
 
     def answers(self, path: str) -> bool:
         """Whether a raw path answers 200."""

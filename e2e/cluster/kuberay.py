@@ -93,7 +93,7 @@ def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:
     """Install KubeRay's operator, once the CRDs are served, and wait until it is ready."""
     for kind in ("rayjobs", "rayclusters", "rayservices"):
         path = f"/apis/ray.io/v1/{kind}"
-        wait_for(path, partial(kubectl.answers, path), 90)
+        wait_for(path, partial(kubectl.answers, path), 180)
     binary = program(paths, OPERATOR)
     node_images.load_scratch(paths, containerd, image(), {"/manager": binary}, {"Entrypoint": ["/manager"]})
     rbac = kuberay_manifests(paths) / "rbac"
@@ -103,7 +103,7 @@ def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:
         kubectl("apply", "--server-side", "--force-conflicts", "-n", NAMESPACE, "-f", rbac / file)
     kubectl.apply(own[1:])
     try:
-        wait_for(OPERATOR, lambda: _available(kubectl), 120, interval=0.5)
+        wait_for(OPERATOR, lambda: _available(kubectl), 180, interval=0.5)
     except ClusterError as error:
         log = kubectl("-n", NAMESPACE, "logs", f"deployment/{OPERATOR}", "--tail=20")
         events = kubectl("-n", NAMESPACE, "get", "events")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .paths import Paths
-from .run import ClusterError, run
+from .run import ClusterError, run, succeeds
 from .settings import (
     CLUSTER_ADDRESS,
     CLUSTER_LINK,
@@ -61,7 +61,7 @@ _PROBE = "import sys, urllib.request as r; r.build_opener(r.ProxyHandler({})).op
 
 def http_ok(paths: Paths, url: str) -> bool:
     """Whether an address in the cluster's network answers with success."""
-    return run(enter(paths, [sys.executable, "-c", _PROBE, url]), check=False, timeout=15).returncode == 0
+    return succeeds(enter(paths, [sys.executable, "-c", _PROBE, url]))
 
 
 def _inside(paths: Paths, *command: str, stdin: str | None = None) -> None:

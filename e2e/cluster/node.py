@@ -110,7 +110,7 @@ def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
         ],
     )
     daemons.start("kube-proxy", [program(paths, "kube-proxy"), f"--config={proxy_config}"])
-    daemons.wait_ready("kubelet", lambda: ready(kubectl), 90)
+    daemons.wait_ready("kubelet", lambda: ready(kubectl))
 
 
 def ready(kubectl: Kubectl) -> bool:

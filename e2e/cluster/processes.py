@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import cgroups
 from .paths import Paths
-from .run import ClusterError, say, tail_file, write
+from .run import ClusterError, attempt, say, tail_file, write
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class Daemons:
         others = [record for record in self.records() if record.name != name]
         self._save([*others, Record(name, process.pid, started)])
 
-    def wait_ready(self, name: str, ready: Callable[[], bool], timeout: float) -> None:
+    def wait_ready(self, name: str, ready: Callable[[], bool], timeout: float = 180) -> None:
         """Wait until a daemon answers; when it died or is late, say which and show the end of its log."""
         deadline = time.monotonic() + timeout
-        while not ready():
+        while not attempt(ready):
             if not self.running(name):
                 raise ClusterError(f"{name} ended while starting; end of its log:\n{tail_file(self.log(name))}")
             if time.monotonic() > deadline:

@@ -74,10 +74,26 @@ def run(
     return done
 
 
+def succeeds(command: Sequence[Word], timeout: float = 20) -> bool:
+    """Whether a command ends well in time."""
+    try:
+        return run(command, timeout=timeout, check=False).returncode == 0
+    except ClusterError:
+        return False
+
+
+def attempt(ready: Callable[[], bool]) -> bool:
+    """Whether something is ready; an error on the way (an apiserver that is busy, say) means not yet."""
+    try:
+        return ready()
+    except ClusterError:
+        return False
+
+
 def wait_for(what: str, ready: Callable[[], bool], timeout: float, interval: float = 0.2) -> None:
     """Poll until ready() holds; ClusterError naming what was awaited when it does not in time."""
     deadline = time.monotonic() + timeout
-    while not ready():
+    while not attempt(ready):
         if time.monotonic() > deadline:
             raise ClusterError(f"{what}: not there after {timeout:.0f} s")
         time.sleep(interval)
