@@ -123,18 +123,18 @@ def prepare(
     seed: int = 0,
     folder: str = "world",
     entities: int = 4000,
-    heldOutEntities: int = 1000,  # noqa: N803 - arguments are named as the manifest names them
+    heldOutEntities: int = 1000,
     syllables: int = 120,
-    trainQuestions: int = 6000,  # noqa: N803
-    heldOutQuestions: int = 512,  # noqa: N803
+    trainQuestions: int = 6000,
+    heldOutQuestions: int = 512,
     demonstrations: int = 30000,
-    twoHop: float = 0.5,  # noqa: N803
+    twoHop: float = 0.5,
     topk: int = 3,
-    relationNamed: float = 0.4,  # noqa: N803
-    turnsRight: float = 0.75,  # noqa: N803
-    documentRight: float = 0.7,  # noqa: N803
+    relationNamed: float = 0.4,
+    turnsRight: float = 0.75,
+    documentRight: float = 0.7,
 ) -> None:
-    """Write the world into `directory/folder`; the same arguments give the same bytes.
+    """Write the world into `directory/folder`; the same arguments give the same bytes. Named as in the manifest.
 
     Files: `corpus.jsonl`, `train.jsonl`, `held_out.jsonl`, `demonstrations.jsonl`, `tokenizer/`, `world.json`.
     The last three arguments say how often a demonstration names the relation in its query, takes as many turns as

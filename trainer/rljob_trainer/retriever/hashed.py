@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,8 @@ class HashedEncoder:
             return
         weights = [NAME_WEIGHT if word[0].isupper() or word[0].isdigit() else 1.0 for word in words]
         words = [word.lower() for word in words]
-        features = [*words, *(f"{left} {right}" for left, right in zip(words, words[1:], strict=False))]
-        weights += [(left + right) / 2 for left, right in zip(weights, weights[1:], strict=False)]
+        features = [*words, *(f"{left} {right}" for left, right in pairwise(words))]
+        weights += [(left + right) / 2 for left, right in pairwise(weights)]
         for feature, value in zip(features, weights, strict=True):
             vector += np.float32(value * weight) * _signs(feature, self.dimension)
 
