@@ -57,7 +57,12 @@ class HttpKube:
     """`Kube` over HTTPS."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, server: str, headers: Callable[[], dict[str, str]], ssl: Any, timeout: float
+        self,
+        session: aiohttp.ClientSession,
+        server: str,
+        headers: Callable[[], dict[str, str]],
+        ssl: Any,
+        timeout: float,
     ) -> None:
         """`timeout` in seconds limits each call."""
         self._session, self._server, self._headers = session, server.rstrip("/"), headers

@@ -15,6 +15,8 @@ APPLIED = "rljob.io/applied"
 """Annotation: digest of what the operator applied last, to see that a field is no longer wanted."""
 CONFIG_DIGEST = "rljob.io/config-digest"
 """Annotation of the retriever's pods: digest of what they read once, at start."""
+PROGRESS_COMPONENT = "progress"
+"""app.kubernetes.io/component of progress ConfigMaps, the only ConfigMaps that are watched."""
 FINALIZER = "rljob.io/cleanup"
 """The operator takes the Ray cluster and the pods down before the RLJob goes."""
 

@@ -41,7 +41,7 @@ class Progress(_Report):
     reward: float | None = None
     tokens_per_second: float | None = None
     policy_version: int = Field(default=0, ge=0)
-    evaluation: dict[str, float] = Field(default_factory=dict)
+    evaluation: dict[str, float | None] = Field(default_factory=dict)
     last_commit: Commit | None = None
     state: str = "Running"
     exit_code: int | None = None
@@ -55,7 +55,7 @@ class Observed:
 
     job: Obj
     children: Mapping[tuple[str, str], Obj] = field(default_factory=dict)
-    """By kind and name; those that this very RLJob controls (RayClusters: that its RayJobs control)."""
+    """By kind and name; those that this very RLJob controls, and all RayClusters with its label."""
     pods: tuple[Obj, ...] = ()
     """All pods with the job's label."""
     kuberay: bool = True
@@ -139,8 +139,8 @@ async def observe(kube: Kube, namespace: str, name: str) -> Observed | None:
     pods, *lists = await asyncio.gather(*(kube.list(kind, namespace, selector) for kind in (POD, *rest)))
     uid = job["metadata"]["uid"]
     mine = [child for found in (*lists, ray_lists[0]) for child in found or [] if controlled_by(child, uid)]
-    owners = {child["metadata"]["uid"] for child in mine if child["kind"] == RAY_JOB.kind}
-    mine += [c for c in ray_lists[1] or [] if any(controlled_by(c, owner) for owner in owners)]
+    # A RayCluster outlives its RayJob for a while, and an earlier job of this name may have left one: all count.
+    mine += ray_lists[1] or []
     return Observed(
         job=job,
         children={(child["kind"], name_of(child)): child for child in mine},

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from rljob_operator import names
+from rljob_operator import labels, names
 from rljob_operator.objects import CONFIG_MAP, Obj
 from rljob_operator.render.context import Context
 
@@ -37,7 +37,7 @@ def code(context: Context) -> Obj | None:
 
 def progress(context: Context) -> Obj:
     """The driver reports into it. Applied without data, so that what the driver wrote stays the driver's."""
-    return context.child(CONFIG_MAP, names.progress(context.name))
+    return context.child(CONFIG_MAP, names.progress(context.name), labels.PROGRESS_COMPONENT)
 
 
 def control(context: Context, request: dict[str, Any]) -> Obj:

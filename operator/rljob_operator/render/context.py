@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from rljob_trainer.config.job import API_VERSION, KIND, RLJob, RLJobSpec
+
 from rljob_operator import labels
 from rljob_operator.objects import Kind, Obj
 from rljob_operator.settings import Settings
-from rljob_trainer.config.job import API_VERSION, KIND, RLJob, RLJobSpec
 
 MOUNT = "/rljob"
 """Where the claim is mounted in every pod."""

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from rljob_trainer.config.base import SecretKeyRef
+from rljob_trainer.config.pods import EnvVar, PodOverrides
+
 from rljob_operator import names
 from rljob_operator.labels import Group
 from rljob_operator.render.context import CODE_DIR, Context
-from rljob_trainer.config.base import SecretKeyRef
-from rljob_trainer.config.pods import EnvVar, PodOverrides
 
 Env = dict[str, Any]
 POD_LOG = "/proc/1/fd/1"

@@ -37,7 +37,8 @@ def merge(target: Mapping[str, Any], patch: Mapping[str, Any], path: str = "podT
     directive = patch.get(DIRECTIVE)
     body = {key: value for key, value in patch.items() if key != DIRECTIVE}
     if directive == "replace":
-        return _plain(body)
+        plain: dict[str, Any] = _plain(body)
+        return plain
     if directive is not None:
         raise UserError(f"{path}.{DIRECTIVE}: {directive!r} is not possible in a map; use replace, or null for a key")
     result = copy.deepcopy(dict(target))

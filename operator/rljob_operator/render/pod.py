@@ -6,6 +6,8 @@ Non-root, no capabilities, seccomp, a read-only root; writable are /tmp, /dev/sh
 from dataclasses import dataclass, field
 from typing import Any
 
+from rljob_trainer.config.pods import PodOverrides
+
 from rljob_operator import labels, names
 from rljob_operator.labels import Group
 from rljob_operator.objects import Obj
@@ -13,7 +15,6 @@ from rljob_operator.render import patch
 from rljob_operator.render.context import CODE_DIR, CONFIG_DIR, MOUNT, Context
 from rljob_operator.render.environment import Env, merged, of_user
 from rljob_operator.render.storage import claim_name
-from rljob_trainer.config.pods import PodOverrides
 
 GPU = "nvidia.com/gpu"
 SECURITY = {

@@ -9,12 +9,13 @@ import json
 import shlex
 from typing import Any
 
+from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, trains
+
 from rljob_operator import labels, names
 from rljob_operator.objects import RAY_JOB, Obj
 from rljob_operator.render import environment, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY
 from rljob_operator.render.context import CONFIG_DIR, Context
-from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, trains
 
 NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
 """KubeRay's annotation: a head that is lost once the cluster was up is not replaced."""

@@ -5,12 +5,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from rljob_trainer.config.retriever import RetrieverSpec
+
 from rljob_operator import labels, names
 from rljob_operator.objects import DEPLOYMENT, SERVICE, Obj
 from rljob_operator.render import environment, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY
 from rljob_operator.render.context import CONFIG_DIR, Context
-from rljob_trainer.config.retriever import RetrieverSpec
 
 REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """What a retriever pod asks for when the user says nothing."""
@@ -28,9 +29,7 @@ def deployment(context: Context, retriever: RetrieverSpec, *, running: bool) -> 
         env=env,
         overrides=retriever.pod,
         requests=REQUESTS,
-        command=[
-            *_module("rljob_trainer.retriever", arguments), "--host", "0.0.0.0", "--port", str(retriever.port),
-        ],  # fmt: skip
+        command=_module("rljob_trainer.retriever", [*arguments, "--host", "0.0.0.0", "--port", str(retriever.port)]),
         ports={"http": retriever.port},
         probes=_probes(retriever),
         gpus=retriever.gpus,
@@ -62,7 +61,9 @@ def _module(module: str, arguments: list[str]) -> list[str]:
     return ["python", "-m", module, *arguments]
 
 
-def _init_containers(context: Context, group: pod.GroupPods, arguments: list[str], retriever: RetrieverSpec) -> list[Obj]:
+def _init_containers(
+    context: Context, group: pod.GroupPods, arguments: list[str], retriever: RetrieverSpec
+) -> list[Obj]:
     """Prepare the data and build the index, each idempotent; the driver may run the same preparation beside it."""
     steps: list[tuple[str, str]] = []
     if context.spec.data.prepare:

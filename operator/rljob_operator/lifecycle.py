@@ -1,0 +1,226 @@
+"""What a job does next: attempts begin, end, are suspended and tried again.
+
+Two rules make it safe to be killed between any two writes. An attempt is recorded in the status before its RayJob is
+made, and its end before its RayJob is deleted: what the status says can always be made true by looking again. And an
+attempt begins only when nothing of the one before is left.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rljob_trainer.config.status import AttemptStatus
+
+from rljob_operator import names
+from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
+from rljob_operator.reasons import Reason
+from rljob_operator.trouble import find
+from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge
+from rljob_operator.view import View
+
+KEPT_ATTEMPTS = 32
+
+
+@dataclass
+class Step:
+    """What the lifecycle wants done in this pass, and why it waits."""
+
+    create: int | None = None
+    """Attempt whose RayJob is to be made."""
+    delete: list[Obj] = field(default_factory=list)
+    waiting: Reason = Reason.NO_ATTEMPT
+    """Why there is no Ray cluster (yet)."""
+    message: str = ""
+    finish: tuple[Reason, str] | None = None
+    """The job ends now, for this reason."""
+    requeue: list[float] = field(default_factory=list)
+    """Seconds after which to look again; the soonest counts."""
+
+    def wait(self, reason: Reason, message: str, seconds: float | None = None) -> "Step":
+        """Nothing to do but wait."""
+        self.waiting, self.message = reason, message
+        if seconds is not None:
+            self.requeue.append(seconds)
+        return self
+
+
+def advance(view: View) -> Step:
+    """Decide the next step, and record attempts in `view.status`."""
+    view.fold_report()
+    if view.finished:
+        return _finished(view)
+    step = Step()
+    if limit := view.context.spec.lifecycle.active_deadline_seconds:
+        if view.active_seconds() >= limit:
+            return _deadline(view, step, limit)
+        if view.active:
+            step.requeue.append(limit - view.active_seconds())
+    return _active(view, view.active, step) if view.active else _idle(view, step)
+
+
+def request(view: View) -> dict[str, Any]:
+    """What the driver is asked: `request.json`. The same as before while nothing changes."""
+    old = view.observed.request()
+    wanted = {"suspend": view.wants_suspend, "attempt": view.status.attempt}
+    if wanted.items() <= old.items():
+        return old
+    asked = rfc3339(view.now) if view.wants_suspend else None
+    return wanted | {"generation": view.observed.job["metadata"].get("generation", 0), "requestedAt": asked}
+
+
+def retriever_needed(view: View) -> bool:
+    """Whether the retriever has pods: not while the job is suspended or finished."""
+    return not view.finished and (not view.wants_suspend or view.active is not None)
+
+
+def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
+    """The current attempt goes on, or has ended."""
+    observed = view.observed
+    pods = [pod for group in ("head", "trainer", "rollout") for pod in observed.group(group, attempt.number)]
+    verdict = judge(observed, attempt, find(pods), view.now, view.settings) or _suspended(view, attempt, step)
+    if verdict:
+        return _record(view, attempt, verdict, step)
+    ray_job = observed.ray_job(attempt.number)
+    if ray_job is None:
+        if not observed.kuberay:
+            return step.wait(*_no_kuberay(view))
+        if view.occupied:
+            return step.wait(Reason.WAITING_FOR_CLEANUP, _what_is_left(view), 5.0)
+        step.create = attempt.number
+        return step.wait(Reason.PODS_STARTING, "the RayJob is being created")
+    if view.report and attempt.state == "Starting":
+        attempt.state = "Running"
+    if attempt.state == "Starting":
+        step.requeue.append(view.left(attempt.start_time, view.settings.start_timeout_seconds) + 1.0)
+    if (end := (ray_job.get("status") or {}).get("endTime")) is not None:
+        step.requeue.append(view.left(end, view.settings.report_grace_seconds) + 1.0)
+    return step
+
+
+def _idle(view: View, step: Step) -> Step:
+    """No attempt goes on: clear up after the last, then begin the next when all is there for it."""
+    current = view.current
+    step.delete = [ray_job for ray_job in view.observed.of_kind(RAY_JOB.kind) if not deleting(ray_job)]
+    if view.wants_suspend:
+        return step.wait(Reason.SUSPENDED, _what_is_left(view) if view.occupied else "suspended by the user")
+    if not view.observed.kuberay:
+        return step.wait(*_no_kuberay(view))
+    if view.context.spec.retriever and not view.retriever_ready:
+        return step.wait(Reason.WAITING_FOR_RETRIEVER, "waiting for the retriever to be ready")
+    if view.occupied:
+        return step.wait(Reason.WAITING_FOR_CLEANUP, _what_is_left(view), 5.0)
+    if current and current.state == "Failed" and (left := view.left(current.end_time, _backoff(view))):
+        message = f"attempt {current.number} failed; the next starts {_backoff(view):.0f} s after it"
+        return step.wait(Reason.WAITING_FOR_BACKOFF, message, left)
+    _begin(view)
+    step.requeue.append(0.0)
+    return step.wait(Reason.PODS_STARTING, "the RayJob is about to be created")
+
+
+def _begin(view: View) -> None:
+    status = view.status
+    status.attempt += 1
+    now = rfc3339(view.now)
+    attempt = AttemptStatus(
+        number=status.attempt,
+        ray_job=names.ray_job(view.context.name, status.attempt),
+        state="Starting",
+        start_time=now,
+        start_step=status.last_commit.step if status.last_commit else 0,
+    )
+    status.attempts = [*status.attempts, attempt][-KEPT_ATTEMPTS:]
+    status.ray_job = attempt.ray_job
+    status.start_time = status.start_time or now
+    view.report = None
+
+
+def _suspended(view: View, attempt: AttemptStatus, step: Step) -> Verdict | None:
+    """The verdict of a suspend that need not, or will not, wait for the driver any longer."""
+    if not view.wants_suspend:
+        return None
+    if view.report is None:
+        return Verdict("Suspended", "suspended before the driver had started")
+    asked = view.observed.request()
+    limit = view.context.spec.lifecycle.suspend_timeout_seconds
+    if asked.get("suspend") is not True or asked.get("attempt") != attempt.number:
+        step.requeue.append(limit + 1.0)
+        return None
+    if left := view.left(str(asked.get("requestedAt") or rfc3339(view.now)), limit):
+        step.requeue.append(left + 1.0)
+        return None
+    commit = view.status.last_commit
+    return Verdict(
+        "Suspended",
+        f"the driver did not commit within {limit} s; the job will resume at step {commit.step if commit else 0}, "
+        f"step {view.status.step} was reached",
+    )
+
+
+def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) -> Step:
+    """Write the end of an attempt into the status. Its RayJob is touched in a later pass only."""
+    status, limit = view.status, view.context.spec.lifecycle.backoff_limit
+    attempt.state, attempt.exit_code = verdict.state, verdict.exit_code
+    attempt.message, attempt.end_time = verdict.message, rfc3339(view.now)
+    step.requeue = [0.0]
+    if verdict.state == "Succeeded":
+        step.finish = (Reason.SUCCEEDED, verdict.message)
+    elif verdict.state == "Failed":
+        status.failed_attempts += 1
+        if verdict.exit_code == USER_ERROR:
+            step.finish = (Reason.USER_ERROR, verdict.message)
+        elif status.failed_attempts > limit:
+            times = f"{status.failed_attempts} attempts failed, backoffLimit is {limit}"
+            step.finish = (Reason.BACKOFF_LIMIT, f"{times}; the last: {verdict.message}")
+    return step.wait(Reason.WAITING_FOR_CLEANUP, verdict.message)
+
+
+def _deadline(view: View, step: Step, limit: int) -> Step:
+    if attempt := view.active:
+        attempt.state, attempt.end_time = "Failed", rfc3339(view.now)
+        attempt.message = f"stopped after activeDeadlineSeconds {limit}"
+    step.requeue = [0.0]
+    step.finish = (Reason.DEADLINE, f"the job was active for longer than activeDeadlineSeconds {limit}")
+    return step.wait(Reason.WAITING_FOR_CLEANUP, step.finish[1])
+
+
+def _finished(view: View) -> Step:
+    """Let KubeRay take the cluster down after the driver's end; help where it does not. Then the job's own end."""
+    step = Step().wait(Reason.STOPPED, "the job has finished")
+    current = view.current
+    for ray_job in view.observed.of_kind(RAY_JOB.kind):
+        if deleting(ray_job):
+            continue
+        if current is None or name_of(ray_job) != current.ray_job:
+            step.delete.append(ray_job)
+        elif (ray_job.get("status") or {}).get("jobDeploymentStatus") not in TERMINAL:
+            reported = current.exit_code is not None
+            left = view.left(current.end_time, view.settings.report_grace_seconds) if reported else 0.0
+            if left:
+                step.requeue.append(left + 1.0)
+            else:
+                step.delete.append(ray_job)
+    ttl = view.context.spec.lifecycle.ttl_seconds_after_finished
+    if ttl is not None:
+        if left := view.left(view.status.completion_time, ttl):
+            step.requeue.append(left + 1.0)
+        else:
+            step.delete.append(view.observed.job)
+    return step
+
+
+def _backoff(view: View) -> float:
+    settings, failed = view.settings, max(1, view.status.failed_attempts)
+    return float(min(settings.retry_backoff_max_seconds, settings.retry_backoff_seconds * 2 ** min(failed - 1, 16)))
+
+
+def _no_kuberay(view: View) -> tuple[Reason, str, float]:
+    message = (
+        "KubeRay is not installed in this cluster (there is no kind RayJob of ray.io/v1); "
+        "the job goes on by itself once it is"
+    )
+    return Reason.KUBERAY_MISSING, message, view.settings.kuberay_recheck_seconds
+
+
+def _what_is_left(view: View) -> str:
+    kinds = [f"{kind} {name}" for (kind, name) in view.observed.children if kind in ("RayJob", "RayCluster")]
+    pods = [f"pod {name_of(pod)}" for pod in view.observed.ray_pods]
+    return f"waiting until these are gone: {', '.join(sorted(kinds + pods)[:10])}"

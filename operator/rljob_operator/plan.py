@@ -1,0 +1,176 @@
+"""From what was observed to what is to be written. Pure: no I/O, no clock; the same input gives the same plan."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from rljob_trainer.config.arithmetic import engine_count
+from rljob_trainer.config.checks import check
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.config.status import RLJobStatus
+
+from rljob_operator import cleanup, labels
+from rljob_operator.conditions import Conditions
+from rljob_operator.diff import needs_apply, stamped
+from rljob_operator.lifecycle import Step, advance, request, retriever_needed
+from rljob_operator.objects import Obj, deleting, name_of
+from rljob_operator.observe import Observed
+from rljob_operator.reasons import Reason
+from rljob_operator.render.children import Wanted, children
+from rljob_operator.render.context import Context
+from rljob_operator.render.rayjob import ray_job
+from rljob_operator.settings import Settings
+from rljob_operator.summary import summarise
+from rljob_operator.transitions import Happening, between
+from rljob_operator.view import View
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The writes of one reconcile, in this order."""
+
+    finalizer: Literal["add", "remove"] | None = None
+    """`add` comes first, `remove` last."""
+    apply: tuple[Obj, ...] = ()
+    """Server-side applies."""
+    create: tuple[Obj, ...] = ()
+    """Created, never applied: RayJobs."""
+    patch: tuple[tuple[Obj, list[dict[str, Any]]], ...] = ()
+    """JSON patches: scaling of RayClusters."""
+    delete: tuple[Obj, ...] = ()
+    status: dict[str, Any] | None = None
+    """The whole new status; None: unchanged."""
+    events: tuple[Happening, ...] = ()
+    requeue: float | None = None
+    """Seconds until the next look, if nothing happens before."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything is written."""
+        return bool(self.finalizer or self.apply or self.create or self.patch or self.delete or self.status)
+
+
+def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """What to write for a job as it was observed."""
+    job = observed.job
+    old = RLJobStatus.model_validate(job.get("status") or {})
+    if deleting(job):
+        end = cleanup.clean_up(observed, now, settings)
+        return Plan(
+            finalizer="remove" if end.done else None,
+            delete=end.delete,
+            events=end.events,
+            requeue=end.requeue,
+        )
+    problems, context = accept(observed, settings, started=old.attempt > 0)
+    if context is None or problems:
+        return _refused(observed, old, problems, now)
+    view = View(observed, context, old.model_copy(deep=True), now, settings)
+    step = advance(view)
+    summarise(view, step)
+    wanted = Wanted(
+        attempt=view.status.attempt,
+        request=request(view),
+        # Without KubeRay nothing that costs is made beforehand.
+        retriever=observed.kuberay or old.attempt > 0,
+        retriever_running=retriever_needed(view),
+    )
+    status = view.status.to_api()
+    return Plan(
+        finalizer=None if labels.FINALIZER in (job["metadata"].get("finalizers") or []) else "add",
+        apply=_applies(observed, children(context, wanted)),
+        create=_creates(context, step, view),
+        patch=_scaling(view),
+        delete=tuple(step.delete),
+        status=status if status != (job.get("status") or {}) else None,
+        events=tuple(between(old, view.status)),
+        requeue=min(step.requeue, default=None),
+    )
+
+
+def accept(observed: Observed, settings: Settings, *, started: bool) -> tuple[list[str], Context | None]:
+    """What is wrong with the job, as sentences, and the context to render it in when it can be read at all.
+
+    A job that has begun is not judged again: an operator of another version must not stop it.
+    """
+    raw = {key: value for key, value in observed.job.items() if key != "status"}
+    try:
+        job = RLJob.model_validate(raw)
+    except ValidationError as error:
+        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()], None
+    metadata = observed.job["metadata"]
+    context = Context(job=job, namespace=metadata["namespace"], uid=metadata["uid"], settings=settings)
+    if started:
+        return [], context
+    problems = [str(problem) for problem in check(job)]
+    if not problems:
+        try:
+            children(context, Wanted(attempt=0, request={}))
+            ray_job(context, 1, None)
+        except UserError as error:
+            problems = [error.message]
+    return problems, context
+
+
+def _refused(observed: Observed, old: RLJobStatus, problems: Iterable[str], now: datetime) -> Plan:
+    """Nothing is made for a job that cannot work; the condition says why."""
+    generation = observed.job["metadata"].get("generation", 0)
+    return _not_accepted(observed, old, Reason.INVALID_SPEC, "; ".join(problems), generation, now, None)
+
+
+def conflicting(observed: Observed, now: datetime, why: str) -> Plan:
+    """A child's name is taken by something that is not the job's: say so, and look again soon."""
+    old = RLJobStatus.model_validate(observed.job.get("status") or {})
+    generation = observed.job["metadata"].get("generation", 0)
+    return _not_accepted(observed, old, Reason.NAME_CONFLICT, why, generation, now, 15.0)
+
+
+def _not_accepted(
+    observed: Observed, old: RLJobStatus, reason: Reason, why: str, generation: int, now: datetime, again: float | None
+) -> Plan:
+    new = old.model_copy(deep=True)
+    conditions = Conditions(new.conditions, generation, now)
+    conditions.set("Accepted", False, reason, why)
+    new.conditions, new.observed_generation, new.message = conditions.all(), generation, why[:60000]
+    status = new.to_api()
+    changed = status != (observed.job.get("status") or {})
+    return Plan(status=status if changed else None, events=tuple(between(old, new)), requeue=again)
+
+
+def _applies(observed: Observed, wanted: list[Obj]) -> tuple[Obj, ...]:
+    return tuple(
+        stamped(child) for child in wanted if needs_apply(child, observed.child(child["kind"], name_of(child)))
+    )
+
+
+def _creates(context: Context, step: Step, view: View) -> tuple[Obj, ...]:
+    if step.create is None:
+        return ()
+    commit = view.status.last_commit
+    return (ray_job(context, step.create, commit.name if commit else None),)
+
+
+def _scaling(view: View) -> tuple[tuple[Obj, list[dict[str, Any]]], ...]:
+    """KubeRay ignores a changed RayJob once its cluster exists: the cluster's own group is patched, by its index."""
+    attempt = view.active
+    cluster = view.observed.ray_cluster(attempt.number) if attempt else None
+    if cluster is None or deleting(cluster):
+        return ()
+    wanted = engine_count(view.context.spec)
+    for index, group in enumerate(cluster["spec"].get("workerGroupSpecs") or []):
+        if group.get("groupName") == "rollout" and group.get("replicas") != wanted:
+            path = f"/spec/workerGroupSpecs/{index}"
+            return (
+                (
+                    copy.deepcopy(cluster),
+                    [
+                        {"op": "test", "path": f"{path}/groupName", "value": "rollout"},
+                        {"op": "add", "path": f"{path}/replicas", "value": wanted},
+                    ],
+                ),
+            )
+    return ()

@@ -1,0 +1,82 @@
+"""Every reason that the operator gives, in conditions and Events. docs/concepts/operator.md lists them; a test holds
+the two together."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Reasons of conditions; those marked E are Events as well."""
+
+    # Accepted
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"  # E
+    NAME_CONFLICT = "NameConflict"  # E
+    # RetrieverReady
+    RETRIEVER_READY = "RetrieverReady"  # E
+    RETRIEVER_STARTING = "RetrieverStarting"
+    RETRIEVER_TIMEOUT = "RetrieverStartTimeout"  # E
+    RETRIEVER_FAILING = "RetrieverFailing"  # E
+    SCALED_DOWN = "ScaledDown"
+    # ClusterReady
+    KUBERAY_MISSING = "KubeRayMissing"  # E
+    WAITING_FOR_RETRIEVER = "WaitingForRetriever"
+    WAITING_FOR_CLEANUP = "WaitingForCleanup"
+    WAITING_FOR_BACKOFF = "WaitingForBackoff"
+    PODS_STARTING = "PodsStarting"
+    UNSCHEDULABLE = "Unschedulable"  # E
+    IMAGE_PULL = "ImagePullFailed"  # E
+    CONFIG_ERROR = "ContainerConfigError"  # E
+    CRASHING = "ContainerCrashing"  # E
+    VOLUME_PENDING = "VolumePending"
+    CLUSTER_READY = "ClusterReady"  # E
+    POD_LOST = "PodLost"  # E
+    NO_ATTEMPT = "NoAttempt"
+    # Training
+    NOT_REPORTED = "NotReported"
+    TRAINING = "Training"  # E
+    STOPPED = "Stopped"
+    # Suspended
+    NOT_SUSPENDED = "NotSuspended"
+    SUSPENDING = "Suspending"  # E
+    SUSPENDED = "Suspended"  # E
+    RESUMED = "Resumed"  # E
+    # Complete, Failed
+    NOT_FINISHED = "NotFinished"
+    SUCCEEDED = "Succeeded"  # E
+    BACKOFF_LIMIT = "BackoffLimitExceeded"  # E
+    USER_ERROR = "UserError"  # E
+    DEADLINE = "DeadlineExceeded"  # E
+    # Events alone
+    ATTEMPT_STARTED = "AttemptStarted"
+    ATTEMPT_FAILED = "AttemptFailed"
+    ATTEMPT_SUSPENDED = "AttemptSuspended"
+    CLEANUP_TIMEOUT = "CleanupTimeout"
+
+
+EVENTS = frozenset(
+    {
+        Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY, Reason.RETRIEVER_TIMEOUT,
+        Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
+        Reason.CONFIG_ERROR, Reason.CRASHING, Reason.CLUSTER_READY, Reason.POD_LOST, Reason.TRAINING,
+        Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.BACKOFF_LIMIT,
+        Reason.USER_ERROR, Reason.DEADLINE, Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED,
+        Reason.ATTEMPT_SUSPENDED, Reason.CLEANUP_TIMEOUT,
+    }
+)  # fmt: skip
+"""Reasons that an Event is written for."""
+WARNINGS = frozenset(
+    {
+        Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT, Reason.RETRIEVER_FAILING,
+        Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL, Reason.CONFIG_ERROR, Reason.CRASHING,
+        Reason.POD_LOST, Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.DEADLINE, Reason.ATTEMPT_FAILED,
+        Reason.CLEANUP_TIMEOUT,
+    }
+)  # fmt: skip
+"""Reasons whose Event is a Warning."""
+EXIT_CODES = {
+    1: "the driver failed",
+    2: "the driver found a mistake in the job (exit 2)",
+    3: "the driver lost its Lease (exit 3)",
+    4: "the driver was suspended after a commit (exit 4)",
+}
+"""What the driver's exit codes mean."""

@@ -1,0 +1,127 @@
+"""One reconcile: observe, plan, write. Every write may be the last one before a crash."""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rljob_operator import labels
+from rljob_operator.kube import ApiError, Kube, event
+from rljob_operator.objects import RAY_CLUSTER, RLJOB, Obj, controlled_by, kind_of, name_of, rfc3339
+from rljob_operator.observe import Observed, observe
+from rljob_operator.plan import Plan, conflicting, plan
+from rljob_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class NameConflictError(Exception):
+    """A child's name is taken by something that is not the job's."""
+
+
+async def reconcile(
+    kube: Kube, namespace: str, name: str, settings: Settings, now: datetime | None = None
+) -> tuple[float | None, Observed | None]:
+    """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
+    what was observed (None: there is no such job). Raises ApiError."""
+    now = now or datetime.now(UTC)
+    observed = await observe(kube, namespace, name)
+    if observed is None:
+        return None, None
+    wanted = plan(observed, now, settings)
+    try:
+        await _write(kube, observed, wanted, now)
+    except NameConflictError as conflict:
+        wanted = conflicting(observed, now, str(conflict))
+        await _write(kube, observed, wanted, now)
+    return wanted.requeue, observed
+
+
+async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:
+    job = observed.job
+    if wanted.finalizer == "add":
+        job = await _set_finalizers(kube, job, [*_finalizers(job), labels.FINALIZER])
+        observed.job["metadata"]["resourceVersion"] = job["metadata"]["resourceVersion"]
+        observed.job["metadata"]["finalizers"] = _finalizers(job)
+    for child in wanted.apply:
+        if observed.child(child["kind"], name_of(child)) is None:
+            await _check_free(kube, observed.job, child)
+        await kube.apply(child)
+    for child in wanted.create:
+        await _create(kube, observed.job, child)
+    for target, operations in wanted.patch:
+        await kube.patch(RAY_CLUSTER, target["metadata"]["namespace"], name_of(target), operations)
+    for child in wanted.delete:
+        await kube.delete(kind_of(child), child["metadata"]["namespace"], name_of(child), child["metadata"]["uid"])
+    if wanted.status is not None:
+        await _write_status(kube, observed.job, wanted.status)
+    for happening in wanted.events:
+        name = happening.name(observed.name, job["metadata"]["uid"], rfc3339(now))
+        logger.info("%s/%s: %s: %s", job["metadata"]["namespace"], observed.name, happening.reason, happening.message)
+        body = event(observed.job, name, happening.kind, str(happening.reason), happening.message, rfc3339(now))
+        try:
+            await kube.create(body)
+        except ApiError as error:
+            # An Event is a courtesy: the status says the same. 409: written before a crash.
+            if error.status != 409:
+                logger.warning("Event %s of %s was not written: %s", happening.reason, observed.name, error)
+    if wanted.finalizer == "remove":
+        await _set_finalizers(kube, observed.job, [f for f in _finalizers(observed.job) if f != labels.FINALIZER])
+
+
+def _finalizers(job: Obj) -> list[str]:
+    return list(job["metadata"].get("finalizers") or [])
+
+
+async def _set_finalizers(kube: Kube, job: Obj, finalizers: list[str]) -> Obj:
+    metadata = job["metadata"]
+    # The version makes the write fail when anything has changed since: lists cannot be merged.
+    body = {"metadata": {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}}
+    return await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body)
+
+
+async def _check_free(kube: Kube, job: Obj, child: Obj) -> None:
+    """A forced apply would take over whatever has the name."""
+    existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
+    if existing is not None:
+        _check_own(job, child, existing)
+
+
+async def _create(kube: Kube, job: Obj, child: Obj) -> None:
+    try:
+        await kube.create(child)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
+        if existing is not None:
+            _check_own(job, child, existing)
+
+
+def _check_own(job: Obj, child: Obj, existing: Obj) -> None:
+    if not controlled_by(existing, job["metadata"]["uid"]):
+        raise NameConflictError(
+            f"{child['kind']} {name_of(child)} exists and does not belong to this job: rename the job or remove it"
+        )
+
+
+async def _write_status(kube: Kube, job: Obj, status: Mapping[str, Any]) -> None:
+    metadata = job["metadata"]
+    body = {
+        "metadata": {"resourceVersion": metadata["resourceVersion"]},
+        "status": merge_patch(job.get("status") or {}, status),
+    }
+    await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body, subresource="status")
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7386) from one map to another."""
+    patch: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            if inner := merge_patch(before, value):
+                patch[key] = inner
+        elif before != value:
+            patch[key] = value
+    return patch

@@ -1,0 +1,146 @@
+"""The status that a user reads: conditions, phase, message and pod counts."""
+
+from rljob_trainer.config.arithmetic import engine_count, trains
+from rljob_trainer.config.status import GroupStatus, Phase
+
+from rljob_operator import labels
+from rljob_operator.conditions import Conditions
+from rljob_operator.lifecycle import Step, retriever_needed
+from rljob_operator.objects import rfc3339
+from rljob_operator.reasons import Reason
+from rljob_operator.trouble import begun, find
+from rljob_operator.view import View
+
+
+def summarise(view: View, step: Step) -> None:
+    """Bring `view.status` in line with what was observed and with the step that is taken."""
+    status, generation = view.status, view.observed.job["metadata"].get("generation", 0)
+    conditions = Conditions(status.conditions, generation, view.now)
+    status.observed_generation = generation
+    conditions.set("Accepted", True, Reason.VALID)
+    _finish(view, step, conditions)
+    status.conditions = conditions.all()  # what follows asks whether the job is finished
+    _groups(view)
+    _retriever(view, conditions)
+    _cluster(view, step, conditions)
+    _training(view, conditions)
+    _suspended(view, conditions)
+    status.conditions = conditions.all()
+    status.phase, status.message = _phase(view, step, conditions)
+
+
+def _finish(view: View, step: Step, conditions: Conditions) -> None:
+    status = view.status
+    if step.finish:
+        reason, message = step.finish
+        conditions.set("Complete", reason is Reason.SUCCEEDED, reason, message)
+        conditions.set("Failed", reason is not Reason.SUCCEEDED, reason, message)
+        status.completion_time = rfc3339(view.now)
+    elif view.finished:
+        for kind in ("Complete", "Failed"):
+            if old := conditions.get(kind):
+                conditions.set(kind, old.status == "True", Reason(old.reason), old.message)
+    else:
+        conditions.set("Complete", False, Reason.NOT_FINISHED)
+        conditions.set("Failed", False, Reason.NOT_FINISHED)
+
+
+def _groups(view: View) -> None:
+    status, spec, name = view.status, view.context.spec, view.context.name
+    on = view.active is not None
+    status.head = GroupStatus(desired=int(on), ready=view.ready("head"))
+    trainers = spec.trainer.replicas if on and trains(spec) else 0
+    status.trainer = GroupStatus(desired=trainers, ready=view.ready("trainer"))
+    status.rollout = GroupStatus(desired=engine_count(spec) if on else 0, ready=view.ready("rollout"))
+    retrievers = spec.retriever.replicas if spec.retriever and retriever_needed(view) else 0
+    status.retriever = GroupStatus(desired=retrievers, ready=view.retriever_ready if spec.retriever else 0)
+    status.rollout_replicas = len(view.observed.group("rollout", status.attempt)) if status.attempt else 0
+    status.rollout_selector = f"{labels.JOB}={name},{labels.GROUP}=rollout"
+
+
+def _retriever(view: View, conditions: Conditions) -> None:
+    if view.context.spec.retriever is None:
+        conditions.drop("RetrieverReady")
+        return
+    group = view.status.retriever
+    if not retriever_needed(view):
+        conditions.set("RetrieverReady", False, Reason.SCALED_DOWN, "no pods while the job is suspended or finished")
+    elif group.ready:
+        conditions.set("RetrieverReady", True, Reason.RETRIEVER_READY, f"{group.ready} of {group.desired} pods ready")
+    elif trouble := find(view.retriever_pods):
+        reason = Reason.UNSCHEDULABLE if trouble.reason is Reason.UNSCHEDULABLE else Reason.RETRIEVER_FAILING
+        conditions.set("RetrieverReady", False, reason, trouble.message)
+    elif view.retriever_timed_out:
+        seconds = view.context.spec.retriever.startup_timeout_seconds
+        conditions.set("RetrieverReady", False, Reason.RETRIEVER_TIMEOUT, f"not ready within {seconds:.0f} s")
+    else:
+        conditions.set(
+            "RetrieverReady", False, Reason.RETRIEVER_STARTING, "preparing data, building or loading the index"
+        )
+
+
+def _cluster(view: View, step: Step, conditions: Conditions) -> None:
+    status, attempt = view.status, view.active
+    if attempt is None or view.observed.ray_job(attempt.number) is None:
+        conditions.set("ClusterReady", False, step.waiting, step.message)
+        return
+    groups = {"head": status.head, "trainer": status.trainer, "rollout": status.rollout}
+    counts = ", ".join(f"{name} {group.ready}/{group.desired}" for name, group in groups.items())
+    if all(group.ready >= group.desired for group in groups.values()):
+        conditions.set("ClusterReady", True, Reason.CLUSTER_READY, f"all pods ready: {counts}")
+        return
+    if trouble := find(pod for pod in view.observed.ray_pods):
+        conditions.set("ClusterReady", False, trouble.reason, trouble.message)
+        return
+    was_ready = conditions.true("ClusterReady") or attempt.state == "Running"
+    conditions.set(
+        "ClusterReady", False, Reason.POD_LOST if was_ready else Reason.PODS_STARTING, f"pods ready: {counts}"
+    )
+
+
+def _training(view: View, conditions: Conditions) -> None:
+    attempt = view.active
+    if attempt and attempt.state == "Running":
+        conditions.set("Training", True, Reason.TRAINING, f"attempt {attempt.number} is running")
+    elif attempt:
+        conditions.set("Training", False, Reason.NOT_REPORTED, "the driver has not reported yet")
+    else:
+        reason = Reason.STOPPED if view.current else Reason.NO_ATTEMPT
+        conditions.set("Training", False, reason)
+
+
+def _suspended(view: View, conditions: Conditions) -> None:
+    old = conditions.get("Suspended")
+    if view.wants_suspend and not view.finished:
+        if view.active or view.occupied:
+            conditions.set(
+                "Suspended", False, Reason.SUSPENDING, "waiting for the commit, then for the pods to be gone"
+            )
+        else:
+            commit = view.status.last_commit
+            where = f"at step {commit.step}" if commit else "from the beginning"
+            conditions.set("Suspended", True, Reason.SUSPENDED, f"suspended by the user; will resume {where}")
+    elif old and old.reason in (Reason.SUSPENDED, Reason.SUSPENDING, Reason.RESUMED) and not view.finished:
+        conditions.set("Suspended", False, Reason.RESUMED)
+    else:
+        conditions.set("Suspended", False, Reason.NOT_SUSPENDED)
+
+
+def _phase(view: View, step: Step, conditions: Conditions) -> tuple[Phase, str]:
+    for kind, phase in (("Complete", "Succeeded"), ("Failed", "Failed")):
+        if (found := conditions.get(kind)) and found.status == "True":
+            return phase, found.message  # type: ignore[return-value]
+    cluster, retriever, suspended = (conditions.get(c) for c in ("ClusterReady", "RetrieverReady", "Suspended"))
+    why = cluster.message if cluster else ""
+    if view.wants_suspend:
+        return ("Suspended" if conditions.true("Suspended") else "Suspending"), suspended.message if suspended else ""
+    if attempt := view.active:
+        if attempt.state == "Running":
+            return "Running", "" if conditions.true("ClusterReady") else why
+        return "Starting", why
+    if view.current and view.current.state == "Failed":
+        return "Retrying", f"attempt {view.current.number} failed: {view.current.message}"
+    if step.waiting is Reason.WAITING_FOR_RETRIEVER and retriever:
+        # Nothing of the job runs before its first container does.
+        return ("Preparing" if any(begun(pod) for pod in view.retriever_pods) else "Pending"), retriever.message
+    return "Pending", step.message

@@ -1,0 +1,84 @@
+"""Why pods do not start: what their status says, in one reason and one sentence."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rljob_operator.objects import Obj, condition, deleting, name_of
+from rljob_operator.reasons import Reason
+
+_WAITING = {
+    "ImagePullBackOff": Reason.IMAGE_PULL,
+    "ErrImagePull": Reason.IMAGE_PULL,
+    "ErrImageNeverPull": Reason.IMAGE_PULL,
+    "InvalidImageName": Reason.IMAGE_PULL,
+    "CreateContainerConfigError": Reason.CONFIG_ERROR,
+    "CreateContainerError": Reason.CONFIG_ERROR,
+    "RunContainerError": Reason.CONFIG_ERROR,
+    "CrashLoopBackOff": Reason.CRASHING,
+}
+_ORDER = (Reason.CONFIG_ERROR, Reason.CRASHING, Reason.IMAGE_PULL, Reason.UNSCHEDULABLE)
+_LONGEST = 1000
+"""Characters kept of a message."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps pods from starting."""
+
+    reason: Reason
+    message: str
+
+
+def ready(pod: Obj) -> bool:
+    """Whether a pod is ready (and not on its way out)."""
+    return condition(pod, "Ready").get("status") == "True" and not deleting(pod)
+
+
+def ended(pod: Obj) -> bool:
+    """Whether all of a pod's containers have ended for good."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def begun(pod: Obj) -> bool:
+    """Whether any container of the pod has started."""
+    return any("running" in state or "terminated" in state for _, state in _states(pod))
+
+
+def find(pods: Iterable[Obj]) -> Trouble | None:
+    """The gravest trouble among the pods; None when they are merely not ready yet."""
+    troubles = sorted(
+        (trouble for pod in pods for trouble in _of(pod)), key=lambda trouble: _ORDER.index(trouble.reason)
+    )
+    return troubles[0] if troubles else None
+
+
+def _of(pod: Obj) -> Iterator[Trouble]:
+    if deleting(pod):
+        return
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        yield Trouble(Reason.UNSCHEDULABLE, f"pod {name_of(pod)}: {_cut(scheduled.get('message', ''))}")
+    for status in _statuses(pod):
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        if reason := _WAITING.get(waiting.get("reason", "")):
+            last = (status.get("lastState") or {}).get("terminated") or {}
+            said = last.get("message") or waiting.get("message") or waiting["reason"]
+            code = f" (exit {last['exitCode']})" if "exitCode" in last else ""
+            yield Trouble(reason, f"pod {name_of(pod)}, container {status['name']}{code}: {_cut(said)}")
+
+
+def _statuses(pod: Obj) -> list[Obj]:
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def _states(pod: Obj) -> Iterator[tuple[str, Obj]]:
+    for status in _statuses(pod):
+        for state in (status.get("state") or {}, status.get("lastState") or {}):
+            yield status["name"], state
+
+
+def _cut(text: str) -> str:
+    # The end of a log says more than its beginning.
+    text = text.strip()
+    return text if len(text) <= _LONGEST else f"… {text[-_LONGEST:]}"

@@ -1,0 +1,122 @@
+"""Whether an attempt has ended, and how: from the driver's report first, from KubeRay and the pods where it is silent.
+
+An attempt has succeeded only by the driver's own word (exit 0) and with every step trained.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from rljob_trainer.config.status import AttemptStatus
+
+from rljob_operator.objects import Obj, condition, deleting, parse_time
+from rljob_operator.observe import Observed, Progress
+from rljob_operator.reasons import EXIT_CODES
+from rljob_operator.settings import Settings
+from rljob_operator.trouble import Trouble, ended
+
+USER_ERROR, SUSPENDED = 2, 4
+TERMINAL = ("Complete", "Failed", "ValidationFailed")
+"""`jobDeploymentStatus` of a RayJob that has ended."""
+_EXIT = re.compile(r"exit code (\d+)")
+_LONGEST = 2000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an attempt ended."""
+
+    state: Literal["Succeeded", "Failed", "Suspended"]
+    message: str
+    exit_code: int | None = None
+
+
+def judge(
+    observed: Observed, attempt: AttemptStatus, trouble: Trouble | None, now: datetime, settings: Settings
+) -> Verdict | None:
+    """The verdict on a current attempt; None while it goes on."""
+    report = observed.progress()
+    report = report if report and report.attempt == attempt.number else None
+    ray_job = observed.ray_job(attempt.number)
+    started = attempt.state == "Running"
+    # Once a RayJob has ended KubeRay takes its pods away: a head that is gone then says nothing.
+    over = ((ray_job or {}).get("status") or {}).get("jobDeploymentStatus") in TERMINAL
+    return (
+        _reported(report)
+        or _ray_job(ray_job, report, started, now, settings)
+        or (_head_lost(observed, attempt) if started and ray_job and not over else None)
+        or (None if started else _never_started(attempt, trouble, now, settings))
+    )
+
+
+def _reported(report: Progress | None) -> Verdict | None:
+    if report is None or report.state not in ("Succeeded", "Failed", "Suspended"):
+        return None
+    code, said = report.exit_code, report.message or ""
+    if report.state == "Succeeded":
+        if code != 0:
+            return Verdict("Failed", f"the driver reports success with exit code {code}", code)
+        if report.step != report.total_steps or not report.total_steps:
+            steps = f"{report.step} of {report.total_steps} steps"
+            return Verdict("Failed", f"the driver reports success after {steps}", code)
+        return Verdict("Succeeded", f"all {report.total_steps} steps are done", 0)
+    if report.state == "Suspended":
+        return Verdict("Suspended", said or EXIT_CODES[SUSPENDED], code)
+    return Verdict("Failed", said or EXIT_CODES.get(code or 1, f"the driver ended with exit code {code}"), code)
+
+
+def _ray_job(
+    ray_job: Obj | None, report: Progress | None, started: bool, now: datetime, settings: Settings
+) -> Verdict | None:
+    if ray_job is None or deleting(ray_job):
+        # A RayJob that has not been made yet is no failure; one that ran and is gone is.
+        return Verdict("Failed", "the RayJob was deleted while it ran") if started else None
+    status = ray_job.get("status") or {}
+    deployment, message = status.get("jobDeploymentStatus", ""), (status.get("message") or "").strip()
+    if deployment == "ValidationFailed":
+        return Verdict("Failed", f"KubeRay refuses the RayJob: {message}")
+    if deployment not in TERMINAL:
+        return None
+    if _within(status.get("endTime"), now, settings.report_grace_seconds):
+        return None  # the driver's own report says more, and may be on its way
+    if deployment == "Complete":
+        at = f", last at step {report.step} of {report.total_steps}" if report else ""
+        return Verdict("Failed", f"the driver ended without reporting success{at}")
+    code = int(found[-1]) if (found := _EXIT.findall(message)) else None
+    if code == SUSPENDED:
+        return Verdict("Suspended", EXIT_CODES[SUSPENDED], code)
+    return Verdict("Failed", f"RayJob: {status.get('reason', 'Failed')}: {message[-_LONGEST:]}", code)
+
+
+def _head_lost(observed: Observed, attempt: AttemptStatus) -> Verdict | None:
+    heads = observed.group("head", attempt.number)
+    alive = [pod for pod in heads if not ended(pod)]
+    if alive:
+        return None
+    why = next((text for pod in heads if (text := _why_ended(pod))), "its pod is gone")
+    return Verdict("Failed", f"the Ray head, which runs the driver, was lost: {why}")
+
+
+def _why_ended(pod: Obj) -> str:
+    status = pod.get("status") or {}
+    for container in status.get("containerStatuses") or []:
+        end = (container.get("state") or {}).get("terminated") or {}
+        if end:
+            return f"container {container['name']} ended ({end.get('reason', 'Error')}, exit {end.get('exitCode')})"
+    return status.get("message") or status.get("reason") or condition(pod, "DisruptionTarget").get("message") or ""
+
+
+def _never_started(
+    attempt: AttemptStatus, trouble: Trouble | None, now: datetime, settings: Settings
+) -> Verdict | None:
+    if trouble and trouble.reason == "Unschedulable":
+        return None  # waiting for free capacity is no failure, however long
+    if _within(attempt.start_time, now, settings.start_timeout_seconds):
+        return None
+    why = f": {trouble.message}" if trouble else ""
+    return Verdict("Failed", f"the driver did not report within {settings.start_timeout_seconds:.0f} s{why}")
+
+
+def _within(since: str | None, now: datetime, seconds: float) -> bool:
+    return since is not None and now - parse_time(since) < timedelta(seconds=seconds)

@@ -1,0 +1,125 @@
+"""One job as a plan sees it: what was observed, and the new status in the making."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from rljob_trainer.config.status import AttemptStatus, CommitStatus, RLJobStatus
+
+from rljob_operator import names
+from rljob_operator.conditions import holds
+from rljob_operator.objects import Obj, condition, parse_time
+from rljob_operator.observe import Observed, Progress
+from rljob_operator.render.context import Context
+from rljob_operator.settings import Settings
+from rljob_operator.trouble import ready
+
+STAGES = ("", "Prepare", "SFT", "RL", "Evaluate", "Done")
+
+
+@dataclass
+class View:
+    """Observed and status of one job. `status` starts as a copy of the old one and is changed in place."""
+
+    observed: Observed
+    context: Context
+    status: RLJobStatus
+    now: datetime
+    settings: Settings
+    report: Progress | None = field(init=False)
+    """The driver's report, when it is the current attempt's."""
+
+    def __post_init__(self) -> None:
+        report = self.observed.progress()
+        self.report = report if report and report.attempt == self.status.attempt else None
+
+    @property
+    def current(self) -> AttemptStatus | None:
+        """The latest attempt."""
+        return self.status.attempts[-1] if self.status.attempts else None
+
+    @property
+    def active(self) -> AttemptStatus | None:
+        """The latest attempt while it goes on."""
+        current = self.current
+        return current if current and current.state in ("Starting", "Running") else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended for good."""
+        return holds(self.status, "Complete") or holds(self.status, "Failed")
+
+    @property
+    def wants_suspend(self) -> bool:
+        """Whether the user wants the job suspended."""
+        return self.context.spec.lifecycle.suspend
+
+    @property
+    def occupied(self) -> bool:
+        """Whether anything of a Ray cluster is still there."""
+        observed = self.observed
+        return bool(observed.of_kind("RayJob") or observed.of_kind("RayCluster") or observed.ray_pods)
+
+    @property
+    def retriever_pods(self) -> list[Obj]:
+        """Pods of the retriever."""
+        return self.observed.group("retriever")
+
+    @property
+    def retriever_ready(self) -> int:
+        """Retriever pods that answer, by the Deployment's word; 0 while the Deployment is being changed."""
+        deployment = self.observed.child("Deployment", names.retriever(self.context.name))
+        status = (deployment or {}).get("status") or {}
+        if deployment is None or status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+            return 0
+        return min(int(status.get("readyReplicas") or 0), int(deployment["spec"].get("replicas") or 0))
+
+    @property
+    def retriever_timed_out(self) -> bool:
+        """Whether the Deployment has given up on its deadline."""
+        deployment = self.observed.child("Deployment", names.retriever(self.context.name))
+        return (
+            bool(deployment) and condition(deployment or {}, "Progressing").get("reason") == "ProgressDeadlineExceeded"
+        )
+
+    def ready(self, group: str) -> int:
+        """Ready pods of a group of the current attempt."""
+        return sum(ready(pod) for pod in self.observed.group(group, self.status.attempt))
+
+    def left(self, since: str | None, seconds: float) -> float:
+        """Seconds until `seconds` after `since`; 0 when that is past or there is no `since`."""
+        if since is None:
+            return 0.0
+        return max(0.0, (parse_time(since) + timedelta(seconds=seconds) - self.now).total_seconds())
+
+    def active_seconds(self) -> float:
+        """Seconds that attempts have run, waits between them left out."""
+        total = 0.0
+        for attempt in self.status.attempts:
+            if attempt.start_time:
+                end = parse_time(attempt.end_time) if attempt.end_time else self.now
+                total += max(0.0, (end - parse_time(attempt.start_time)).total_seconds())
+        return total
+
+    def fold_report(self) -> None:
+        """Take what the driver reports into the status."""
+        report, status = self.report, self.status
+        if report is None:
+            return
+        status.stage = report.stage if report.stage in STAGES else ""  # type: ignore[assignment]
+        status.step, status.total_steps = report.step, report.total_steps
+        status.progress = f"{report.step}/{report.total_steps}"
+        status.policy_version = report.policy_version
+        status.reward = status.reward if report.reward is None else _short(report.reward)
+        if report.tokens_per_second is not None:
+            status.tokens_per_second = f"{report.tokens_per_second:.0f}"
+        scores = {name: _short(score) for name, score in report.evaluation.items() if score is not None}
+        status.evaluation = dict(list(scores.items())[:64])
+        status.last_progress_time = report.time
+        if commit := report.last_commit:
+            status.last_commit = CommitStatus(
+                name=commit.name, step=commit.step, policy_version=commit.policy_version, time=commit.time
+            )
+
+
+def _short(number: float) -> str:
+    return f"{number:.4g}"
