@@ -124,12 +124,10 @@ def _unknown(location: Location, model: type[BaseModel]) -> str:
     name = str(location[-1])
     parent = _model_at(location[:-1], model)
     names = _aliases(parent) if parent else []
-    meant = _meant(name, names)
-    if not meant:
-        elsewhere = [path for path in field_paths(model) if path.rsplit(".", 1)[-1] == name]
-        if 0 < len(elsewhere) <= 3:
-            meant = f"; did you mean {' or '.join(elsewhere)}?"
-    return f"unknown field{meant}"
+    elsewhere = [path for path in field_paths(model) if path.rsplit(".", 1)[-1] == name]
+    if 0 < len(elsewhere) <= 3:
+        return f"unknown field; did you mean {' or '.join(elsewhere)}?"
+    return f"unknown field{_meant(name, names)}"
 
 
 def _meant(name: str, names: list[str]) -> str:

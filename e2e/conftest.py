@@ -1,0 +1,51 @@
+"""The cluster that tests marked `cluster` run against: $KUBECONFIG when it is set, else one of our own."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.paths import Paths
+from e2e.support.kubectl import Kubectl
+from e2e.support.wait import wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Path of an admin's kubeconfig, with kubectl on the PATH.
+
+    Without $KUBECONFIG a cluster is brought up, a control plane alone when no selected test needs nodes. It is taken
+    down again unless it was up before.
+    """
+    given = os.environ.get("KUBECONFIG")
+    if given:
+        if not shutil.which("kubectl"):
+            pytest.fail("KUBECONFIG is set, but there is no kubectl on the PATH")
+        yield given
+        return
+    cluster = Cluster(Paths.from_env())
+    was_up = cluster.mode() is not None
+    nodes = any("installed_operator" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    cluster.up(control_plane_only=not nodes)
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{cluster.tools()}{os.pathsep}{path}"
+    yield str(cluster.paths.admin_kubeconfig)
+    os.environ["PATH"] = path
+    if not was_up:
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def installed_crd(kubeconfig: str) -> Kubectl:
+    """kubectl on a cluster that serves our CRD, as it stands in crds/."""
+    kubectl = Kubectl(kubeconfig)
+    name = "rljobs.rljob.io"
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds/rljobs.yaml"))
+    kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    wait_for("discovery of rljobs", lambda: "rljobs" in kubectl("api-resources", "--api-group=rljob.io"), seconds=30)
+    return kubectl
