@@ -22,7 +22,8 @@ from .paths import Paths
 from .run import ClusterError, Word, lock, run, say, write
 from .settings import IMAGE_PACKAGES
 
-BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv", "tzdata")
+# Without pip, or venv, which brings it: what runs in a pod cannot install anything. Build stages add what they need.
+BASE_PACKAGES = ("ca-certificates", "python3", "tzdata")
 
 # Nothing is signed here, and nothing is pulled.
 _POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
