@@ -1,0 +1,1 @@
+"""Training backends: one module each, imported only when used."""

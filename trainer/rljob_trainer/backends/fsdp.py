@@ -1,0 +1,311 @@
+"""The `fsdp` backend: one training rank over a transformers model, on CPU (gloo) or GPU (NCCL).
+
+With several ranks, or below float32, parameters are sharded by FSDP2. A single float32 rank trains the plain module:
+there is nothing to shard, and on a CPU the hooks cost more than a small model's step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rljob_trainer.backends import process
+from rljob_trainer.backends.errors import NonFiniteError
+from rljob_trainer.backends.meters import Meters
+from rljob_trainer.backends.microbatch import MicroBatch, Row, collate, plan
+from rljob_trainer.backends.policy import Policy
+from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
+from rljob_trainer.backends.schedule import learning_rate
+from rljob_trainer.backends.shards import full, parameters, shard_policy
+from rljob_trainer.backends.state import load_state, save_state
+from rljob_trainer.checkpoint.files import FileEntry
+from rljob_trainer.config import RLJob
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.optimizer import OptimizerSpec
+from rljob_trainer.models import build_model, load_tokenizer
+from rljob_trainer.models.build import DTYPES
+from rljob_trainer.rollout.types import TrainSample
+from rljob_trainer.weights.arrays import Array, to_array
+
+Stage = Literal["sft", "rl"]
+
+
+class SftRowLike(Protocol):
+    """A demonstration: ids, and 1 where the loss is taken."""
+
+    @property
+    def input_ids(self) -> Sequence[int]: ...
+
+    @property
+    def loss_mask(self) -> Sequence[int]: ...
+
+
+class FsdpRank:
+    """One rank. All ranks call the same methods in the same order, each with its own share of the batch.
+
+    Normalisers are totals over all ranks, so that the loss and the gradient are those of the whole batch however it
+    is shared out; a rank may get fewer rows than another, or none.
+    """
+
+    def __init__(self, job: RLJob, job_dir: str | Path, rank: int, world_size: int) -> None:
+        self.spec, self.job_dir, self.rank, self.world_size = job.spec, Path(job_dir), rank, world_size
+        trainer = self.spec.trainer
+        self.device = torch.device("cuda" if trainer.gpus_per_replica else "cpu")
+        self.dtype = DTYPES[self.spec.model.dtype]
+        if self.dtype == torch.float16:
+            raise UserError(
+                "spec.model.dtype: the fsdp backend does not train in float16 (its range needs loss scaling)",
+                hint="use bfloat16, or float32 on CPU",
+            )
+        self.sharded = world_size > 1 or self.dtype != torch.float32
+        self.stage: Stage = "sft"
+        self.rendezvous: process.Rendezvous | None = None
+        self.tokenizer: Any = None
+        self.policy: Policy
+        self.reference: Policy | None = None
+        self.optimizer: torch.optim.AdamW
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def open_rendezvous(self) -> tuple[str, int]:
+        """On rank 0: open the store where the ranks meet, and say where it is."""
+        host = process.host_address()
+        self.rendezvous = process.Rendezvous(host, self.world_size, self.spec.trainer.rank_timeout_seconds)
+        return host, self.rendezvous.port
+
+    def setup(self, host: str, port: int) -> None:
+        """Set threads and determinism, and join the other ranks."""
+        torch.set_num_threads(self.spec.trainer.threads_per_rank)
+        deterministic = self.spec.deterministic if self.spec.deterministic is not None else self.device.type == "cpu"
+        torch.use_deterministic_algorithms(deterministic)
+        # Deterministic mode would also fill every fresh tensor with NaN, to find reads of unset memory: slow.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        if self.device.type == "cuda":
+            torch.cuda.set_device(0)  # Ray shows a rank its own GPU alone.
+        if self.sharded:
+            process.join(
+                host, port, self.rank, self.world_size, self.spec.trainer.rank_timeout_seconds,
+                device=self.device, rendezvous=self.rendezvous,
+            )  # fmt: skip
+
+    def load(self, commit_dir: str | Path | None) -> Stage:
+        """Take over weights, optimizer, reference and generators from a commit, or start from `spec.model`.
+
+        Returns the stage that the state belongs to.
+        """
+        self.tokenizer = self.tokenizer or load_tokenizer(self.spec.model, self.job_dir)
+        self.policy = self._new_policy(load=commit_dir is None)
+        torch.manual_seed(self.spec.seed + self.rank)
+        self.stage, self.reference = "sft", None
+        self.optimizer = self._new_optimizer(self.spec.sft.optimizer if self.spec.sft else self.spec.optimizer)
+        if commit_dir is not None:
+            load_state(self, commit_dir)
+        return self.stage
+
+    def begin_rl(self) -> None:
+        """From here on reinforcement learning: freeze the reference (the weights now, or `checkpoint.refLoad`), and
+        start a new optimizer. Does nothing when already there (resumed)."""
+        if self.stage == "rl":
+            return
+        self.enter_rl()
+        if self.reference is not None and self.spec.checkpoint.ref_load is None:
+            for (_, mine), (_, frozen) in zip(parameters(self.policy), parameters(self.reference), strict=True):
+                with torch.no_grad():
+                    frozen.copy_(mine)
+
+    def enter_rl(self) -> None:
+        """Stage `rl` with a reference (its weights still to come, unless `refLoad` gives them) and a new optimizer."""
+        self.stage = "rl"
+        kl = self.spec.algorithm.kl
+        self.reference = None
+        if kl.monitor or kl.loss_coef > 0:
+            self.reference = self._new_policy(load=False, path=self.spec.checkpoint.ref_load).eval()
+            self.reference.requires_grad_(False)
+        self.optimizer = self._new_optimizer(self.spec.optimizer)
+        if self.spec.trainer.recompute.granularity == "full":
+            _recompute(self.policy)
+
+    def close(self) -> None:
+        """Leave the other ranks."""
+        if self.sharded:
+            process.leave()
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def sft_step(self, rows: Sequence[SftRowLike], *, lr_step: int, total_steps: int) -> dict[str, float]:
+        """One optimizer step on demonstrations: mean cross entropy over the trained tokens of the global batch."""
+        if self.stage != "sft" or self.spec.sft is None:
+            raise RuntimeError("sft_step: not in the stage of supervised fine-tuning")
+        data = [Row(row.input_ids, row.loss_mask) for row in rows]
+        totals = process.all_reduce(torch.tensor([sum(sum(row.mask[1:]) for row in data), len(data)]))
+        tokens = int(totals[0])
+        if tokens == 0:
+            raise ValueError("sft_step: no trained token in the whole batch")
+        meters = Meters(("loss",))
+
+        def loss_of(batch: MicroBatch) -> Tensor:
+            logprobs, _ = self._forward(self.policy, batch)
+            loss = -logprobs.sum() / tokens
+            meters.add(loss=loss.detach().double())
+            return loss
+
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in self._batches(data):
+            loss_of(batch).backward()  # type: ignore[no-untyped-call]
+        loss = meters.reduce()["loss"]
+        norm, lr = self._apply(self.spec.sft.optimizer, loss, lr_step, total_steps, f"SFT step {lr_step}")
+        return {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": float(tokens), "rows": float(totals[1])}
+
+    def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """Log-probabilities of the response tokens under the weights as they are, 0 where not trained.
+
+        Wanted once per rollout, before its first step, when it has several steps (`old_logprobs` of `rl_step`).
+        """
+        trained = self._trained_logprobs([to_row(sample) for sample in samples])
+        result = []
+        for sample, values in zip(samples, trained, strict=True):
+            source, first = iter(values), 1 if not sample.prompt_ids else 0
+            result.append([next(source) if mask and at >= first else 0.0 for at, mask in enumerate(sample.loss_mask)])
+        return result
+
+    def rl_step(
+        self,
+        samples: Sequence[TrainSample],
+        *,
+        lr_step: int,
+        total_steps: int,
+        old_logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step on this rank's share of the batch. Metrics are those of the global batch.
+
+        `old_logprobs` come from `compute_logprobs` at the start of the rollout. Without them the policy is its own old
+        policy (one step per rollout): the ratio is 1 exactly. Raises NonFiniteError, weights untouched.
+        """
+        if self.stage != "rl":
+            raise RuntimeError("rl_step before begin_rl")
+        algorithm = self.spec.algorithm
+        rows = [to_row(sample) for sample in samples]
+        totals = count(samples, rows)
+        if totals.samples == 0:
+            raise ValueError("rl_step: the batch is empty")
+        loss_of = RlLoss(algorithm, samples, totals, old_logprobs, self.device)
+        if loss_of.needs_logprobs_first:
+            loss_of.set_batch_weights(loss_of.old or self._trained_logprobs(rows))
+        entropy_mode = "gradient" if algorithm.entropy_coef else "value"
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in self._batches(rows):
+            ref = None
+            if self.reference is not None:
+                with torch.no_grad():
+                    ref, _ = self._forward(self.reference, batch)
+            logprobs, entropy = self._forward(self.policy, batch, entropy=entropy_mode)
+            loss_of(batch, logprobs, ref, entropy).backward()  # type: ignore[no-untyped-call]
+        metrics = loss_of.metrics()
+        norm, lr = self._apply(self.spec.optimizer, metrics["loss"], lr_step, total_steps, f"RL step {lr_step}")
+        return metrics | {"grad_norm": norm, "lr": lr}
+
+    # -- weights and state --------------------------------------------------------------------------------------
+
+    def full_weights(self) -> dict[str, Array]:
+        """All weights in `model.dtype` under their Hugging Face names (tied ones once), on rank 0; {} elsewhere.
+        Collective. The arrays are copies; bfloat16 is carried as uint16 (see `weights.arrays`)."""
+        return {name: to_array(value) for name, value in self._gather() if self.rank == 0}
+
+    def save(self, directory: str | Path) -> list[FileEntry]:
+        """Write this rank's state into a commit's (temporary) folder, durably; entries for the manifest. Collective."""
+        entries = save_state(self, directory)
+        process.barrier()
+        return entries
+
+    def export_hf(self, directory: str | Path) -> None:
+        """Write the model and its tokenizer as a Hugging Face folder (rank 0). Collective."""
+        from rljob_trainer.checkpoint.hf import save_hf
+
+        weights = {name: value.cpu() for name, value in self._gather() if self.rank == 0}
+        if self.rank == 0:
+            save_hf(self.policy.hf.config, type(self.policy.hf).__name__, weights, self.tokenizer, directory)
+        process.barrier()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _gather(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in parameters(self.policy):
+            yield name, full(parameter.detach()).to(self.dtype)
+
+    def _new_policy(self, *, load: bool, path: str | None = None) -> Policy:
+        spec = self.spec.model
+        if path is not None:
+            spec, load = spec.model_copy(update={"path": path, "random_init": None}), True
+        model = build_model(
+            spec, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=load
+        )  # fmt: skip
+        policy = Policy(model).to(self.device)
+        policy.train()
+        if self.spec.sft is not None and self.spec.sft.gradient_checkpointing and self.stage == "sft":
+            _recompute(policy)
+        if self.sharded:
+            shard_policy(policy, model.base_model.layers, self.spec.trainer.fsdp, self.dtype, self.device.type)
+        return policy
+
+    def _new_optimizer(self, spec: OptimizerSpec) -> torch.optim.AdamW:
+        """AdamW; weight decay on matrices alone, not on norms and biases, as Megatron and slime have it."""
+        named = [parameter for _, parameter in parameters(self.policy)]
+        groups = [
+            {"params": [p for p in named if p.ndim >= 2], "weight_decay": spec.weight_decay},
+            {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True,
+        )  # fmt: skip
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[MicroBatch]:
+        """The share cut into micro batches; as many as the rank with most has, since each is a collective."""
+        trainer = self.spec.trainer
+        limit = trainer.max_tokens_per_gpu if trainer.use_dynamic_batch_size else None
+        batches = plan([len(row.ids) for row in rows], trainer.micro_batch_size, limit)
+        number = int(process.all_reduce(torch.tensor([len(batches)]), "max")) if self.sharded else len(batches)
+        for at in range(number):
+            yield collate(rows, batches[at] if at < len(batches) else [])
+
+    def _forward(self, policy: Policy, batch: MicroBatch, entropy: str = "none") -> tuple[Tensor, Tensor | None]:
+        # The engine reports log softmax(logits / T): the trainer speaks of the same distribution.
+        temperature = (self.spec.rollout.sampling.temperature or 1.0) if self.stage == "rl" else 1.0
+        move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(self.device)  # noqa: E731
+        result: tuple[Tensor, Tensor | None] = policy(
+            move(batch.input_ids), move(batch.positions), move(batch.targets), temperature, entropy
+        )
+        return result
+
+    @torch.no_grad()
+    def _trained_logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+        result: list[list[float]] = [[] for _ in rows]
+        for batch in self._batches(rows):
+            logprobs, _ = self._forward(self.policy, batch)
+            for row, part in zip(batch.rows, torch.split(logprobs.cpu(), batch.sample_tokens.tolist()), strict=False):
+                result[row] = part.tolist()
+        return result
+
+    def _apply(self, spec: OptimizerSpec, loss: float, step: int, total: int, what: str) -> tuple[float, float]:
+        """Clip and step, unless the loss or the gradient is not finite. Returns the norm before clipping and the lr."""
+        with_grad = [parameter for _, parameter in parameters(self.policy) if parameter.grad is not None]
+        norm = full(nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None]))
+        value = float(norm)
+        if not (torch.isfinite(norm).item() and torch.isfinite(torch.tensor(loss)).item()):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(what, loss, value, self.rank)
+        if spec.clip_grad > 0:
+            nn.utils.clip_grads_with_norm_(with_grad, spec.clip_grad, norm)
+        lr = learning_rate(spec, step, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return value, lr
+
+
+def _recompute(policy: Policy) -> None:
+    """Recompute activations of each block in the backward pass."""
+    policy.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,51 @@
+"""A transformers model as a policy: log-probabilities of given tokens, computed only where they are asked for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rljob_trainer.algorithms.entropy import token_entropy
+
+PLAIN_HEAD = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Model types whose logits are the output projection of the last hidden state and nothing else."""
+
+
+class Policy(nn.Module):
+    """Wraps a causal language model. FSDP shards this module, so that its hooks see every use of the weights."""
+
+    def __init__(self, hf: Any) -> None:
+        super().__init__()
+        self.hf = hf
+        self.plain_head = hf.config.model_type in PLAIN_HEAD
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        temperature: float = 1.0,
+        entropy: str = "none",
+    ) -> tuple[Tensor, Tensor | None]:
+        """log π(targets) at `positions` under softmax(logits / temperature), and the entropy there.
+
+        input_ids: [B, T] int64, padded on the right: causal attention needs no mask then. positions: [N] int64 into
+        the flattened [B·T]. targets: [N]. `entropy`: `none`, `value` (no gradient) or `gradient`.
+        Returns ([N] float32, [N] float32 or None).
+        """
+        if self.plain_head:
+            hidden = self.hf.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+            chosen = hidden.flatten(0, 1).index_select(0, positions)
+            logits = self.hf.get_output_embeddings()(chosen).float()
+        else:
+            logits = self.hf(input_ids=input_ids, use_cache=False).logits
+            logits = logits.flatten(0, 1).index_select(0, positions).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
+        if entropy == "none":
+            return logprobs, None
+        if entropy == "gradient":
+            return logprobs, token_entropy(logits)
+        with torch.no_grad():
+            return logprobs, token_entropy(logits.detach())

@@ -1,0 +1,84 @@
+"""One training rank as the driver sees it. A Ray actor by `ray.remote(TrainerRank)`, or a plain object."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rljob_trainer.checkpoint.files import FileEntry
+from rljob_trainer.config import RLJob
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.rollout.types import TrainSample
+
+
+class TrainerRank:
+    """Chooses the backend and passes calls on. Importing this module imports neither Ray, torch nor a backend.
+
+    Order of calls, on all ranks at once: `rendezvous` (rank 0 alone), `setup`, `load`, then steps. Every call but
+    `health` may be collective: a rank that is left out, or dies, makes the others fail within
+    `trainer.rankTimeoutSeconds`.
+    """
+
+    def __init__(self, job: dict[str, Any], job_dir: str, rank: int, world_size: int) -> None:
+        parsed = RLJob.model_validate(job)
+        if parsed.spec.trainer.backend != "fsdp":
+            raise UserError(
+                f"spec.trainer.backend: {parsed.spec.trainer.backend!r} is not available yet", hint="use fsdp"
+            )
+        from rljob_trainer.backends.fsdp import FsdpRank
+
+        self._rank = FsdpRank(parsed, job_dir, rank, world_size)
+
+    def rendezvous(self) -> tuple[str, int]:
+        """On rank 0: where the ranks meet (host, port). The port is held from here on."""
+        return self._rank.open_rendezvous()
+
+    def setup(self, master_addr: str, port: int) -> None:
+        """Join the other ranks; returns when all are there."""
+        self._rank.setup(master_addr, port)
+
+    def load(self, commit_dir: str | None) -> str:
+        """Take up a commit, or start from `spec.model`. Returns the stage of the state: `sft` (before reinforcement
+        learning) or `rl`."""
+        return self._rank.load(commit_dir)
+
+    def sft_step(self, rows: Sequence[Any], lr_step: int, total_steps: int) -> dict[str, float]:
+        """One step on this rank's share of the demonstrations (`input_ids`, `loss_mask`). `lr_step` counts from 0
+        within the stage of `total_steps`. Metrics: loss, grad_norm, lr, tokens, rows."""
+        return self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
+
+    def begin_rl(self) -> None:
+        """Freeze the reference, start the optimizer of reinforcement learning. Nothing when resumed in that stage."""
+        self._rank.begin_rl()
+
+    def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """Log-probabilities under the weights as they are, one per response token, 0 where not trained."""
+        return self._rank.compute_logprobs(samples)
+
+    def rl_step(
+        self,
+        samples: Sequence[TrainSample],
+        lr_step: int,
+        total_steps: int,
+        old_logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step on this rank's share of the global batch; metrics are global, the same on all ranks."""
+        return self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
+
+    def full_weights(self) -> dict[str, Any]:
+        """All weights as numpy arrays under Hugging Face names on rank 0, {} on the others (which must call it too)."""
+        return self._rank.full_weights()
+
+    def save(self, directory: str) -> list[FileEntry]:
+        """Write this rank's state into the folder of a `CommitWriter`; entries for `CommitWriter.add`."""
+        return self._rank.save(directory)
+
+    def export_hf(self, directory: str) -> None:
+        """Write a Hugging Face folder (rank 0; the others must call it too)."""
+        self._rank.export_hf(directory)
+
+    def health(self) -> dict[str, Any]:
+        """That this rank answers, and where it stands."""
+        return {"rank": self._rank.rank, "stage": self._rank.stage}
+
+    def shutdown(self) -> None:
+        """Leave the other ranks."""
+        self._rank.close()

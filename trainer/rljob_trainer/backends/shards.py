@@ -1,0 +1,51 @@
+"""A model's shards: how FSDP2 lays parameters out, gathering them, and reading them back for another world size."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from rljob_trainer.config.trainer import FsdpSpec
+
+
+def shard_policy(policy: nn.Module, layers: nn.ModuleList, spec: FsdpSpec, dtype: torch.dtype, device: str) -> None:
+    """Shard `policy` over all ranks in place (FSDP2): each transformer block by itself, the rest with the root.
+
+    Parameters stay float32 (master weights, what the optimizer steps); compute and all-gathers are in `dtype`,
+    gradients are reduced in float32. Gradients are **summed** over ranks, not averaged: losses are already
+    normalised over the global batch.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    mesh = dist.device_mesh.init_device_mesh(device, (dist.get_world_size(),))
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "reshard_after_forward": spec.reshard_after_forward,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32),
+        "offload_policy": CPUOffloadPolicy() if spec.cpu_offload and device == "cuda" else OffloadPolicy(),
+    }
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(policy, **options)
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's rows of a sharded tensor, sharing its memory; the tensor itself when it is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, on every rank (collective); the tensor itself when it is not sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def parameters(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names as Hugging Face has them, and parameters (tied ones once), sorted by name: the same order on all ranks."""
+    named = {name.removeprefix("hf."): parameter for name, parameter in policy.named_parameters()}
+    yield from sorted(named.items())

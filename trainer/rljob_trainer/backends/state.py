@@ -1,0 +1,95 @@
+"""What a rank puts into a commit, and how it takes it up again: exactly, to the bit, for the same number of ranks."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rljob_trainer.backends.shards import local, parameters
+from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
+from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
+from rljob_trainer.config.errors import UserError
+
+if TYPE_CHECKING:
+    from rljob_trainer.backends.fsdp import FsdpRank
+
+LAYOUT = "trainer.json"
+FORMAT = 1
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_state(rank: "FsdpRank", directory: str | Path) -> list[FileEntry]:
+    """Weights, reference, optimizer and generators of this rank; rank 0 adds the layout. Returns manifest entries."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters(rank.policy):
+        tensors[f"model.{name}"] = local(parameter)
+        state = rank.optimizer.state.get(parameter, {})
+        for key in MOMENTS:
+            if key in state:
+                tensors[f"optimizer.{key}.{name}"] = local(state[key])
+        if "step" in state:
+            tensors[f"optimizer.step.{name}"] = local(torch.as_tensor(state["step"])).reshape(1)
+    if rank.reference is not None:
+        tensors |= {f"reference.{name}": local(parameter) for name, parameter in parameters(rank.reference)}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if rank.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    entries = [write_shard(directory, rank.rank, rank.world_size, tensors)]
+    if rank.rank == 0:
+        path = Path(directory) / LAYOUT
+        write_json(
+            path, {"format": FORMAT, "stage": rank.stage, "worldSize": rank.world_size, "torch": torch.__version__}
+        )
+        entries.append(FileEntry(path.name, path.stat().st_size, hash_file(path)))
+    return entries
+
+
+@torch.no_grad()
+def load_state(rank: "FsdpRank", directory: str | Path) -> None:
+    """Take up the state of a commit. With another number of ranks than it was written by, weights and optimizer are
+    shared out anew (the numbers that follow may then differ in rounding), and the generators start from the seed."""
+    layout = json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))
+    if layout["format"] != FORMAT:
+        raise UserError(f"the commit {directory} has trainer format {layout['format']}; this version reads {FORMAT}")
+    world_size = int(layout["worldSize"])
+    if layout["stage"] == "rl":
+        rank.enter_rl()
+    with ShardReader(directory, world_size) as reader:
+        for name, parameter in parameters(rank.policy):
+            _copy(reader, f"model.{name}", parameter, rank)
+            if f"optimizer.step.{name}" not in reader:
+                continue
+            state = rank.optimizer.state[parameter]
+            state["step"] = reader.own(f"optimizer.step.{name}", 0).reshape(()).to(rank.device)
+            for key in MOMENTS:
+                state[key] = torch.zeros_like(parameter)
+                _copy(reader, f"optimizer.{key}.{name}", state[key], rank)
+        if rank.reference is not None:
+            for name, parameter in parameters(rank.reference):
+                if f"reference.{name}" in reader:
+                    _copy(reader, f"reference.{name}", parameter, rank)
+        if world_size == rank.world_size:
+            torch.set_rng_state(reader.own("rng.cpu", rank.rank))
+            if rank.device.type == "cuda" and "rng.cuda" in reader:
+                torch.cuda.set_rng_state(reader.own("rng.cuda", rank.rank))
+
+
+def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpRank") -> None:
+    if name not in reader:
+        raise UserError(f"the commit has no tensor {name!r}: it was made by a job with another model")
+    shard = local(target)
+    start, stop = _own_rows(target.shape[0], rank.rank, rank.world_size) if rank.sharded else (0, target.shape[0])
+    source = reader.rows(name, start, stop)
+    if source.shape != shard.shape:
+        raise UserError(
+            f"the commit's tensor {name!r} has shape {tuple(source.shape)} where the model needs {tuple(shard.shape)}"
+        )
+    shard.copy_(source)
+
+
+def _own_rows(rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Rows of a rank as FSDP2 shares them out: even chunks, rounded up; the last ranks may get fewer, or none."""
+    chunk = -(-rows // world_size)
+    return min(rank * chunk, rows), min((rank + 1) * chunk, rows)

@@ -1,0 +1,49 @@
+"""The tokenizer of a job."""
+
+from pathlib import Path
+from typing import Any
+
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.model import ModelSpec
+from rljob_trainer.models.paths import existing_folder, resolve
+
+
+def load_tokenizer(spec: ModelSpec, job_dir: str | Path) -> Any:
+    """The transformers tokenizer of `model.tokenizerPath`, or the one in `model.path`.
+
+    Raises UserError when neither is given, when the folder is missing or is no tokenizer's, or when a Hub id cannot
+    be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    field = "spec.model.tokenizerPath" if spec.tokenizer_path else "spec.model.path"
+    path = spec.tokenizer_path or spec.path
+    if path is None:
+        raise UserError("spec.model.tokenizerPath is required with spec.model.randomInit")
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.source.type in ("auto", "hub") and not resolve(job_dir, path).is_dir() and is_hub_id(path):
+        source = path
+        options |= {
+            "revision": spec.revision,
+            "cache_dir": str(resolve(job_dir, spec.cache_dir)) if spec.cache_dir else None,
+            "local_files_only": spec.offline,
+        }
+    else:
+        source = str(existing_folder(job_dir, path, field, "tokenizer_config.json"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{field}: no tokenizer could be loaded from {path!r}: {first_line(error)}") from error
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template
+    return tokenizer
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` has the form of a Hub id, `org/name`, rather than that of a folder."""
+    return path.count("/") == 1 and not path.startswith((".", "/")) and not path.endswith("/")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message: libraries append paragraphs of advice."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
