@@ -38,8 +38,6 @@ def start_local_ray(ranks: int, engines: int) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        configure_logging=True,
-        _metrics_export_port=None,
     )
 
 
@@ -48,9 +46,7 @@ def join_ray() -> None:
     ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
 
 
-def wait_for_resources(
-    needed: dict[str, float], limit: float, tick: Callable[[], None], poll: float = 1.0
-) -> None:
+def wait_for_resources(needed: dict[str, float], limit: float, tick: Callable[[], None], poll: float = 1.0) -> None:
     """Wait until the cluster offers `needed`. Raises PlacementError naming what is missing after `limit` seconds."""
     deadline = time.monotonic() + limit
     told = 0.0
@@ -69,17 +65,19 @@ def wait_for_resources(
         time.sleep(poll)
 
 
-def make_actor(cls: type, resource: str, *args: Any, name: str, gpus: float = 0, env: dict[str, str] | None = None) -> Any:
-    """An actor of `cls` on one unit of `resource`. It is not restarted by Ray: the loop decides what a loss means."""
+def make_actor(cls: type, resource: str, *args: Any, name: str, gpus: float = 0, concurrency: int | None = None) -> Any:
+    """An actor of `cls` on one unit of `resource`. Ray does not restart it: the loop decides what a loss means.
+
+    `concurrency`: calls at once, for an actor with async methods; without it calls run one by one, in order.
+    """
     options: dict[str, Any] = {
         "num_cpus": 0,
         "num_gpus": gpus,
         "resources": {resource: 1},
         "max_restarts": 0,
         "max_task_retries": 0,
-        "max_concurrency": 16,
     }
-    if env:
-        options["runtime_env"] = {"env_vars": env}
+    if concurrency is not None:
+        options["max_concurrency"] = concurrency
     logger.info("placing %s on %s", name, resource)
     return ray.remote(cls).options(**options).remote(*args)

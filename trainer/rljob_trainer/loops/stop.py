@@ -41,6 +41,11 @@ class StopFlag:
         """Whether anybody asked."""
         return self._request is not None
 
+    @property
+    def fenced(self) -> bool:
+        """Whether this driver may no longer run; it then commits nothing."""
+        return self._request is not None and self._request[0] == "fenced"
+
     def check(self) -> None:
         """Raise Stop when asked to end."""
         request = self._request

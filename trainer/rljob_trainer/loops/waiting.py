@@ -46,7 +46,7 @@ def each(
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=TICK_SECONDS)
         for ref in ready:
-            yield names[ref], _result(ref, names[ref], doing)
+            yield names[ref], result_of(ref, names[ref], doing)
         tick()
         if waiting and not ready and time.monotonic() - start > limit:
             late = ", ".join(sorted(names[ref] for ref in waiting))
@@ -61,14 +61,17 @@ def gather(
     return {name: results[name] for name in calls}
 
 
-def _result(ref: Any, name: str, doing: str) -> Any:
+def result_of(ref: Any, name: str, doing: str) -> Any:
+    """The result of one finished call of the worker `name`; raises as `each` does."""
     try:
         return ray.get(ref, timeout=60.0)
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, UserError):
             raise cause from None
-        raise WorkerFailedError(name, f"{name} failed while {doing}: {type(cause).__name__}: {cause}\n{error}") from None
+        raise WorkerFailedError(
+            name, f"{name} failed while {doing}: {type(cause).__name__}: {cause}\n{error}"
+        ) from None
     except RayActorError as error:
         raise WorkerLostError(name, f"{name} died while {doing}: {_first_line(error)}") from None
     except (GetTimeoutError, RayError) as error:

@@ -56,7 +56,9 @@ def _line(values: dict[str, float]) -> str:
     for key in _SHOWN:
         if key in values:
             value = values[key]
-            parts.append(f"{names.get(key, key)} {value:.0f}" if abs(value) >= 100 else f"{names.get(key, key)} {value:.3f}")
+            parts.append(
+                f"{names.get(key, key)} {value:.0f}" if abs(value) >= 100 else f"{names.get(key, key)} {value:.3f}"
+            )
     return "  ".join(parts)
 
 

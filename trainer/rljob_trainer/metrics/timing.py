@@ -25,6 +25,10 @@ class PhaseTimer:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - start
 
+    def seconds(self, name: Phase) -> float:
+        """Seconds counted to `name` since the last `take`."""
+        return self._seconds.get(name, 0.0)
+
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call, with `idle` and `total`; starts anew."""
         now = time.monotonic()

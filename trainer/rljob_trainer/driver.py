@@ -1,0 +1,190 @@
+"""The driver: `python -m rljob_trainer.driver --job F --dir DIR --attempt N --incarnation ID`.
+
+Exit codes: 0 all steps are trained; 1 failed, may be retried; 2 a user's mistake, never retried; 3 another driver
+holds the job's lease; 4 suspended after a commit (SIGTERM, SIGINT, or the operator's request).
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rljob_trainer.cluster.control import ControlPoller
+from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
+from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
+from rljob_trainer.cluster.progress import ProgressReporter, Sink, config_map_sink, file_sink
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.load import load
+from rljob_trainer.loops.stop import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_SUSPENDED,
+    EXIT_USER_ERROR,
+    Stop,
+    StopFlag,
+)
+
+logger = logging.getLogger("rljob_trainer.driver")
+RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
+_STATES = {EXIT_DONE: "Succeeded", EXIT_SUSPENDED: "Suspended"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run ended."""
+
+    code: int
+    message: str = ""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m rljob_trainer.driver")
+    parser.add_argument("--job", required=True, help="RLJob manifest (YAML or JSON)")
+    parser.add_argument("--dir", required=True, type=Path, help="the job's directory")
+    parser.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
+    parser.add_argument("--incarnation", required=True, help="<attempt:04d>-<id>; writes only beneath attempts/<it>")
+    parser.add_argument(
+        "--resume-from", help="<incarnation>/commits/<name>, or none; by default the latest good commit, if any"
+    )
+    parser.add_argument("--local", action="store_true", help="start a Ray of its own instead of joining the cluster's")
+    parser.add_argument("--quiet", action="store_true", help="show nothing on the terminal")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and say how it ended: on standard error, in the progress, and by the exit code."""
+    options = parse(arguments)
+    options.dir = options.dir.resolve()
+    directory = options.dir / "attempts" / options.incarnation
+    directory.mkdir(parents=True, exist_ok=True)
+    _log_to(directory / "driver.log")
+    stop = StopFlag()
+    stop.on_signals()
+    environment = None if options.local else cluster_environment()
+    progress = _progress(options, environment)
+    with ExitStack() as stack:
+        outcome = _outcome(lambda: _run(options, environment, stop, progress, stack))
+    if outcome.message and outcome.code not in (EXIT_DONE, EXIT_SUSPENDED):
+        print(f"error: {outcome.message}", file=sys.stderr)
+    elif outcome.message and not options.quiet:
+        print(outcome.message, file=sys.stderr)
+    logger.info("ends with code %d: %s", outcome.code, outcome.message)
+    progress.close(state=_STATES.get(outcome.code, "Failed"), exitCode=outcome.code, message=outcome.message[:2000])
+    return outcome.code
+
+
+def _outcome(run: Callable[[], None]) -> Outcome:
+    """Run, and turn what it raises into an exit code and a sentence."""
+    try:
+        run()
+    except Stop as request:
+        code = {"suspend": EXIT_SUSPENDED, "fenced": EXIT_FENCED, "unreachable": EXIT_FAILED}[request.kind]
+        return Outcome(code, request.reason)
+    except UserError as error:
+        logger.info("user error", exc_info=True)
+        return Outcome(EXIT_USER_ERROR, str(error))
+    except LeaseLostError as error:
+        return Outcome(EXIT_FENCED, str(error))
+    except Exception as error:  # every failure ends here: the whole of it in the log, a sentence for people
+        logger.exception("failed")
+        return Outcome(EXIT_FAILED, f"{type(error).__name__}: {error}" if not str(error) else str(error))
+    return Outcome(EXIT_DONE)
+
+
+def _run(
+    options: argparse.Namespace,
+    environment: ClusterEnvironment | None,
+    stop: StopFlag,
+    progress: ProgressReporter,
+    stack: ExitStack,
+) -> None:
+    job = load(options.job)
+    if environment is not None:
+        _hold_lease(environment, options, stop, stack)
+    # What follows imports torch and Ray: only after it is clear that this driver may run.
+    from rljob_trainer.loops.main import run_job
+
+    run_job(job, options, stop, progress, stack, os.environ.get(RETRIEVER_URL))
+
+
+def _hold_lease(environment: ClusterEnvironment, options: argparse.Namespace, stop: StopFlag, stack: ExitStack) -> None:
+    """Take the job's lease, and listen for the operator's requests, until `stack` closes."""
+    from kubernetes import client
+
+    api = api_client()
+
+    def lost(error: Exception) -> None:
+        stop.request("fenced" if isinstance(error, LeaseLostError) else "unreachable", str(error))
+
+    if environment.lease is not None:
+        lease = Lease(
+            client.CoordinationV1Api(api),
+            environment.namespace,
+            environment.lease,
+            options.attempt,
+            options.incarnation,
+            on_lost=lost,
+        )
+        try:
+            lease.acquire()
+        except LeaseUnreachableError as error:
+            raise RuntimeError(str(error)) from error
+        stack.callback(lease.release)
+    poller = ControlPoller(
+        client.CoreV1Api(api),
+        environment.namespace,
+        environment.control_config_map,
+        options.attempt,
+        lambda: stop.request("suspend", "suspended as asked"),
+    )
+    stack.callback(poller.close)
+
+
+def _progress(options: argparse.Namespace, environment: ClusterEnvironment | None) -> ProgressReporter:
+    sinks: list[Sink] = [file_sink(options.dir / "attempts" / options.incarnation / "progress.json")]
+    if options.local:
+        sinks.append(file_sink(options.dir / "progress.json"))
+    if environment is not None and environment.progress_config_map is not None:
+        sinks.append(config_map_sink(api_client(), environment.namespace, environment.progress_config_map))
+    initial = {
+        "attempt": options.attempt,
+        "incarnation": options.incarnation,
+        "stage": "Prepare",
+        "step": 0,
+        "totalSteps": 0,
+        "rollout": 0,
+        "reward": None,
+        "tokensPerSecond": None,
+        "policyVersion": 0,
+        "evaluation": {},
+        "lastCommit": None,
+        "state": "Running",
+        "exitCode": None,
+        "message": "",
+    }
+    reporter = ProgressReporter(initial, sinks)
+    reporter.update(transition=True)
+    return reporter
+
+
+def _log_to(path: Path) -> None:
+    """Everything goes to the incarnation's log; warnings go to standard error as well."""
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_terminal = logging.StreamHandler(sys.stderr)
+    to_terminal.setLevel(logging.WARNING)
+    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in (to_file, to_terminal):
+        handler.setFormatter(form)
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.handlers[:] = [to_file, to_terminal]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

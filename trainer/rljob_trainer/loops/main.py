@@ -1,0 +1,96 @@
+"""Puts a run together: Ray, data, workers, recorder; trains; writes the report."""
+
+import argparse
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import ray
+
+from rljob_trainer.cluster.progress import ProgressReporter
+from rljob_trainer.config.arithmetic import engine_count, generates, rl_steps, sft_steps, world_size
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops.jobdir import claim
+from rljob_trainer.loops.placement import (
+    ROLLOUT_RESOURCE,
+    TRAINER_RESOURCE,
+    join_ray,
+    start_local_ray,
+    wait_for_resources,
+)
+from rljob_trainer.loops.record import Recorder
+from rljob_trainer.loops.run import Data, Place, Run
+from rljob_trainer.loops.stop import StopFlag
+from rljob_trainer.loops.train import choose_commit, train
+from rljob_trainer.metrics.display import make_display
+from rljob_trainer.metrics.exporter import serve
+from rljob_trainer.metrics.memory import PeakMemory
+from rljob_trainer.report.summary import print_lines, summarize, terminal_lines
+from rljob_trainer.report.write import write_report
+from rljob_trainer.weights import weights_digest
+
+logger = logging.getLogger(__name__)
+PLACEMENT_SECONDS = 1800.0
+
+
+def run_job(
+    job: RLJob,
+    options: argparse.Namespace,
+    stop: StopFlag,
+    progress: ProgressReporter,
+    stack: ExitStack,
+    retriever_url: str | None,
+) -> None:
+    """The whole run. Raises what ends it early; see `driver` for what becomes of that."""
+    place = Place(options.dir, options.incarnation, options.attempt, options.local, retriever_url)
+    if not options.local:
+        claim(place.job_dir, job, may_resume=options.attempt > 1 or options.resume_from not in (None, "none"))
+    commit = choose_commit(place.job_dir, options.resume_from)
+    data = Data(job, place.job_dir)
+    memory = PeakMemory(os.getppid()) if options.local else None
+    _start_ray(job, options.local, stop, stack)
+    display = make_display(job.metadata.name, quiet=options.quiet)
+    total = (sft_steps(job.spec, len(data.sft) if data.sft else None) or 0) + rl_steps(job.spec)
+    recorder = Recorder(place.directory, job.metadata.name, total, progress, display)
+    stack.callback(recorder.close)
+    serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, strict=not options.local)
+    run = Run(job, place, data, stop, recorder)
+    train(run, commit)
+    summary = summarize(
+        job,
+        run.state,
+        sft_steps=run.sft_steps,
+        total_steps=run.total_steps,
+        digest=weights_digest(run.ranks.full_weights()),
+        peak_memory=memory.close() if memory is not None else None,
+    )
+    write_report(place.job_dir, summary, job.to_manifest())
+    recorder.stage("Done", run.state.step, run.total_steps)
+    recorder.close()
+    if not options.quiet:
+        report = place.job_dir / "report.html"
+        print_lines([*terminal_lines(summary), f"  {'report':<36} {_shown(report)}"])
+    if run.state.step != run.total_steps:
+        raise RuntimeError(f"{run.state.step} of {run.total_steps} steps were trained")
+
+
+def _start_ray(job: RLJob, local: bool, stop: StopFlag, stack: ExitStack) -> None:
+    ranks, engines = world_size(job.spec), engine_count(job.spec)
+    if local:
+        start_local_ray(ranks, max(engines, 1))
+    else:
+        join_ray()
+    stack.callback(ray.shutdown)
+    stop.on_signals()  # Ray has put a handler of its own for SIGTERM, which would exit at once.
+    needed = {TRAINER_RESOURCE: float(ranks)}
+    if generates(job.spec):
+        needed[ROLLOUT_RESOURCE] = float(engines)
+    wait_for_resources(needed, PLACEMENT_SECONDS, stop.check)
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,116 @@
+"""The trainer ranks as one thing: every call goes to all of them at once, and a lost or stuck one is named."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rljob_trainer.config.arithmetic import world_size
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor
+from rljob_trainer.loops.waiting import gather
+from rljob_trainer.rollout.types import TrainSample
+
+START_SECONDS = 600.0
+Calls = dict[str, Any]
+"""Calls under way: worker name → ObjectRef."""
+
+
+def share[T](items: Sequence[T], rank: int, size: int) -> Sequence[T]:
+    """The items of one rank: every `size`-th, so that shares differ by one item at most and none is dropped."""
+    return items[rank::size]
+
+
+class RankGroup:
+    """All ranks of the job. `tick` runs about once a second while they are waited for.
+
+    A rank runs its calls one by one in the order they were made, so steps may be submitted ahead of their results.
+    """
+
+    def __init__(self, job: RLJob, job_dir: Path, tick: Callable[[], None]) -> None:
+        from rljob_trainer.backends.rank import TrainerRank
+
+        self.size = world_size(job.spec)
+        self._limit = float(job.spec.trainer.rank_timeout_seconds)
+        self._tick = tick
+        gpus = 1 if job.spec.trainer.gpus_per_replica else 0
+        manifest = job.to_manifest()
+        self._ranks = [
+            make_actor(
+                TrainerRank, TRAINER_RESOURCE, manifest, str(job_dir), rank, self.size, name=f"rank {rank}", gpus=gpus
+            )
+            for rank in range(self.size)
+        ]
+
+    def start(self) -> None:
+        """Form the process group."""
+        meeting = {"rank 0": self._ranks[0].rendezvous.remote()}
+        address = self._wait(meeting, "starting", START_SECONDS)[0]
+        self._wait(self._call("setup", *address), "joining the process group", START_SECONDS)
+
+    def load(self, commit: Path | None) -> None:
+        """Weights, optimizer and reference of a commit; without one, those that the manifest describes."""
+        self._wait(self._call("load", None if commit is None else str(commit)), "loading")
+
+    def submit_sft(self, rows: Sequence[Any], step: int, total_steps: int) -> Calls:
+        """Start one SFT step on `rows`, the global batch; `step` counts from 0 within the stage."""
+        return {
+            f"rank {rank}": actor.sft_step.remote(share(rows, rank, self.size), step, total_steps)
+            for rank, actor in enumerate(self._ranks)
+        }
+
+    def sft_result(self, calls: Calls, step: int) -> dict[str, float]:
+        """Metrics of a step that `submit_sft` started."""
+        result: dict[str, float] = self._wait(calls, f"SFT step {step}")[0]
+        return result
+
+    def begin_rl(self) -> None:
+        """Freeze the reference and start the optimizer of reinforcement learning."""
+        self._wait(self._call("begin_rl"), "freezing the reference")
+
+    def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """Log-probabilities of `samples` under the weights as they are, in the order of `samples`."""
+        calls = {
+            f"rank {rank}": actor.compute_logprobs.remote(share(samples, rank, self.size))
+            for rank, actor in enumerate(self._ranks)
+        }
+        shares = self._wait(calls, "computing log-probabilities")
+        return [shares[number % self.size][number // self.size] for number in range(len(samples))]
+
+    def rl_step(
+        self,
+        samples: Sequence[TrainSample],
+        step: int,
+        total_steps: int,
+        old_logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step on `samples`, the global batch; `step` counts from 0 within the stage."""
+        calls = {
+            f"rank {rank}": actor.rl_step.remote(
+                share(samples, rank, self.size),
+                step,
+                total_steps,
+                None if old_logprobs is None else share(old_logprobs, rank, self.size),
+            )
+            for rank, actor in enumerate(self._ranks)
+        }
+        result: dict[str, float] = self._wait(calls, f"RL step {step}")[0]
+        return result
+
+    def full_weights(self) -> dict[str, Any]:
+        """All weights as numpy arrays under their Hugging Face names."""
+        weights: dict[str, Any] = self._wait(self._call("full_weights"), "gathering the weights")[0]
+        return weights
+
+    def save(self, directory: Path) -> list[Any]:
+        """Every rank writes its state into `directory`. Returns the entries of the manifest."""
+        return [entry for entries in self._wait(self._call("save", str(directory)), "saving") for entry in entries]
+
+    def export_hf(self, directory: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+        self._wait(self._call("export_hf", str(directory)), "exporting the model")
+
+    def _call(self, method: str, *args: Any) -> Calls:
+        return {f"rank {rank}": getattr(actor, method).remote(*args) for rank, actor in enumerate(self._ranks)}
+
+    def _wait(self, calls: Calls, doing: str, limit: float | None = None) -> list[Any]:
+        return list(gather(calls, limit=limit or self._limit, doing=doing, tick=self._tick).values())

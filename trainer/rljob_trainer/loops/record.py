@@ -1,0 +1,115 @@
+"""Everything that is told about a run, in one place: JSONL, Prometheus, progress, and the terminal."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rljob_trainer.cluster.progress import ProgressReporter, now_rfc3339
+from rljob_trainer.loops.state import LoopState
+from rljob_trainer.metrics.display import Display
+from rljob_trainer.metrics.exporter import DriverMetrics
+from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWriter
+from rljob_trainer.rollout.types import Sample
+
+
+class Recorder:
+    """Writes to all of them; the loops say each thing once."""
+
+    def __init__(
+        self, directory: Path, job_name: str, total_steps: int, progress: ProgressReporter, display: Display
+    ) -> None:
+        """`directory`: the incarnation's own."""
+        self.display, self.progress = display, progress
+        self.prometheus = DriverMetrics(job_name)
+        self.total_steps = total_steps
+        self._metrics = JsonlWriter(directory / METRICS_FILE)
+        self._completions = JsonlWriter(directory / COMPLETIONS_FILE)
+
+    def stage(self, name: str, done: int = 0, total: int = 0) -> None:
+        """The stage that begins (or goes on)."""
+        self.display.stage(name, done, total)
+        self.progress.update(stage=name, transition=True)
+
+    def sft(self, state: LoopState, total: int, values: Mapping[str, float]) -> None:
+        """Numbers of an SFT step."""
+        self._write("sft", state.step, values)
+        self.prometheus.values(values)
+        self.display.stage("SFT", state.step, total)
+        self.display.values("sft", state.step, dict(values))
+        self._stand(state, tokensPerSecond=values.get("tokens_per_second"))
+
+    def rollout(self, state: LoopState, total: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        """Numbers of a rollout and the steps trained on it; `seconds` by phase."""
+        timed = {f"seconds/{phase}": value for phase, value in seconds.items()}
+        self._write("rl", state.step, {**values, **timed}, rollout=state.rollout, policy_version=state.policy_version)
+        self.prometheus.values(values)
+        self.prometheus.phases(seconds)
+        self.display.stage("RL", state.rollout, total)
+        self.display.values("rl", state.step, dict(values))
+        self._stand(state, reward=values.get("reward"), tokensPerSecond=values.get("tokens_per_second"))
+
+    def completion(
+        self, state: LoopState, name: str, sample: Sample, segments: Sequence[tuple[str, bool]], advantage: float | None
+    ) -> None:
+        """One sample, whole: `segments` is its response cut where the loss mask changes, (text, trained).
+
+        `name`: `train`, or the evaluation it was made for.
+        """
+        self._completions.write(
+            {
+                "kind": "completion",
+                "name": name,
+                "step": state.step,
+                "rollout": state.rollout,
+                "group": sample.group,
+                "index": sample.index,
+                "prompt": sample.prompt,
+                "segments": [[text, trained] for text, trained in segments],
+                "response_ids": sample.response_ids,
+                "loss_mask": sample.loss_mask,
+                "policy_versions": sorted(set(sample.policy_versions) - {-1}),
+                "label": sample.label,
+                "source": sample.source,
+                "status": sample.status,
+                "reward": sample.reward,
+                "reward_parts": sample.reward_parts,
+                "advantage": advantage,
+                "info": sample.info,
+            }
+        )
+
+    def evaluation(self, state: LoopState, name: str, scores: Mapping[str, float]) -> None:
+        """Scores of an evaluation set at a moment: `name` is `<set>/<moment>`."""
+        self._write("evaluation", state.step, scores, name=name)
+        self.prometheus.evaluation(name.split("/", 1)[0], scores["score"])
+        self.display.evaluation(name, scores["score"])
+        shown = {key: round(value["score"], 4) for key, value in state.evaluations.items()}
+        self.progress.update(evaluation=shown, transition=True)
+
+    def committed(self, state: LoopState, name: str) -> None:
+        """A commit is durable."""
+        self.prometheus.committed()
+        last = {"name": name, "step": state.step, "policyVersion": state.policy_version, "time": now_rfc3339()}
+        self.progress.update(lastCommit=last, transition=True)
+
+    def stand(self, state: LoopState) -> None:
+        """Where the run stands, without new numbers."""
+        self._stand(state)
+
+    def close(self) -> None:
+        """Close files and display."""
+        self.display.close()
+        self._metrics.close()
+        self._completions.close()
+
+    def _stand(self, state: LoopState, **more: float | None) -> None:
+        known = {key: value for key, value in more.items() if value is not None}
+        self.prometheus.steps(state.step, self.total_steps, state.rollout, state.policy_version)
+        self.progress.update(
+            step=state.step, totalSteps=self.total_steps, rollout=state.rollout,
+            policyVersion=state.policy_version, **known,
+        )  # fmt: skip
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any], **more: Any) -> None:
+        self._metrics.write({"kind": kind, "step": step, **more, **values, "time": round(time.time(), 3)})

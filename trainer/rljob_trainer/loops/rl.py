@@ -1,0 +1,115 @@
+"""Reinforcement learning: rollout → reward → advantages → train → sync weights → commit → evaluate."""
+
+from rljob_trainer.config.arithmetic import batch_plan
+from rljob_trainer.data.prompts import PromptSource
+from rljob_trainer.loops.evaluate import evaluate
+from rljob_trainer.loops.run import Run
+from rljob_trainer.loops.samples import (
+    advantages_of,
+    make_samples,
+    rollout_metrics,
+    sampling_params,
+    segments_of,
+    train_batches,
+)
+from rljob_trainer.rollout.types import Sample
+
+
+class RolloutFailedError(RuntimeError):
+    """No sample of a rollout can be trained on."""
+
+
+def train_rl(run: Run) -> None:
+    """Train from rollout `run.state.rollout` to the last one."""
+    spec, state = run.job.spec, run.state
+    prompts = run.data.prompts
+    if prompts is None:
+        raise RuntimeError("reinforcement learning without prompts")
+    total = spec.rollout.num_rollout
+    run.recorder.stage("RL", state.rollout, total)
+    if state.data:
+        prompts.restore(state.data)
+    run.sync_weights()
+    moment = "after_sft" if spec.sft is not None else "start"
+    if spec.evaluation.at_start and state.rollout == 0:
+        evaluate(run, moment)
+    run.timer.take()
+    while state.rollout < total:
+        run.stop_here()
+        values = train_on_rollout(run, prompts)
+        due = spec.checkpoint.save_interval
+        if due and state.rollout % due == 0 and state.rollout < total:
+            run.commit()
+        every = spec.evaluation.interval
+        if every and state.rollout % every == 0 and state.rollout < total:
+            evaluate(run, f"rollout_{state.rollout}")
+        seconds = run.timer.take()
+        state.add_seconds("rl", seconds["total"])
+        run.recorder.rollout(state, total, values, seconds)
+    state.stage = "Evaluate"
+    run.commit()
+
+
+def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
+    """One turn of the loop. Returns its numbers; `run.state` has moved on when it returns, and not before."""
+    spec, state = run.job.spec, run.state
+    with run.timer.phase("generate"):
+        rows = prompts.next(spec.rollout.batch_size)
+        samples = make_samples(
+            rows, spec.rollout.n_samples_per_prompt, job_seed=spec.seed, stage="train", rollout=state.rollout
+        )
+        samples = run.generate(samples, sampling_params(spec.rollout.sampling))
+    generate_seconds = run.timer.seconds("generate")
+    with run.timer.phase("reward"):
+        run.score(samples)
+        advantages = advantages_of(samples, spec.algorithm)
+    if not advantages:
+        reasons = sorted({str(sample.info.get("error", sample.status)) for sample in samples})
+        raise RolloutFailedError(
+            f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on: {'; '.join(reasons[:3])}"
+        )
+    tokens = sum(sum(sample.loss_mask) for sample in samples)
+    values = rollout_metrics(samples)
+    with run.timer.phase("train"):
+        values |= _train(run, samples, advantages)
+    state.rollout += 1
+    state.data = prompts.state()
+    state.tokens_generated += tokens
+    state.add_seconds("generate", generate_seconds)
+    run.sync_weights()
+    values["tokens_per_second"] = tokens / max(generate_seconds, 1e-9)
+    _keep_completions(run, samples, advantages)
+    run.recorder.prometheus.generated(tokens, _statuses(samples))
+    return values
+
+
+def _train(run: Run, samples: list[Sample], advantages: dict[int, float]) -> dict[str, float]:
+    """Optimizer steps on the rollout. Returns the mean of their metrics."""
+    steps = batch_plan(run.job.spec).num_steps_per_rollout
+    batches = train_batches(samples, advantages, steps)
+    old = None
+    if steps > 1:
+        flat = run.ranks.compute_logprobs([sample for batch in batches for sample in batch])
+        taken = iter(flat)
+        old = [[next(taken) for _ in batch] for batch in batches]
+    results = []
+    for number, batch in enumerate(batches):
+        if not batch:
+            raise RolloutFailedError(f"rollout {run.state.rollout}: all samples of optimizer step {number} failed")
+        step = run.state.rollout * steps + number
+        results.append(run.ranks.rl_step(batch, step, run.rl_steps, None if old is None else old[number]))
+        run.state.step += 1
+    return {key: sum(result[key] for result in results) / len(results) for key in results[0]}
+
+
+def _keep_completions(run: Run, samples: list[Sample], advantages: dict[int, float]) -> None:
+    for number, sample in enumerate(samples[: run.job.spec.tracking.log_completions]):
+        segments = segments_of(sample, run.data.tokenizer)
+        run.recorder.completion(run.state, "train", sample, segments, advantages.get(number))
+
+
+def _statuses(samples: list[Sample]) -> dict[str, int]:
+    statuses: dict[str, int] = {}
+    for sample in samples:
+        statuses[sample.status] = statuses.get(sample.status, 0) + 1
+    return statuses

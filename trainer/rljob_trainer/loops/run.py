@@ -1,0 +1,183 @@
+"""One run of the driver: what the loops share, and the operations they are made of."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rljob_trainer.checkpoint import Commit, CommitWriter, prune
+from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, trains_rl
+from rljob_trainer.config.evaluation import EvalDataset
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
+from rljob_trainer.data.sft import SftSource
+from rljob_trainer.loops.engines import EngineGroup
+from rljob_trainer.loops.ranks import RankGroup
+from rljob_trainer.loops.record import Recorder
+from rljob_trainer.loops.state import LoopState
+from rljob_trainer.loops.stop import StopFlag
+from rljob_trainer.metrics.timing import PhaseTimer
+from rljob_trainer.models import load_tokenizer
+from rljob_trainer.rewards import score
+from rljob_trainer.rollout.types import Sample, SamplingParams
+from rljob_trainer.weights import weights_digest
+
+logger = logging.getLogger(__name__)
+BEAT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this incarnation works."""
+
+    job_dir: Path
+    incarnation: str
+    attempt: int
+    local: bool
+    retriever_url: str | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The incarnation's own directory, the only one it writes to."""
+        return self.job_dir / "attempts" / self.incarnation
+
+
+@dataclass
+class EvalSet:
+    """An evaluation set and its rows."""
+
+    spec: EvalDataset
+    rows: Sequence[PromptRow]
+
+
+class Data:
+    """The job's rows, read once."""
+
+    def __init__(self, job: RLJob, job_dir: Path) -> None:
+        spec = job.spec
+        self.tokenizer = load_tokenizer(spec.model, job_dir)
+        self.sft = None
+        if spec.sft is not None:
+            self.sft = SftSource(
+                spec.sft.dataset,
+                self.tokenizer,
+                job_dir,
+                batch_size=spec.sft.batch_size,
+                seed=spec.seed,
+                max_length=spec.sft.max_sequence_length,
+            )
+        self.prompts = None
+        if trains_rl(spec) and spec.data.train is not None:
+            self.prompts = PromptSource(spec.data.train, self.tokenizer, job_dir, spec.seed)
+        self.evaluation = [
+            EvalSet(dataset, load_eval(dataset, self.tokenizer, job_dir, f"spec.evaluation.datasets[{number}]").rows)
+            for number, dataset in enumerate(spec.evaluation.datasets)
+        ]
+
+
+class Run:
+    """The state of the run, and what can be done with it."""
+
+    def __init__(self, job: RLJob, place: Place, data: Data, stop: StopFlag, recorder: Recorder) -> None:
+        self.job, self.place, self.data, self.stop, self.recorder = job, place, data, stop, recorder
+        self.sft_steps = sft_steps(job.spec, len(data.sft) if data.sft else None) or 0
+        self.rl_steps = rl_steps(job.spec)
+        self.total_steps = self.sft_steps + self.rl_steps
+        self.state = LoopState(stage="SFT" if self.sft_steps else "RL")
+        self.timer = PhaseTimer()
+        self.retriever_url = place.retriever_url
+        self.last_commit: Commit | None = None
+        self._committed: tuple[str, int] | None = None
+        self._synced: int | None = None
+        self._last_beat = time.monotonic()
+        self.ranks = RankGroup(job, place.job_dir, self.beat)
+        self.engines: EngineGroup | None = None
+        if generates(job.spec):
+            self.engines = EngineGroup(job, place.job_dir, self.beat, self._engine_replaced)
+
+    def start(self, commit: Commit | None) -> None:
+        """Start ranks and engines; take up `commit`, or begin."""
+        self.recorder.stage("Prepare")
+        self.ranks.start()
+        if commit is not None:
+            self.state = LoopState.from_json(commit.loop_state())
+            self.last_commit, self._committed = commit, (self.state.stage, self.state.step)
+            self.recorder.display.message(f"resuming from {commit.name} (step {self.state.step} of {self.total_steps})")
+        self.ranks.load(commit.path if commit is not None else None)
+        if self.state.stage != "SFT":
+            self.ranks.begin_rl()
+        if self.engines is not None:
+            self.engines.start()
+        if commit is not None:
+            self.recorder.committed(self.state, commit.name)
+        self.recorder.stand(self.state)
+        self.timer.take()
+
+    def beat(self) -> None:
+        """Runs about once a second while workers are waited for. Raises Stop when this driver may not go on."""
+        if self.stop.fenced:
+            self.stop.check()
+        if time.monotonic() - self._last_beat > BEAT_SECONDS:
+            self._last_beat = time.monotonic()
+            self.recorder.stand(self.state)
+
+    def stop_here(self) -> None:
+        """At a boundary: commit and raise Stop when somebody asked for an end."""
+        if self.stop.requested:
+            if not self.stop.fenced:
+                self.commit()
+            self.stop.check()
+
+    def commit(self) -> None:
+        """Make everything that is needed to go on from here durable. Nothing happens when it already is."""
+        if self._committed == (self.state.stage, self.state.step):
+            return
+        with self.timer.phase("commit"):
+            version = self.state.policy_version
+            place = self.place
+            with CommitWriter(place.job_dir, place.incarnation, step=self.state.step, policy_version=version) as writer:
+                writer.add(self.ranks.save(writer.directory))
+                commit = writer.commit(self.state.to_json(), self.job.to_manifest())
+            self.last_commit, self._committed = commit, (self.state.stage, self.state.step)
+            prune(place.job_dir, place.incarnation, self.job.spec.checkpoint.keep)
+        logger.info("commit %s", commit.name)
+        self.recorder.committed(self.state, commit.name)
+
+    def enter_rl(self) -> None:
+        """The end of SFT: freeze the reference and start the optimizer of reinforcement learning, then commit."""
+        if self.rl_steps:
+            self.state.stage = "RL"
+            self.ranks.begin_rl()
+        else:
+            self.state.stage = "Evaluate"
+        self.commit()
+
+    def sync_weights(self) -> None:
+        """Make the engines serve the ranks' weights as version `state.policy_version`."""
+        if self.engines is None or self._synced == self.state.policy_version:
+            return
+        with self.timer.phase("sync"):
+            weights = self.ranks.full_weights()
+            self.engines.update_weights(self.state.policy_version, weights_digest(weights), weights)
+            self._synced = self.state.policy_version
+
+    def generate(self, samples: Sequence[Sample], sampling: SamplingParams) -> list[Sample]:
+        """Generate every sample. A stop that is asked for meanwhile leaves it and commits the last boundary."""
+        if self.engines is None:
+            raise RuntimeError("the job has no engines")
+        limit = float(self.job.spec.rollout.timeout_seconds)
+        return self.engines.generate(samples, sampling, self.retriever_url, limit=limit, tick=self._beat_or_stop)
+
+    def score(self, samples: list[Sample]) -> None:
+        """Set the samples' rewards."""
+        if self.job.spec.reward is not None:
+            score(samples, self.job.spec.reward)
+
+    def _beat_or_stop(self) -> None:
+        self.beat()
+        self.stop_here()
+
+    def _engine_replaced(self, why: str) -> None:
+        self.recorder.prometheus.engine_restarted()
+        self.recorder.display.message(f"engine replaced: {why}")

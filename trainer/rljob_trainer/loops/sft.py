@@ -1,0 +1,50 @@
+"""Supervised fine-tuning: a batch of demonstrations per optimizer step, the next one submitted ahead."""
+
+import time
+from collections import deque
+
+from rljob_trainer.loops.run import Run
+
+AHEAD = 2
+"""Steps submitted before the result of the first is awaited, so that ranks never wait for the driver."""
+LOG_SECONDS = 1.0
+"""The display and the progress are brought up to date this often; metrics.jsonl has every step."""
+
+
+def train_sft(run: Run) -> None:
+    """Train from `run.state.step` to the last SFT step, then enter reinforcement learning (or the end)."""
+    source, total = run.data.sft, run.sft_steps
+    if source is None:
+        raise RuntimeError("supervised fine-tuning without demonstrations")
+    interval = run.job.spec.checkpoint.sft_save_interval
+    run.recorder.stage("SFT", run.state.step, total)
+    under_way: deque[tuple[int, object]] = deque()
+    submitted = run.state.step
+    began = last = time.monotonic()
+    while run.state.step < total:
+        # What was submitted is always awaited before a boundary, so that a commit holds exactly `state.step` steps.
+        boundary = _next_boundary(run.state.step, total, interval)
+        while submitted < boundary and len(under_way) <= AHEAD and not run.stop.requested:
+            under_way.append((submitted, run.ranks.submit_sft(source.batch(submitted), submitted, total)))
+            submitted += 1
+        if not under_way:
+            run.stop_here()
+        step, calls = under_way.popleft()
+        values = run.ranks.sft_result(calls, step)  # type: ignore[arg-type]
+        run.state.step = step + 1
+        now = time.monotonic()
+        values["tokens_per_second"] = values["tokens"] / max(now - last, 1e-9)
+        values["seconds"], last = now - last, now
+        run.recorder.sft(run.state, total, values)
+        if run.state.step == total:
+            run.state.add_seconds("sft", now - began)
+            run.enter_rl()
+        elif run.state.step == boundary:
+            run.state.add_seconds("sft", now - began)
+            began = now
+            run.commit()
+
+
+def _next_boundary(step: int, total: int, interval: int) -> int:
+    """The next step after `step` at which a commit is due."""
+    return min(total, (step // interval + 1) * interval) if interval else total

@@ -1,0 +1,44 @@
+"""The whole run: SFT, reinforcement learning, evaluation, export, report."""
+
+import logging
+from pathlib import Path
+
+from rljob_trainer.checkpoint import Commit, CommitError, find_commit, latest_commit, verify
+from rljob_trainer.loops.evaluate import evaluate_at_end
+from rljob_trainer.loops.rl import train_rl
+from rljob_trainer.loops.run import Run
+from rljob_trainer.loops.sft import train_sft
+
+logger = logging.getLogger(__name__)
+
+
+def choose_commit(job_dir: Path, resume_from: str | None) -> Commit | None:
+    """The commit to go on from: the named one, the latest good one when none is named, or None for `none`.
+
+    Raises CommitError when the named commit is not there or is damaged: going on from another one would silently
+    undo what somebody decided.
+    """
+    if resume_from == "none":
+        return None
+    if resume_from is None:
+        return latest_commit(job_dir).commit
+    commit = find_commit(job_dir, resume_from)
+    if commit is None:
+        raise CommitError(f"the commit {resume_from} is not in {job_dir}")
+    problem = verify(commit)
+    if problem is not None:
+        raise CommitError(f"the commit {resume_from} cannot be used: {problem}")
+    return commit
+
+
+def train(run: Run, commit: Commit | None) -> None:
+    """From wherever `commit` stands to the end. Raises Stop when asked to end before."""
+    run.start(commit)
+    if run.state.stage == "SFT":
+        train_sft(run)
+    if run.state.stage == "RL":
+        train_rl(run)
+    run.sync_weights()
+    evaluate_at_end(run)
+    if run.job.spec.checkpoint.save_hf:
+        run.ranks.export_hf(run.place.directory / "model")

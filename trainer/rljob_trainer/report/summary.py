@@ -1,0 +1,85 @@
+"""The run in a few numbers."""
+
+import importlib.metadata
+import platform
+import sys
+from typing import Any
+
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops.state import LoopState
+
+_PACKAGES = ("rljob", "torch", "ray", "transformers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def summarize(
+    job: RLJob, state: LoopState, *, sft_steps: int, total_steps: int, digest: str | None, peak_memory: int | None
+) -> dict[str, Any]:
+    """Content of summary.json. `em_*` are scores of the first evaluation set; all are in `evaluations`."""
+    sets = [dataset.name for dataset in job.spec.evaluation.datasets]
+
+    def first(moment: str) -> float | None:
+        scores = state.evaluations.get(f"{sets[0]}/{moment}") if sets else None
+        return None if scores is None else scores["score"]
+
+    generate = state.seconds.get("generate", 0.0)
+    return {
+        "job": job.metadata.name,
+        "state": "Succeeded" if state.step == total_steps else "Incomplete",
+        "seed": job.spec.seed,
+        "steps": state.step,
+        "total_steps": total_steps,
+        "sft_steps": sft_steps,
+        "rl_steps": state.step - sft_steps,
+        "rollouts": state.rollout,
+        "em_after_sft": first("after_sft"),
+        "em_after_grpo": first("final") if state.rollout else None,
+        "em_without_retriever": first("without_retriever"),
+        "evaluations": state.evaluations,
+        "tokens_generated": state.tokens_generated,
+        "tokens_per_second": state.tokens_generated / generate if generate else None,
+        "seconds": sum(state.seconds.get(stage, 0.0) for stage in ("sft", "rl", "evaluate")),
+        "stage_seconds": dict(state.seconds),
+        "peak_memory_bytes": peak_memory,
+        "weights_digest": digest,
+        "world_size": job.spec.trainer.replicas * job.spec.trainer.ranks_per_replica,
+        "engines": job.spec.rollout.replicas,
+        "threads_per_rank": job.spec.trainer.threads_per_rank,
+        "machine": platform.machine(),
+        "versions": versions(),
+    }
+
+
+def terminal_lines(summary: dict[str, Any]) -> list[str]:
+    """The summary for a person."""
+    lines = [f"{summary['job']}: {summary['state']}, {summary['steps']} of {summary['total_steps']} steps"]
+    names = {
+        "em_after_sft": "held-out score after SFT",
+        "em_after_grpo": "held-out score after GRPO",
+        "em_without_retriever": "the same with unrelated documents",
+    }
+    lines += [f"  {text:<36} {summary[key]:.3f}" for key, text in names.items() if summary.get(key) is not None]
+    if summary["tokens_per_second"]:
+        lines.append(f"  {'tokens generated per second':<36} {summary['tokens_per_second']:.0f}")
+    stages = summary["stage_seconds"]
+    shown = ", ".join(f"{stage} {stages[stage]:.0f}" for stage in ("sft", "rl", "evaluate") if stage in stages)
+    lines.append(f"  {'seconds':<36} {summary['seconds']:.0f} ({shown})")
+    if summary.get("peak_memory_bytes"):
+        lines.append(f"  {'peak memory':<36} {summary['peak_memory_bytes'] / 2**30:.1f} GiB")
+    return lines
+
+
+def print_lines(lines: list[str]) -> None:
+    """Write lines to standard output."""
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
