@@ -1,0 +1,96 @@
+"""Multi-turn generation with a search tool: Search-R1 (Jin et al. 2025, arXiv:2503.09516)."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+from rljob_trainer.rollout.generate.base import Limits
+from rljob_trainer.rollout.search_client import Document, SearchError
+from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
+from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
+
+SEARCH_END, ANSWER_END = "</search>", "</answer>"
+TAGS = ("think", "search", "information", "answer")
+_ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
+
+Search = Callable[[str], Awaitable[Sequence[Document]]]
+
+
+class SearchGenerate:
+    """Turns of thinking and acting. A turn ends at `</search>` or `</answer>`.
+
+    - A search is answered by the documents between `<information>` tags, as an observation that is not trained on.
+    - An answer completes the sample.
+    - Anything else that came to an end (no well-formed action, an empty query, the end-of-sequence token) is an
+      invalid action: a correction is appended and the next turn follows.
+    - Each generation is a turn; a search in the last one is not answered.
+    - A turn cut off by its token limit, and an observation for which there is no room, truncate the sample.
+    - A search that is not answered fails this sample, and only this one; the reason is in `info["error"]`.
+    """
+
+    def __init__(self, limits: Limits, max_turns: int, search: Search) -> None:
+        self._limits, self._max_turns, self._search = limits, max_turns, search
+
+    async def __call__(self, sample: Sample, sampling: SamplingParams, engine: Engine) -> Sample:
+        counts = {"turns": 0.0, "searches": 0.0, "invalid_actions": 0.0, "search_failures": 0.0}
+        async with engine.open(sample.seed) as session:
+            new_ids: Sequence[int] = sample.prompt_ids
+            while True:
+                room = self._limits.room(sample, sampling, engine)
+                if room < 1:
+                    sample.status = "truncated"
+                    break
+                turn = self._limits.turn(room, sampling, (SEARCH_END, ANSWER_END))
+                generation = await session.generate(new_ids, turn)
+                sample.append_generation(generation)
+                counts["turns"] += 1
+                if generation.finish_reason != "stop":
+                    sample.status = "truncated"
+                    break
+                action, query = parse_action(generation.text)
+                counts["invalid_actions"] += action == "invalid"
+                if action == "answer" or counts["turns"] == self._max_turns:
+                    sample.status = "completed"
+                    break
+                if action == "search":
+                    counts["searches"] += 1
+                    try:
+                        text = format_information(neutralise(await self._search(query), engine))
+                    except SearchError as error:
+                        counts["search_failures"] += 1
+                        sample.info["error"] = str(error)
+                        sample.status = "failed"
+                        break
+                else:
+                    text = INVALID_ACTION
+                new_ids = engine.tokenizer.encode(text, add_special_tokens=False)
+                if len(new_ids) >= self._limits.room(sample, sampling, engine):
+                    sample.status = "truncated"
+                    break
+                sample.append_observation(new_ids, text)
+        sample.info |= counts
+        return sample
+
+
+def parse_action(text: str) -> tuple[Literal["search", "answer", "invalid"], str]:
+    """The first whole action in a turn's text, and what stands between its tags."""
+    match = _ACTION.search(text)
+    if match is None:
+        return "invalid", ""
+    content = match[2].strip()
+    if match[1] == "answer":
+        return "answer", content
+    return ("search", content) if content else ("invalid", "")
+
+
+def neutralise(documents: Sequence[Document], engine: Engine) -> list[Document]:
+    """Documents whose text cannot pose as a tag of the dialogue or as a special token of the model."""
+    special: Sequence[str] = getattr(engine.tokenizer, "all_special_tokens", ())
+    marks = [f"</{tag}>" for tag in TAGS] + [f"<{tag}>" for tag in TAGS] + [mark for mark in special if mark]
+    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)), re.IGNORECASE)
+
+    def escape(match: re.Match[str]) -> str:
+        text = match[0]
+        return text.replace("<", "&lt;").replace(">", "&gt;") if "<" in text else f"{text[0]} {text[1:]}"
+
+    return [{**document, "contents": pattern.sub(escape, document["contents"])} for document in documents]

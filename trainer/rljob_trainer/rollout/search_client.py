@@ -1,0 +1,188 @@
+"""Asking a Search-R1 style retriever over HTTP: `POST /retrieve {queries, topk, return_scores}`."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+RETRYABLE = frozenset({429, 502, 503, 504})
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+MAX_ANSWER_BYTES = 16 << 20
+
+Document = Mapping[str, str]
+
+
+class SearchError(RuntimeError):
+    """A search was not answered: the service is away, too slow, or answers something else."""
+
+
+@dataclass(slots=True)
+class _Query:
+    text: str
+    deadline: float
+    found: "asyncio.Future[list[Document]]"
+
+
+class SearchClient:
+    """A client of one retriever. Queries asked at the same moment share a request, `max_batch` at most.
+
+    `limit` bounds the queries under way and may be shared by clients. `timeout` is that of one search in seconds,
+    retries included, from when its turn has come. Use it as an async context manager, within one event loop.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        topk: int,
+        timeout: float,
+        limit: asyncio.Semaphore,
+        proxy: str | None = None,
+        max_batch: int = 32,
+    ) -> None:
+        self.url = retrieve_address(url)
+        self._topk, self._timeout, self._limit, self._proxy, self._max_batch = topk, timeout, limit, proxy, max_batch
+        self._session: aiohttp.ClientSession | None = None
+        self._waiting: list[_Query] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self.requests = self.retries = self.failures = 0
+
+    async def __aenter__(self) -> Self:
+        # The limit on connections is the semaphore's; the time limits are those of each search.
+        connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def search(self, query: str) -> list[Document]:
+        """The documents for `query`, best first. Raises SearchError."""
+        async with self._limit:
+            found: asyncio.Future[list[Document]] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Query(query, time.monotonic() + self._timeout, found))
+            if len(self._waiting) == 1:
+                self._spawn(self._flush())
+            try:
+                # The sender keeps to the deadline; this second limit holds even if it should not.
+                async with asyncio.timeout(self._timeout + LONGEST_PAUSE):
+                    return await found
+            except TimeoutError:
+                self.failures += 1
+                raise SearchError(f"{self.url} gave no answer within {self._timeout:g} s") from None
+            except SearchError:
+                self.failures += 1
+                raise
+
+    def _spawn(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _flush(self) -> None:
+        # The engine ends many turns with one step: what they ask has gathered after one round of the event loop.
+        await asyncio.sleep(0)
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), self._max_batch):
+            self._spawn(self._send(waiting[start : start + self._max_batch]))
+
+    async def _send(self, queries: list[_Query]) -> None:
+        try:
+            results = await self._ask([query.text for query in queries], min(query.deadline for query in queries))
+        except SearchError as error:
+            if len(queries) > 1 and not isinstance(error, _AwayError):
+                # One odd query must not cost the others their answer.
+                for query in queries:
+                    self._spawn(self._send([query]))
+                return
+            for query in queries:
+                if not query.found.done():
+                    query.found.set_exception(SearchError(str(error)))
+            return
+        for query, documents in zip(queries, results, strict=True):
+            if not query.found.done():
+                query.found.set_result(documents)
+
+    async def _ask(self, texts: list[str], deadline: float) -> list[list[Document]]:
+        body = {"queries": texts, "topk": self._topk, "return_scores": True}
+        pause, reason = FIRST_PAUSE, "no answer"
+        while (left := deadline - time.monotonic()) > 0:
+            wait = pause
+            try:
+                assert self._session is not None
+                self.requests += 1
+                timeout = aiohttp.ClientTimeout(total=left)
+                async with self._session.post(self.url, json=body, proxy=self._proxy, timeout=timeout) as response:
+                    if response.status == 200:
+                        return _documents(await _json(response, self.url), len(texts), self.url)
+                    reason = f"HTTP {response.status}: {(await response.text(errors='replace'))[:200]}"
+                    if response.status not in RETRYABLE:
+                        raise SearchError(f"{self.url} answered {reason}")
+                    wait = max(pause, _seconds(response.headers.get("Retry-After")))
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            except TimeoutError:
+                break
+            except aiohttp.ClientError as error:
+                raise SearchError(f"{self.url}: {type(error).__name__}: {error}") from None
+            self.retries += 1
+            await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        raise _AwayError(f"{self.url} gave no answer within {self._timeout:g} s ({reason})")
+
+
+class _AwayError(SearchError):
+    """The service did not answer in time: asking again at once would only take longer."""
+
+
+def retrieve_address(url: str) -> str:
+    """The address of /retrieve: `url` itself when it has a path, else beneath it."""
+    scheme, separator, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    return url if path.strip("/") else f"{scheme}{separator}{host}/retrieve"
+
+
+async def _json(response: aiohttp.ClientResponse, url: str) -> Any:
+    data = bytearray()
+    async for part in response.content.iter_chunked(1 << 16):
+        data += part
+        if len(data) > MAX_ANSWER_BYTES:
+            raise SearchError(f"{url} answered more than {MAX_ANSWER_BYTES >> 20} MiB")
+    import orjson
+
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise SearchError(f"{url} answered something that is not JSON: {error}") from None
+
+
+def _documents(answer: Any, count: int, url: str) -> list[list[Document]]:
+    """Search-R1's answer: {"result": [[{"document": {"id", "contents"}, "score"} or the document itself]]}."""
+    result = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(result, list) or len(result) != count or not all(isinstance(found, list) for found in result):
+        raise SearchError(f'{url} answered something else than {{"result": [… {count} lists of documents]}}')
+    return [[_document(entry, url) for entry in found] for found in result]
+
+
+def _document(entry: Any, url: str) -> Document:
+    document = entry.get("document", entry) if isinstance(entry, dict) else None
+    if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
+        raise SearchError(f"{url} answered a document without text in `contents`")
+    return {"id": str(document.get("id", "")), "contents": document["contents"]}
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return min(max(float(retry_after or 0.0), 0.0), LONGEST_PAUSE)
+    except ValueError:  # an HTTP date; the usual pause will do
+        return 0.0

@@ -1,0 +1,240 @@
+"""One engine and the job's generate function: what a rollout worker does, without Ray."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rljob_trainer.config.arithmetic import max_context_length
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import RLJob, RLJobSpec
+from rljob_trainer.models import build_config, load_tokenizer
+from rljob_trainer.models.build import DTYPES
+from rljob_trainer.rollout.generate import (
+    CustomGenerate,
+    GenerateFunction,
+    Limits,
+    SearchGenerate,
+    SingleTurnGenerate,
+)
+from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
+from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
+from rljob_trainer.rollout.types import EngineError, Sample, SamplingParams
+from rljob_trainer.weights.arrays import Array
+
+logger = logging.getLogger(__name__)
+STUCK_SECONDS = 120.0
+"""A step of the engine that takes longer is taken for a hang."""
+CHECK_SECONDS = 1.0
+
+
+class RolloutService:
+    """Generates samples with one engine. All methods belong to one event loop.
+
+    Order: `start`, `update_weights` at least once, then `generate`.
+    """
+
+    def __init__(
+        self, job: RLJob, job_dir: str | Path, engine_index: int = 0, *, stuck_seconds: float = STUCK_SECONDS
+    ) -> None:
+        self.job, self.job_dir, self.engine_index = job, job_dir, engine_index
+        self._stuck_seconds = stuck_seconds
+        self._engine: TorchEngine | None = None
+        self._searches: dict[str, SearchClient] = {}
+        self._search_limit: asyncio.Semaphore | None = None
+        self._url: str | None = None
+        self._samples = 0
+        self._failed = 0
+
+    @property
+    def name(self) -> str:
+        """How errors name this engine."""
+        return f"engine {self.engine_index}"
+
+    async def start(self) -> dict[str, Any]:
+        """Load config, tokenizer and generate function; the weights come later. Raises UserError."""
+        spec = self.job.spec
+        if spec.rollout.engine != "torch":
+            raise UserError(f"spec.rollout.engine: {spec.rollout.engine} is not available in this version; use torch.")
+        self._engine = await asyncio.to_thread(_build_engine, spec, self.job_dir)
+        self._search_limit = asyncio.Semaphore(
+            max(1, spec.rollout.generate.search.concurrency // spec.rollout.replicas)
+        )
+        self._generate = self._generate_function()
+        options = self._engine.options
+        return {
+            "engine": self.engine_index,
+            "device": options.device,
+            "dtype": str(options.dtype).removeprefix("torch."),
+            "deterministic": options.deterministic,
+            "slots": options.slots,
+            "max_context_length": self._engine.max_context_length,
+        }
+
+    async def update_weights(self, version: int, digest: str, weights: Mapping[str, Array | torch.Tensor] | str) -> str:
+        """Serve `weights` (arrays by Hugging Face names, or a folder of safetensors files) as `version`.
+
+        Returns the digest over what is served. Raises EngineError when it is not `digest`: nothing is served then.
+        """
+        engine = self._started()
+        arrays = await asyncio.to_thread(_read_safetensors, weights) if isinstance(weights, str) else weights
+        try:
+            return await engine.load_weights(arrays, version, digest)
+        except EngineError as error:
+            raise EngineError(f"{self.name}: {error}") from error
+
+    async def generate(
+        self, samples: Sequence[Sample], sampling: SamplingParams, retriever_url: str | None = None
+    ) -> list[Sample]:
+        """Generate all `samples`, in their order, each with its status set.
+
+        What a tool or a hook does wrong costs its sample. Raises EngineError, naming this engine, when the engine has
+        no weights, dies or hangs, and when `rollout.timeoutSeconds` is over (it then names samples that wait).
+        """
+        engine, limit = self._started(), float(self.job.spec.rollout.timeout_seconds)
+        if engine.version is None:
+            raise EngineError(f"{self.name} has no weights yet")
+        await self._use_retriever(retriever_url)
+        tasks = [asyncio.create_task(self._generate(sample, sampling, engine)) for sample in samples]
+        deadline = time.monotonic() + limit
+        try:
+            waiting = set(tasks)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                if waiting:
+                    engine.check(self._stuck_seconds)
+                if waiting and time.monotonic() > deadline:
+                    raise EngineError(_too_late(samples, tasks, limit))
+        except EngineError as error:
+            raise EngineError(f"{self.name}: {error}") from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        results = [task.result() for task in tasks]
+        self._samples += len(results)
+        self._failed += sum(sample.status == "failed" for sample in results)
+        return results
+
+    def health(self) -> dict[str, Any]:
+        """What is served. Raises EngineError when the engine is dead or hangs."""
+        engine = self._started()
+        try:
+            engine.check(self._stuck_seconds)
+        except EngineError as error:
+            raise EngineError(f"{self.name}: {error}") from error
+        return {"engine": self.engine_index, "version": engine.version, "digest": engine.digest}
+
+    def metrics(self) -> dict[str, float]:
+        """Counters since the start and gauges of now."""
+        engine = self._started()
+        stats = engine.stats()
+        clients = self._searches.values()
+        return stats | {
+            "policy_version": float(-1 if engine.version is None else engine.version),
+            "samples": float(self._samples),
+            "failed_samples": float(self._failed),
+            "search_requests": float(sum(client.requests for client in clients)),
+            "search_retries": float(sum(client.retries for client in clients)),
+            "search_failures": float(sum(client.failures for client in clients)),
+        }
+
+    async def shutdown(self) -> None:
+        """End the engine's thread and close connections."""
+        for client in self._searches.values():
+            await client.__aexit__(None, None, None)
+        self._searches.clear()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.shutdown)
+
+    def _started(self) -> TorchEngine:
+        if self._engine is None:
+            raise EngineError(f"{self.name} is not started")
+        return self._engine
+
+    def _generate_function(self) -> GenerateFunction:
+        rollout = self.job.spec.rollout
+        limits = Limits(rollout.sampling.max_tokens_per_turn)
+        if rollout.generate.type == "custom":
+            return CustomGenerate(rollout.generate.function, rollout.generate.args)
+        if rollout.generate.type == "search":
+            return SearchGenerate(limits, rollout.generate.search.max_turns, self._search)
+        return SingleTurnGenerate(limits)
+
+    async def _use_retriever(self, given: str | None) -> None:
+        """Direct searches to `search.url`, else to the job's retriever."""
+        spec = self.job.spec.rollout.generate.search
+        if self.job.spec.rollout.generate.type != "search":
+            return
+        # An address given for this rollout wins over the job's own retriever, never over an outside one.
+        url = spec.url or given
+        if url is None:
+            raise UserError(
+                "spec.rollout.generate.search: there is no retriever to ask.",
+                hint="Add spec.retriever, or name one in spec.rollout.generate.search.url.",
+            )
+        if url not in self._searches:
+            assert self._search_limit is not None
+            client = SearchClient(
+                url, topk=spec.topk, timeout=spec.timeout_seconds, limit=self._search_limit, proxy=spec.proxy
+            )
+            self._searches[url] = await client.__aenter__()
+        self._url = url
+
+    async def _search(self, query: str) -> Sequence[Document]:
+        if self._url is None:
+            raise SearchError("no retriever is known")
+        return await self._searches[self._url].search(query)
+
+
+def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> TorchEngine:
+    if spec.rollout.gpus_per_engine > 1:
+        raise UserError(
+            f"spec.rollout.gpusPerEngine: the torch engine uses one GPU, not {spec.rollout.gpus_per_engine}."
+        )
+    device = "cuda" if spec.rollout.gpus_per_engine else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(spec.trainer.threads_per_rank)
+    tokenizer = load_tokenizer(spec.model, job_dir)
+    config = build_config(spec.model, job_dir, tokenizer)
+    deterministic = spec.deterministic if spec.deterministic is not None else device == "cpu"
+    options = TorchEngineOptions.from_args(
+        spec.rollout.engine_args, deterministic=deterministic, device=device, dtype=DTYPES[spec.model.dtype]
+    )
+    return TorchEngine(config, tokenizer, _context_length(spec, config.max_position_embeddings), options)
+
+
+def _context_length(spec: RLJobSpec, positions: int) -> int:
+    """Longest sequence of training and of every evaluation; what is not asked for explicitly ends at the model's."""
+    if spec.rollout.max_context_length is not None:
+        return spec.rollout.max_context_length
+    lengths = [max_context_length(spec)]
+    for dataset in spec.evaluation.datasets:
+        sampling = dataset.sampling or spec.evaluation.sampling
+        lengths.append(dataset.max_prompt_length + sampling.max_response_length)
+    return min(max(lengths), positions)
+
+
+def _read_safetensors(folder: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise EngineError(f"no *.safetensors in {folder}")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def _too_late(samples: Sequence[Sample], tasks: Sequence["asyncio.Task[Sample]"], limit: float) -> str:
+    late = [
+        f"group {sample.group} sample {sample.index}"
+        for sample, task in zip(samples, tasks, strict=True)
+        if not task.done()
+    ]
+    more = f" and {len(late) - 5} more" if len(late) > 5 else ""
+    return f"spec.rollout.timeoutSeconds = {limit:.0f} is over; waiting: {', '.join(late[:5])}{more}"
