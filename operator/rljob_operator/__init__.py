@@ -1,1 +1,1 @@
-"""RLJob."""
+"""The operator of RLJobs."""

@@ -7,8 +7,8 @@ RAY_GROUPS: tuple[Group, ...] = ("head", "trainer", "rollout")
 
 JOB = "rljob.io/job"
 """Name of the RLJob: on every child and pod. What is watched and listed is selected by it, on the server's side."""
-GROUP = "rljob.io/group"
-"""Group of a pod: head, trainer, rollout or retriever."""
+ROLE = "rljob.io/role"
+"""Role of a pod: head, trainer, rollout or retriever."""
 ATTEMPT = "rljob.io/attempt"
 """Number of the attempt: label of RayJobs and Ray pods; annotation of the Lease (who may hold it)."""
 APPLIED = "rljob.io/applied"
@@ -35,5 +35,5 @@ def common(job: str, component: str = "job") -> dict[str, str]:
 
 def pod(job: str, group: Group, attempt: int | None = None) -> dict[str, str]:
     """Labels of the pods of one group."""
-    labels = common(job, group) | {GROUP: group}
+    labels = common(job, group) | {ROLE: group}
     return labels | {ATTEMPT: str(attempt)} if attempt is not None else labels

@@ -54,7 +54,7 @@ def name_of(obj: Mapping[str, Any]) -> str:
 
 
 def meta(obj: Mapping[str, Any], field: str, key: str) -> str | None:
-    """One label or annotation: `meta(pod, "labels", "rljob.io/group")`."""
+    """One label or annotation: `meta(pod, "labels", "rljob.io/role")`."""
     value: str | None = (obj["metadata"].get(field) or {}).get(key)
     return value
 

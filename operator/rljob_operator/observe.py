@@ -91,14 +91,14 @@ class Observed:
         return [
             pod
             for pod in self.pods
-            if meta(pod, "labels", labels.GROUP) == group
+            if meta(pod, "labels", labels.ROLE) == group
             and (attempt is None or meta(pod, "labels", labels.ATTEMPT) == str(attempt))
         ]
 
     @property
     def ray_pods(self) -> list[Obj]:
         """Pods of Ray clusters, of any attempt."""
-        return [pod for pod in self.pods if meta(pod, "labels", labels.GROUP) in labels.RAY_GROUPS]
+        return [pod for pod in self.pods if meta(pod, "labels", labels.ROLE) in labels.RAY_GROUPS]
 
     def progress(self) -> Progress | None:
         """The driver's last report; None when there is none that can be read."""

@@ -55,7 +55,7 @@ def _groups(view: View) -> None:
     retrievers = spec.retriever.replicas if spec.retriever and retriever_needed(view) else 0
     status.retriever = GroupStatus(desired=retrievers, ready=view.retriever_ready if spec.retriever else 0)
     status.rollout_replicas = len(view.observed.group("rollout", status.attempt)) if status.attempt else 0
-    status.rollout_selector = f"{labels.JOB}={name},{labels.GROUP}=rollout"
+    status.rollout_selector = f"{labels.JOB}={name},{labels.ROLE}=rollout"
 
 
 def _retriever(view: View, conditions: Conditions) -> None:

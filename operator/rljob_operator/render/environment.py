@@ -57,7 +57,7 @@ def ray(context: Context, group: Group, attempt: int) -> list[Env]:
     env = [
         *job(context),
         value("RLJOB_ATTEMPT", attempt),
-        value("RLJOB_GROUP", group),
+        value("RLJOB_ROLE", group),
         field("RLJOB_POD_NAME", "metadata.name"),
         value("OMP_NUM_THREADS", context.spec.trainer.threads_per_rank),
         value("RAY_USAGE_STATS_ENABLED", "0"),

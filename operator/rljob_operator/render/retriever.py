@@ -41,7 +41,7 @@ def deployment(context: Context, retriever: RetrieverSpec, *, running: bool) -> 
         "replicas": retriever.replicas if running else 0,
         "revisionHistoryLimit": 1,
         "progressDeadlineSeconds": max(1, int(retriever.startup_timeout_seconds)),
-        "selector": {"matchLabels": {labels.JOB: context.name, labels.GROUP: "retriever"}},
+        "selector": {"matchLabels": {labels.JOB: context.name, labels.ROLE: "retriever"}},
         "template": template,
     }
     return body
@@ -51,7 +51,7 @@ def service(context: Context, retriever: RetrieverSpec) -> Obj:
     """The Service in front of the retriever pods."""
     body = context.child(SERVICE, names.retriever(context.name), "retriever")
     body["spec"] = {
-        "selector": {labels.JOB: context.name, labels.GROUP: "retriever"},
+        "selector": {labels.JOB: context.name, labels.ROLE: "retriever"},
         "ports": [{"name": "http", "port": retriever.port, "targetPort": "http", "protocol": "TCP"}],
     }
     return body

@@ -1,0 +1,97 @@
+"""The controller: keys in, reconciles out, a resync that heals what the watches missed."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+
+from rljob_operator.kube import ApiError, Kube
+from rljob_operator.metrics import Metrics
+from rljob_operator.objects import RLJOB, name_of
+from rljob_operator.reconcile import reconcile
+from rljob_operator.server import Canary
+from rljob_operator.settings import Settings
+from rljob_operator.work_queue import WorkQueue, work
+
+logger = logging.getLogger(__name__)
+Key = tuple[str, str]
+"""Namespace and name of an RLJob."""
+CANARY: Key = ("", "canary")
+CANARY_SECONDS = 10.0
+CANARY_LIMIT = 120.0
+
+
+class Controller:
+    """Works the queue. `look_at` is all that a watch event does."""
+
+    def __init__(self, kube: Kube, settings: Settings, metrics: Metrics) -> None:
+        self._kube, self._settings, self._metrics = kube, settings, metrics
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.canary = Canary(CANARY_LIMIT)
+        self.listed = False
+        """Whether all jobs have been listed once."""
+
+    def look_at(self, namespace: str, name: str) -> None:
+        """Something about this job may have changed."""
+        self.queue.add((namespace, name))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Workers, resync and canary, for as long as the block lasts."""
+        tasks = [asyncio.create_task(work(self.queue, self._handle)) for _ in range(self._settings.workers)]
+        tasks += [asyncio.create_task(self._resync()), asyncio.create_task(self._beat())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _handle(self, key: Key) -> float | None:
+        if key == CANARY:
+            self.canary.beat()
+            return None
+        metrics, begun = self._metrics, time.perf_counter()
+        try:
+            # Every call has a limit of its own; this one is for what nobody thought of.
+            async with asyncio.timeout(20 * self._settings.request_timeout_seconds):
+                after, observed = await reconcile(self._kube, *key, self._settings)
+        except Exception as error:
+            metrics.reconciles.labels("error").inc()
+            metrics.errors.labels(f"http_{error.status}" if isinstance(error, ApiError) else type(error).__name__).inc()
+            raise
+        finally:
+            metrics.seconds.observe(time.perf_counter() - begun)
+            metrics.depth.set(self.queue.depth)
+        if observed is None:
+            metrics.reconciles.labels("gone").inc()
+            metrics.phase(key, None)
+            self.queue.forget(key)
+            return None
+        metrics.reconciles.labels("ok").inc()
+        metrics.phase(key, (observed.job.get("status") or {}).get("phase", "Pending"))
+        return after
+
+    async def _resync(self) -> None:
+        """Look at every job now and then: a watch that has died silently costs one period at most."""
+        while True:
+            wait = self._settings.resync_seconds * random.uniform(0.8, 1.2)
+            try:
+                for namespace in self._settings.watch_namespaces or (None,):
+                    for job in await self._kube.list(RLJOB, namespace) or []:
+                        # Spread, so that a thousand jobs are not read at once.
+                        spread = random.uniform(0, wait / 10) if self.listed else 0.0
+                        self.queue.add((job["metadata"]["namespace"], name_of(job)), spread)
+                self.listed = True
+            except ApiError as error:
+                logger.warning("resync: %s; again in 10 s", error)
+                wait = 10.0
+            await asyncio.sleep(wait)
+
+    async def _beat(self) -> None:
+        while True:
+            self.queue.add(CANARY)
+            self._metrics.depth.set(self.queue.depth)
+            await asyncio.sleep(CANARY_SECONDS)

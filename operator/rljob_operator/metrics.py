@@ -1,0 +1,46 @@
+"""The operator's metrics, for Prometheus."""
+
+from collections import Counter as Count
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+PHASES = ("Pending", "Preparing", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded", "Failed")
+_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Counters, gauges and histograms of one operator process."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+        self.reconciles = Counter(
+            "rljob_operator_reconcile_total", "Reconciles by result (ok, error, gone).", ["result"], registry=registry
+        )
+        self.seconds = Histogram(
+            "rljob_operator_reconcile_seconds", "Duration of a reconcile.", buckets=_BUCKETS, registry=registry
+        )
+        self.errors = Counter(
+            "rljob_operator_errors_total", "Failed reconciles by kind of error.", ["error"], registry=registry
+        )
+        self.depth = Gauge("rljob_operator_queue_depth", "Jobs that are due and wait for a worker.", registry=registry)
+        self.jobs = Gauge("rljob_operator_jobs", "RLJobs by phase.", ["phase"], registry=registry)
+        self.canary_age = Gauge(
+            "rljob_operator_canary_age_seconds", "Seconds since the queue last did work.", registry=registry
+        )
+        self._phases: dict[tuple[str, str], str] = {}
+        self._show()
+
+    def phase(self, key: tuple[str, str], phase: str | None) -> None:
+        """A job is in this phase; None: it is gone."""
+        if self._phases.get(key) == phase:
+            return
+        if phase is None:
+            self._phases.pop(key, None)
+        else:
+            self._phases[key] = phase
+        self._show()
+
+    def _show(self) -> None:
+        counts = Count(self._phases.values())
+        for phase in PHASES:
+            self.jobs.labels(phase).set(counts[phase])
