@@ -1,0 +1,1 @@
+"""Container images of RLJob, and the program that builds them."""
