@@ -2,6 +2,7 @@
 
 import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,12 +41,13 @@ def join(
 ) -> None:
     """Join the process group: NCCL on GPUs (with gloo for CPU tensors), gloo otherwise. Every wait is bounded."""
     timeout = timedelta(seconds=timeout_seconds)
-    if rendezvous is not None:
-        store = rendezvous.store
-    else:
-        store = dist.TCPStore(host, port, world_size, timeout=timeout)  # type: ignore[attr-defined]
+    store = rendezvous.store if rendezvous else _connect(host, port, world_size, timeout)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _connect(host: str, port: int, world_size: int, timeout: timedelta) -> Any:
+    return dist.TCPStore(host, port, world_size, timeout=timeout)  # type: ignore[attr-defined]
 
 
 def leave() -> None:

@@ -1,0 +1,133 @@
+"""Scoring samples by `spec.reward`: the weighted sum of its functions, each call within its time limit."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.reward import RewardSpec
+from rljob_trainer.rewards.functions import Scorer, build
+from rljob_trainer.rewards.pool import CustomFunction, Outcome, WorkerPool
+from rljob_trainer.rollout.types import Sample
+
+ERROR = "reward_error"
+"""Key of `Sample.info` that says why a sample got `failureReward`."""
+
+
+@dataclass
+class ScoreReport:
+    """How scoring went."""
+
+    samples: int = 0
+    failures: int = 0
+    """Samples that got `failureReward`, time-outs included."""
+    timeouts: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    """What went wrong, and how often."""
+
+
+class RewardScorer:
+    """Scores rollouts; keeps the processes of custom functions. A context manager.
+
+    Built-in functions run here (they are linear in the response), custom ones in `workers` processes. A custom function
+    returns a number, or a dict of numbers: then its value is the entry `reward` when there is one, else the sum.
+    Raises UserError, at construction, for functions that do not exist or cannot be given their arguments.
+    """
+
+    def __init__(self, spec: RewardSpec) -> None:
+        self.spec = spec
+        self._labels: list[str] = []
+        self._built_in: dict[int, Scorer] = {}
+        custom: list[CustomFunction] = []
+        self._custom_places: list[int] = []
+        for place, function in enumerate(spec.functions):
+            where = f"spec.reward.functions[{place}]"
+            label = function.label or function.name
+            self._labels.append(label if label not in self._labels else f"{label}-{place + 1}")
+            if function.name != "custom":
+                self._built_in[place] = build(function, where)
+            elif function.function is None:
+                raise UserError(f"{where}.function is required for a custom reward", hint="package.module:name")
+            else:
+                custom.append(CustomFunction(function.function, f"{where}.function", function.args))
+                self._custom_places.append(place)
+        self._pool = WorkerPool(custom, spec.workers, spec.timeout_seconds) if custom else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes of custom functions."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def score(self, samples: Sequence[Sample]) -> ScoreReport:
+        """Set `reward` and `reward_parts` (the unweighted value of each function) of every sample.
+
+        A sample whose custom function fails, runs out of time or returns no finite number gets `failureReward`, no
+        parts, and `info["reward_error"]`. A label that a built-in function cannot read raises UserError.
+        """
+        report = ScoreReport(samples=len(samples))
+        custom = self._pool.run(samples) if self._pool is not None else [[] for _ in samples]
+        for sample, outcomes in zip(samples, custom, strict=True):
+            problem = next((text for text in map(_problem, outcomes) if text is not None), None)
+            sample.info.pop(ERROR, None)
+            if problem is not None:
+                sample.reward, sample.reward_parts = self.spec.failure_reward, {}
+                sample.info[ERROR] = problem
+                report.failures += 1
+                report.timeouts += any(outcome.timed_out for outcome in outcomes)
+                report.errors[problem] += 1
+                continue
+            self._set(sample, dict(zip(self._custom_places, outcomes, strict=True)))
+        return report
+
+    def _set(self, sample: Sample, outcomes: dict[int, Outcome]) -> None:
+        total = 0.0
+        parts: dict[str, float] = {}
+        for place, (function, label) in enumerate(zip(self.spec.functions, self._labels, strict=True)):
+            if place in self._built_in:
+                try:
+                    value = float(self._built_in[place](sample))
+                except ValueError as error:
+                    raise UserError(
+                        f"spec.reward.functions[{place}] ({function.name}), row {sample.row} of the data: {error}",
+                        hint="check spec.data.train.labelKey",
+                    ) from error
+            else:
+                result = outcomes[place].value
+                assert result is not None
+                value = result if isinstance(result, float) else _value(result)
+                if isinstance(result, dict):
+                    parts |= {f"{label}/{key}": part for key, part in result.items()}
+            parts[label] = value
+            total += function.weight * value
+        sample.reward, sample.reward_parts = total, parts
+
+
+def score(samples: Sequence[Sample], spec: RewardSpec) -> ScoreReport:
+    """Score once; see `RewardScorer`, which keeps its processes between calls."""
+    with RewardScorer(spec) as scorer:
+        return scorer.score(samples)
+
+
+def _problem(outcome: Outcome) -> str | None:
+    if outcome.timed_out:
+        return "the reward function ran out of time"
+    if outcome.error is not None:
+        return outcome.error
+    value = outcome.value
+    numbers = list(value.values()) if isinstance(value, dict) else [value]
+    if not numbers or not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
+        return f"the reward function returned {value!r}, not finite numbers"
+    return None
+
+
+def _value(parts: dict[str, float]) -> float:
+    return parts["reward"] if "reward" in parts else math.fsum(parts.values())

@@ -1,0 +1,111 @@
+"""A process that runs users' reward functions: `python -m rljob_trainer.rewards.worker`. It may be killed at any time.
+
+Protocol, over its standard input and output: frames of a 4-byte big-endian length and a body. The first frame in
+(JSON) names the functions and the import path; each further one (pickle, from the parent alone) is a request
+(number, function, sample, time limit). Frames out are JSON: {"ready": …} once, then {"number": n, "value": …} or
+{"number": n, "error": …} or {"number": n, "timeout": true}. What functions print goes to standard error.
+"""
+
+import asyncio
+import inspect
+import json
+import os
+import pickle
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.hooks import load_function
+
+PARENT_CHECK_SECONDS = 2.0
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame, or None at the end of the stream."""
+    header = stream.read(4)
+    if len(header) < 4:
+        return None
+    return stream.read(struct.unpack(">I", header)[0])
+
+
+def write_frame(stream: BinaryIO, body: bytes) -> None:
+    """Write one frame and flush."""
+    stream.write(struct.pack(">I", len(body)) + body)
+    stream.flush()
+
+
+async def serve(stdin: BinaryIO, stdout: BinaryIO, functions: list[tuple[Callable[..., Any], dict[str, Any]]]) -> None:
+    """Answer requests until the input ends. Async functions run side by side, others one after the other."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    while (frame := await loop.run_in_executor(None, read_frame, stdin)) is not None:
+        number, which, sample, limit = pickle.loads(frame)  # the parent process alone writes to this pipe
+        function, args = functions[which]
+        task = asyncio.create_task(answer(stdout, number, function, sample, args, limit))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    if tasks:
+        await asyncio.gather(*tasks)
+
+
+async def answer(
+    stdout: BinaryIO, number: int, function: Callable[..., Any], sample: Any, args: dict[str, Any], limit: float
+) -> None:
+    """Run one function on one sample and report the value, or what went wrong. Only an async function can be stopped
+    from in here when its time is up; for others the parent ends the process."""
+    reply: dict[str, Any]
+    try:
+        value = function(sample, **args)
+        if inspect.isawaitable(value):
+            value = await asyncio.wait_for(value, limit)
+        reply = {"number": number, "value": as_numbers(value)}
+    except TimeoutError:
+        reply = {"number": number, "timeout": True}
+    except Exception as error:  # noqa: BLE001 - whatever a user's function raises costs its sample, and is reported
+        reply = {"number": number, "error": f"{type(error).__name__}: {error}"}
+    write_frame(stdout, json.dumps(reply).encode())
+
+
+def as_numbers(value: Any) -> float | dict[str, float]:
+    """A reward as plain numbers (numpy and tensor scalars included). Raises TypeError on anything else."""
+    if isinstance(value, dict):
+        return {str(key): float(part) for key, part in value.items()}
+    if isinstance(value, str) or value is None:
+        raise TypeError(f"a reward must be a number or a dict of numbers, not {value!r}")
+    return float(value)
+
+
+def watch_parent(parent: int) -> None:
+    """End this process when its parent is gone: a hanging function must not outlive the job."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def main() -> None:
+    """Entry point."""
+    threading.Thread(target=watch_parent, args=(os.getppid(),), daemon=True).start()
+    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    frame = read_frame(stdin)
+    if frame is None:
+        return
+    start = json.loads(frame)
+    sys.path[:] = start["path"]
+    try:
+        functions = [(load_function(item["function"], item["field"]), item["args"]) for item in start["functions"]]
+    except UserError as error:
+        write_frame(stdout, json.dumps({"ready": False, "message": error.message, "hint": error.hint}).encode())
+        return
+    asynchronous = [inspect.iscoroutinefunction(function) for function, _ in functions]
+    write_frame(stdout, json.dumps({"ready": True, "asynchronous": asynchronous}).encode())
+    asyncio.run(serve(stdin, stdout, functions))
+
+
+if __name__ == "__main__":
+    main()
