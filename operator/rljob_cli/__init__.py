@@ -1,1 +1,1 @@
-"""RLJob."""
+"""The `rljob` command line."""

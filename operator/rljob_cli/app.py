@@ -1,0 +1,31 @@
+"""The commands of `rljob`."""
+
+from collections.abc import Callable
+
+import typer
+
+from rljob_cli import local, remote
+from rljob_cli.exits import MEANINGS
+from rljob_cli.guard import guarded
+
+_EXITS = "\n\n".join(f"{code}: {meaning}" for code, meaning in MEANINGS.items())
+
+app = typer.Typer(
+    name="rljob",
+    help="Reinforcement learning of language models: one manifest, a laptop and a cluster.",
+    epilog=f"Exit codes:\n\n{_EXITS}",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "A manifest, here": (local.validate, local.plan, local.run),
+    "A cluster": (remote.submit, remote.status, remote.logs, remote.suspend, remote.resume),
+    "About": (local.schema, local.version),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(guarded(_command))

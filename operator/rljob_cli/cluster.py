@@ -1,0 +1,204 @@
+"""The cluster as commands see it: RLJobs, pods, logs. Every failure is a sentence that says what to do."""
+
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import API_VERSION, GROUP, PLURAL, VERSION
+
+from rljob_cli.exits import ClusterError
+
+FIELD_MANAGER = "rljob"
+CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
+JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = "rljob.io/job", "rljob.io/role", "rljob.io/attempt"
+Obj = dict[str, Any]
+
+
+class Cluster:
+    """A connection to the cluster of the current kubeconfig context, or of the pod that this runs in."""
+
+    def __init__(self, namespace: str | None = None, context: str | None = None) -> None:
+        from kubernetes import client, config
+        from kubernetes.config.config_exception import ConfigException
+
+        configuration = client.Configuration()
+        try:
+            config.load_kube_config(context=context, client_configuration=configuration)
+            _, active = config.list_kube_config_contexts()
+            own = (active or {}).get("context", {}).get("namespace")
+        except (ConfigException, TypeError, OSError) as missing:
+            try:
+                config.load_incluster_config(client_configuration=configuration)
+                own = _own_namespace()
+            except ConfigException:
+                raise ClusterError(
+                    f"no cluster is configured: {missing}", hint="set KUBECONFIG, or run the job here with `rljob run`"
+                ) from None
+        configuration.retries = False
+        self.namespace = namespace or own or "default"
+        self.server = str(configuration.host)
+        self._api = client.ApiClient(configuration)
+        self._core = client.CoreV1Api(self._api)
+
+    def apply(self, manifest: Obj, *, dry_run: bool) -> Obj:
+        """Server-side apply of an RLJob with strict field validation."""
+        name = manifest["metadata"]["name"]
+        query = [("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")]
+        query += [("dryRun", "All")] if dry_run else []
+        with self._explained(f"RLJob {name}"):
+            return self._call("PATCH", self._path(name), query, manifest, "application/apply-patch+yaml")
+
+    def get(self, name: str) -> Obj:
+        """One RLJob."""
+        with self._explained(f"RLJob {name}"):
+            return self._call("GET", self._path(name))
+
+    def jobs(self, *, all_namespaces: bool) -> list[Obj]:
+        """All RLJobs of the namespace, or of the cluster."""
+        path = f"/apis/{GROUP}/{VERSION}/{PLURAL}" if all_namespaces else self._path()
+        with self._explained("RLJobs"):
+            return list(self._call("GET", path)["items"])
+
+    def suspend(self, name: str, *, suspend: bool) -> Obj:
+        """Set `spec.lifecycle.suspend`."""
+        body = {"spec": {"lifecycle": {"suspend": suspend}}}
+        query = [("fieldManager", FIELD_MANAGER)]
+        with self._explained(f"RLJob {name}"):
+            return self._call("PATCH", self._path(name), query, body, "application/merge-patch+json")
+
+    def pods(self, job: str, role: str) -> list[Any]:
+        """Pods of one role, those of the newest attempt first."""
+        with self._explained(f"the pods of RLJob {job}"):
+            found = self._core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"{JOB_LABEL}={job},{ROLE_LABEL}={role}",
+                _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+            ).items
+        return sorted(
+            found, key=lambda pod: (-int((pod.metadata.labels or {}).get(ATTEMPT_LABEL, 0)), pod.metadata.name)
+        )
+
+    def pod_log(self, pod: str, *, follow: bool, tail: int) -> Iterator[str]:
+        """Lines of a pod's log; with `follow` until it ends or the user interrupts."""
+        with self._explained(f"the log of pod {pod}"):
+            response = self._core.read_namespaced_pod_log(
+                pod,
+                self.namespace,
+                follow=follow,
+                tail_lines=tail,
+                _preload_content=False,
+                _request_timeout=(CONNECT_SECONDS, None if follow else READ_SECONDS),
+            )
+            for line in response:
+                yield line.decode(errors="replace").rstrip("\n")
+
+    def execute(self, pod: str, command: list[str]) -> Iterator[str]:
+        """Lines that a command in a pod writes, until it ends."""
+        from kubernetes.stream import stream
+
+        with self._explained(f"pod {pod}"):
+            session = stream(
+                self._core.connect_get_namespaced_pod_exec,
+                pod,
+                self.namespace,
+                command=command,
+                stdout=True,
+                stderr=True,
+                stdin=False,
+                tty=False,
+                _preload_content=False,
+            )
+            pending = ""
+            while session.is_open():
+                session.update(timeout=1)
+                text = session.read_stdout() if session.peek_stdout() else ""
+                text += session.read_stderr() if session.peek_stderr() else ""
+                *lines, pending = (pending + text).split("\n")
+                yield from lines
+            if pending:
+                yield pending
+
+    def _path(self, name: str | None = None) -> str:
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}"
+        return f"{path}/{name}" if name else path
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]] | None = None,
+        body: Obj | None = None,
+        content: str = "application/json",
+    ) -> Obj:
+        data = self._api.call_api(
+            path,
+            method,
+            query_params=query or [],
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=json.dumps(body) if body is not None and "yaml" in content else body,
+            auth_settings=["BearerToken"],
+            response_type="object",
+            _return_http_data_only=True,
+            _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+        )
+        return dict(data)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except ApiException as refused:
+            raise self._sentence(what, refused) from None
+        except (HTTPError, socket.gaierror, ConnectionError, ssl.SSLError) as lost:
+            reason = getattr(lost, "reason", None) or lost
+            raise ClusterError(
+                f"the cluster at {self.server} does not answer: {reason}",
+                hint="check the kubeconfig's context (`kubectl config current-context`)",
+            ) from None
+
+    def _sentence(self, what: str, refused: Any) -> UserError:
+        message, details = _status(refused)
+        if refused.status == 404:
+            if details.get("name") and details.get("kind") in (PLURAL, "pods"):
+                return ClusterError(f"{what} is not there (namespace {self.namespace})")
+            if details.get("kind") == "namespaces":
+                return ClusterError(f"the namespace {self.namespace} is not there")
+            return ClusterError(
+                f"the cluster at {self.server} does not serve {API_VERSION}",
+                hint="install the operator and its CRD with Helm: charts/rljob",
+            )
+        if refused.status == 401:
+            return ClusterError(f"the cluster at {self.server} does not know these credentials")
+        if refused.status == 403:
+            return ClusterError(f"not allowed: {message}")
+        if refused.status == 409:
+            return UserError(
+                f"{what}: {message}", hint="another client owns these fields; change them there, or leave them out here"
+            )
+        if refused.status in (400, 422):
+            causes = [f"{cause['field']}: {cause['message']}" for cause in details.get("causes", [])]
+            return UserError("\n".join([f"the apiserver refuses {what}:", *(causes or [message])]))
+        return ClusterError(f"{what}: the apiserver answered {refused.status}: {message}")
+
+
+def _status(refused: Any) -> tuple[str, Obj]:
+    try:
+        body = json.loads(refused.body or "{}")
+    except ValueError:
+        return str(refused.reason), {}
+    return str(body.get("message") or refused.reason), dict(body.get("details") or {})
+
+
+def _own_namespace() -> str | None:
+    try:
+        with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace", encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return None

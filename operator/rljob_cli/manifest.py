@@ -1,0 +1,93 @@
+"""A manifest from the command line: the file, with `--set` on top."""
+
+import copy
+import itertools
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rljob_trainer.config.document import Document, Location, parse_document
+from rljob_trainer.config.errors import Problem, UserError
+from rljob_trainer.config.job import RLJob, RLJobSpec
+from rljob_trainer.config.load import job_from, read
+
+_SECTIONS = {info.alias or name for name, info in RLJobSpec.model_fields.items()}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as the user wrote it, and the job that it describes."""
+
+    source: str
+    raw: dict[str, Any]
+    """Without defaults: what is sent to a cluster, so that the user owns what the user wrote."""
+    job: RLJob
+    document: Document
+
+    def located(self, problems: list[Problem]) -> list[Problem]:
+        """The problems with the lines that they are about, or that are nearest around."""
+        return [replace(problem, line=self.document.line(_location(problem.path)) or None) for problem in problems]
+
+
+def load_manifest(path: str, overrides: list[str] | None = None) -> Manifest:
+    """Read a file (`-`: standard input), apply `spec.path=value` overrides, validate. Raises UserError."""
+    document = override(read(path), overrides or [])
+    job = job_from(document)
+    return Manifest(document.source, document.value, job, document)
+
+
+def override(document: Document, overrides: list[str]) -> Document:
+    """The document with each `path=value` set. Values are read as YAML: `3`, `1e-6`, `true`, `[a, b]`, `null`."""
+    if not overrides or not isinstance(document.value, dict):
+        return document
+    value, lines = copy.deepcopy(document.value), dict(document.lines)
+    for text in overrides:
+        path, separator, given = text.partition("=")
+        if not separator or not path:
+            raise UserError(f"--set {text}: write it as spec.path=value, such as spec.rollout.numRollout=10")
+        location = _location(path)
+        _set(value, location, _value(given, path), text)
+        lines[location] = 0  # The line in the file is not to blame.
+    return Document(document.source, value, lines)
+
+
+def _location(path: str) -> Location:
+    parts: list[str | int] = []
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        parts.append(int(index) if index else name)
+    if parts and parts[0] in _SECTIONS and parts[0] != "metadata":
+        parts.insert(0, "spec")
+    return tuple(parts)
+
+
+def _value(text: str, path: str) -> Any:
+    if not text.strip():
+        return text
+    try:
+        return parse_document(text.encode(), f"--set {path}").value
+    except UserError:
+        return text  # Text with a colon or a bracket in it, not YAML.
+
+
+def _set(node: Any, location: Location, value: Any, text: str) -> None:
+    if not location:
+        raise UserError(f"--set {text}: names no field")
+    for part, following in itertools.pairwise(location):
+        node = _step(node, part, [] if isinstance(following, int) else {}, text)
+    last = location[-1]
+    if isinstance(node, dict) and isinstance(last, str):
+        node[last] = value
+    elif isinstance(node, list) and isinstance(last, int) and last <= len(node):
+        node[last : last + 1] = [value]
+    else:
+        raise UserError(f"--set {text}: there is no such place in the manifest")
+
+
+def _step(node: Any, part: str | int, empty: Any, text: str) -> Any:
+    if isinstance(node, dict) and isinstance(part, str):
+        if node.get(part) is None:
+            node[part] = empty
+        return node[part]
+    if isinstance(node, list) and isinstance(part, int) and part < len(node):
+        return node[part]
+    raise UserError(f"--set {text}: there is no such place in the manifest")
