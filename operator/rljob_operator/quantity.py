@@ -17,10 +17,10 @@ def quantity(text: str) -> Decimal | None:
 
 def same(one: object, other: object) -> bool:
     """Whether two scalars mean the same: equal, or equal as quantities (an integer counts as one)."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
     if one == other:
         return True
-    if isinstance(one, bool) or isinstance(other, bool):
-        return False
     if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
         return False
     first = quantity(str(one))

@@ -170,7 +170,7 @@ async def test_ray_job_deleted_by_hand_fails_the_attempt(world):
 
 
 @pytest.mark.parametrize(
-    "kind,name",
+    ("kind", "name"),
     [("ConfigMap", "demo-config"), ("ConfigMap", "demo-progress"), ("Role", "demo-driver"), ("Service", "demo-retriever"),
      ("Deployment", "demo-retriever"), ("Lease", "demo-driver"), ("PersistentVolumeClaim", "demo-data")],
 )  # fmt: skip

@@ -1,0 +1,219 @@
+"""What the operator renders: golden files of everything, and the properties that must hold whatever the spec says.
+
+`RLJOB_UPDATE_GOLDEN=1 pytest operator/tests/test_render.py` writes the golden files anew; read the diff.
+"""
+
+import json
+import os
+import re
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as tests
+from hypothesis import strategies as st
+from rljob_operator import names
+from rljob_operator.render.children import Wanted, children
+from rljob_operator.render.context import Context
+from rljob_operator.render.rayjob import ray_job
+from rljob_operator.settings import Settings
+from rljob_trainer.config.job import MAX_NAME_LENGTH, RLJob
+
+from tests.conftest import NAMESPACE, UID, job_manifest
+
+GOLDEN = Path(__file__).parent / "golden"
+DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+REQUEST = {"suspend": False, "attempt": 1, "generation": 1, "requestedAt": None}
+
+
+def context(manifest: dict, **settings: object) -> Context:
+    return Context(job=RLJob.model_validate(manifest), namespace=NAMESPACE, uid=UID, settings=Settings(**settings))
+
+
+def rendered(manifest: dict, attempt: int = 1, resume_from: str | None = None, **settings: object) -> list[dict]:
+    ctx = context(manifest, **settings)
+    return [*children(ctx, Wanted(attempt=attempt, request=REQUEST)), ray_job(ctx, attempt, resume_from)]
+
+
+FULL = job_manifest(
+    "full",
+    code={"files": {"my_reward.py": "def f(sample):\n    return 1.0\n"}},
+    model={
+        "path": "org/model",
+        "source": {"type": "hub", "token": {"name": "hub", "key": "token"}},
+        "dtype": "bfloat16",
+    },
+    trainer={
+        "backend": "megatron", "replicas": 2, "gpusPerReplica": 8, "threadsPerRank": 2,
+        "pod": {
+            "resources": {"requests": {"cpu": "16", "memory": "200Gi"}, "limits": {"memory": "400Gi"}},
+            "env": [{"name": "NCCL_DEBUG", "value": "INFO"},
+                    {"name": "PROXY_PASSWORD", "secretKeyRef": {"name": "proxy", "key": "password"}}],
+            "labels": {"team": "a", "rljob.io/job": "stolen"},
+            "annotations": {"note": "x"},
+            "nodeSelector": {"gpu": "h200"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "priorityClassName": "high", "runtimeClassName": "nvidia", "shmSize": "64Gi",
+            "rdma": {"rdma/hca": "1"},
+            "podTemplatePatch": {
+                "metadata": {"labels": {"rljob.io/role": "head"}},
+                "spec": {
+                    "hostIPC": True,
+                    "containers": [{"name": "ray", "env": [{"name": "RAY_LOG_TO_STDERR", "value": "1"}]},
+                                   {"name": "sidecar", "image": "busybox"}],
+                },
+            },
+        },
+    },
+    rollout={
+        "engine": "sglang", "replicas": 4, "gpusPerEngine": 4, "batchSize": 4, "nSamplesPerPrompt": 2,
+        "generate": {"type": "search", "search": {
+            "backend": "google", "google": {"apiKey": {"name": "serper", "key": "key"}}}},
+    },
+    tracking={"wandb": {"project": "p", "apiKey": {"name": "wandb", "key": "key", "env": "MY_WANDB"}}},
+    storage={"claimName": "shared", "subPath": "jobs/full"},
+    images={"trainer": "registry/trainer:1", "retriever": "registry/retriever:1", "pullPolicy": "Always",
+            "pullSecrets": ["pull"]},
+    lifecycle={"terminationGracePeriodSeconds": 300},
+)  # fmt: skip
+SFT_ONLY = job_manifest(
+    "sft-only",
+    algorithm={"type": "sft"},
+    sft={"dataset": {"path": "a.jsonl"}, "numSteps": 5},
+    storage={"size": "100Gi", "storageClassName": "nfs", "accessModes": ["ReadWriteOnce"]},
+    tracking={"metricsPort": 0},
+)
+del SFT_ONLY["spec"]["retriever"], SFT_ONLY["spec"]["reward"], SFT_ONLY["spec"]["rollout"]
+CASES = {
+    "demo": (job_manifest(), {"image_pull_secrets": ("operator-pull",)}, 1, None),
+    "full": (FULL, {}, 3, "0002-0123abcd/commits/step-000040"),
+    "sft-only": (SFT_ONLY, {}, 1, None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    manifest, settings, attempt, resume_from = CASES[case]
+    # Through JSON, so that shared parts do not become YAML anchors.
+    objects = json.loads(json.dumps(rendered(manifest, attempt, resume_from, **settings)))
+    text = yaml.safe_dump_all(objects, sort_keys=False, width=120)
+    file = GOLDEN / f"{case}.yaml"
+    if os.environ.get("RLJOB_UPDATE_GOLDEN"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8"), "rendered objects changed: RLJOB_UPDATE_GOLDEN=1 and read the diff"
+
+
+job_names = st.builds(
+    lambda first, rest: (first + rest).rstrip("-"),
+    st.sampled_from(string.ascii_lowercase),
+    st.text(alphabet=string.ascii_lowercase + string.digits + "-", max_size=MAX_NAME_LENGTH - 1),
+)
+
+
+@given(name=job_names, attempt=st.integers(1, names.MAX_ATTEMPT))
+def test_names_are_valid_and_fit(name, attempt):
+    ray = names.ray_job(name, attempt)
+    assert len(ray) <= 47
+    assert len(f"{ray}-xxxxx") <= 53
+    made = [names.config, names.code, names.progress, names.control, names.driver, names.claim, names.retriever]
+    for child in [ray, *(make(name) for make in made)]:
+        assert len(child) <= 63
+        assert DNS_1035.fullmatch(child)
+
+
+@tests(deadline=None, max_examples=30)
+@given(name=job_names)
+def test_every_child_is_owned_labelled_and_in_the_jobs_namespace(name):
+    for child in rendered(job_manifest(name)):
+        metadata = child["metadata"]
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (UID, True, True)
+        assert metadata["namespace"] == NAMESPACE
+        assert metadata["labels"]["rljob.io/job"] == name
+        for value in metadata["labels"].values():
+            assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", value)
+            assert len(value) <= 63
+
+
+def _pod_specs(objects: list[dict]) -> dict[str, dict]:
+    found = {}
+    for obj in objects:
+        if obj["kind"] == "Deployment":
+            found["retriever"] = obj["spec"]["template"]
+        elif obj["kind"] == "RayJob":
+            cluster = obj["spec"]["rayClusterSpec"]
+            found["head"] = cluster["headGroupSpec"]["template"]
+            found |= {g["groupName"]: g["template"] for g in cluster["workerGroupSpecs"]}
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pods_are_restricted(case):
+    manifest, settings, attempt, resume_from = CASES[case]
+    for group, template in _pod_specs(rendered(manifest, attempt, resume_from, **settings)).items():
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is (group == "head"), "only the driver talks to the apiserver"
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            if container["name"] == "sidecar":
+                continue
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
+            }  # fmt: skip
+            writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
+            assert writable == {"/rljob", "/tmp", "/dev/shm"}
+
+
+def test_secrets_are_references_only():
+    env = {e["name"]: e for e in _pod_specs(rendered(FULL))["head"]["spec"]["containers"][0]["env"]}
+    for variable, secret in {"HF_TOKEN": "hub", "SERPER_API_KEY": "serper", "MY_WANDB": "wandb"}.items():
+        assert env[variable]["valueFrom"]["secretKeyRef"]["name"] == secret
+        assert "value" not in env[variable]
+
+
+def test_users_labels_and_patches_cannot_hide_a_pod():
+    labels = _pod_specs(rendered(FULL))["trainer"]["metadata"]["labels"]
+    assert (labels["rljob.io/job"], labels["rljob.io/role"], labels["team"]) == ("full", "trainer", "a")
+
+
+def test_patch_merges_containers_by_name():
+    spec = _pod_specs(rendered(FULL))["trainer"]["spec"]
+    assert spec["hostIPC"] is True
+    assert [c["name"] for c in spec["containers"]] == ["ray", "sidecar"]
+    env = {e["name"] for e in spec["containers"][0]["env"]}
+    assert {"RAY_LOG_TO_STDERR", "NCCL_DEBUG", "RLJOB_NAME"} <= env
+
+
+def test_gpus_and_rdma_are_requested():
+    resources = _pod_specs(rendered(FULL))["trainer"]["spec"]["containers"][0]["resources"]
+    assert resources["limits"] == {"memory": "400Gi", "nvidia.com/gpu": "8", "rdma/hca": "1"}
+    assert resources["requests"]["nvidia.com/gpu"] == "8"
+    rollout = _pod_specs(rendered(FULL))["rollout"]["spec"]["containers"][0]["resources"]
+    assert rollout["limits"]["nvidia.com/gpu"] == "4"
+
+
+def test_trainer_and_rollout_land_on_their_own_pods():
+    cluster = rendered(FULL)[-1]["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    params = {g["groupName"]: g["rayStartParams"]["resources"] for g in cluster["workerGroupSpecs"]}
+    # What KubeRay pastes into a shell must reach Ray as JSON.
+    assert {g: json.loads(r.strip("'")) for g, r in params.items()} == {
+        "trainer": {"rljob_trainer": 8}, "rollout": {"rljob_rollout": 1},
+    }  # fmt: skip
+
+
+def test_role_names_three_objects():
+    (role,) = [c for c in rendered(job_manifest()) if c["kind"] == "Role"]
+    assert [(r["resources"], r["resourceNames"]) for r in role["rules"]] == [
+        (["configmaps"], ["demo-progress"]), (["configmaps"], ["demo-control"]), (["leases"], ["demo-driver"]),
+    ]  # fmt: skip
+
+
+def test_config_is_the_manifest():
+    config = next(c for c in rendered(FULL) if c["metadata"]["name"] == "full-config")
+    job = RLJob.model_validate_json(config["data"]["rljob.json"])
+    assert job.spec == RLJob.model_validate(FULL).spec
