@@ -28,6 +28,7 @@ from rljob_trainer.retriever.index import (
     is_current,
     manifest_path,
     offsets_path,
+    probe_vector,
     read_manifest,
 )
 
@@ -56,7 +57,7 @@ def build_index(spec: RetrieverSpec, job_dir: str) -> Path:
         encoder = load_encoder(spec.encoder, job_dir)
         manifest = read_manifest(index)
         if manifest is not None and index.is_file():
-            check_encoder(index, manifest, encoder.fingerprint)
+            check_encoder(index, manifest, encoder)
             if is_current(index, manifest, corpus):
                 return index
             log.warning("%s was built from another corpus than %s: building it again", index, corpus)
@@ -92,7 +93,8 @@ def _build(corpus: Path, index: Path, encoder: Encoder) -> None:
     _write_offsets(offsets_path(index), offsets)
     if corpus_fingerprint(corpus) != fingerprint:
         raise UserError(f"spec.retriever.corpus: {corpus} changed while its index was built")
-    manifest = IndexManifest(encoder.fingerprint, encoder.dimension, len(offsets), fingerprint)
+    probe = [round(float(value), 6) for value in probe_vector(encoder)]
+    manifest = IndexManifest(encoder.fingerprint, encoder.dimension, len(offsets), fingerprint, probe)
     write_atomically(manifest_path(index), manifest.write_bytes())
     log.info("indexed %d passages in %.1f s: %s", len(offsets), time.monotonic() - started, index)
 

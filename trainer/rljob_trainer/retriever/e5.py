@@ -1,6 +1,5 @@
 """E5 (Wang et al. 2022, arXiv:2212.03533): a transformers encoder, prefixes, mean pooling, normalised vectors."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from rljob_trainer.config.retriever import EncoderSpec
 
 _CHUNK = 32
 """Texts per forward pass; sorted by length, so that little of it is padding."""
-_PROBE = "The quick brown fox jumps over the lazy dog."
 
 
 class E5Encoder:
@@ -45,12 +43,8 @@ class E5Encoder:
         self._query_prefix = spec.query_prefix
         self._passage_prefix = spec.passage_prefix
         self.dimension = int(model.config.hidden_size)
-        # The same weights may lie at another path: what counts is the vector that they give, to three digits or so.
-        probe = np.round(self.encode_passages([_PROBE])[0], 2) + np.float32(0.0)
-        digest = hashlib.sha256(np.sign(probe).astype(np.int8).tobytes()).hexdigest()[:16]
-        self.fingerprint = (
-            f"e5-1:dimension={self.dimension}:maxLength={spec.max_length}:prefix={spec.passage_prefix!r}:{digest}"
-        )
+        # Not the path: the same weights may lie elsewhere. Other weights are told by the index's probe vector.
+        self.fingerprint = f"e5-1:dimension={self.dimension}:maxLength={spec.max_length}:prefix={spec.passage_prefix!r}"
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [len(texts), dimension]."""

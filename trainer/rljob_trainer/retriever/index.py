@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.retriever.corpus import corpus_fingerprint
+from rljob_trainer.retriever.encoder import Encoder
 
 log = logging.getLogger(__name__)
+
+_SAME_WEIGHTS = 0.999
+"""Cosine similarity of probe vectors; float16 on a GPU and float32 on a CPU differ by far less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class IndexManifest:
     passages: int
     corpus: str
     """Fingerprint of the corpus."""
+    probe: list[float]
+    """Vector of a fixed passage: encoders may share a fingerprint and differ in weights."""
     format: int = 1
 
     def write_bytes(self) -> bytes:
@@ -56,14 +62,23 @@ def read_manifest(index: Path) -> IndexManifest | None:
         ) from None
 
 
-def check_encoder(index: Path, manifest: IndexManifest, fingerprint: str) -> None:
+def probe_vector(encoder: Encoder) -> NDArray[np.float32]:
+    """The encoder's vector of a fixed passage."""
+    return encoder.encode_passages(["A probe\nThe quick brown fox jumps over the lazy dog."])[0]
+
+
+def check_encoder(index: Path, manifest: IndexManifest, encoder: Encoder) -> None:
     """Refuse an index whose vectors are another encoder's: answers would look right and be noise."""
-    if manifest.encoder != fingerprint:
-        raise UserError(
-            f"spec.retriever.index.path: {index} was built with another encoder ({manifest.encoder}) than "
-            f"spec.retriever.encoder ({fingerprint})",
-            hint="give the encoder that it was built with, or another path for a new index",
-        )
+    if manifest.encoder != encoder.fingerprint:
+        difference = f"({manifest.encoder}) than spec.retriever.encoder ({encoder.fingerprint})"
+    elif float(np.dot(probe_vector(encoder), np.asarray(manifest.probe, dtype=np.float32))) < _SAME_WEIGHTS:
+        difference = "than spec.retriever.encoder: of the same shape, but with other weights"
+    else:
+        return
+    raise UserError(
+        f"spec.retriever.index.path: {index} was built with another encoder {difference}",
+        hint="give the encoder that it was built with, or another path for a new index",
+    )
 
 
 def is_current(index: Path, manifest: IndexManifest, corpus: Path) -> bool:

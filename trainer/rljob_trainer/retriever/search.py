@@ -146,7 +146,7 @@ def load_searcher(spec: RetrieverSpec, job_dir: str) -> DenseSearcher:
         log.warning("%s has no manifest: trusting that its vectors are this encoder's and this corpus's", index_path)
         offsets = scan_offsets(corpus_path)
     else:
-        check_encoder(index_path, manifest, encoder.fingerprint)
+        check_encoder(index_path, manifest, encoder)
         if not is_current(index_path, manifest, corpus_path):
             raise UserError(
                 f"spec.retriever.corpus: {corpus_path} is not the corpus that {index_path} was built from",
