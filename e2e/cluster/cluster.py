@@ -100,7 +100,7 @@ class Cluster:
         control_plane.wait_accounts(self.daemons, kubectl)
         if not control_plane_only:
             volumes.refill(self.paths, kubectl)
-            kuberay.install(self.paths, self.containerd, kubectl)
+            kuberay.install(self.paths, self.daemons, self.containerd, kubectl)
         write(self._marker, "control-plane" if control_plane_only else "full")
         say(f"up: export KUBECONFIG={self.paths.admin_kubeconfig}")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from . import apt, archive, node_images
 from .cluster import Cluster
+from .netns import unmount
 from .paths import Paths
 from .run import ClusterError, Word, lock, run, say, write
 from .settings import IMAGE_PACKAGES
@@ -147,6 +148,9 @@ def base_archive(paths: Paths, suite: str, packages: Sequence[str]) -> Path:
     file = paths.images / f"base-{suite}-{base_key(suite, packages)}.tar"
     with lock(paths.images / ".base.lock"):
         if not file.exists():
+            for stale in paths.images.glob(".base-*"):  # of a run that was killed; who holds the lock is alone
+                unmount(stale)
+                shutil.rmtree(stale)
             say(f"making a base of Debian {suite}")
             _debootstrap(file, suite, packages)
     return file
@@ -164,7 +168,10 @@ def _debootstrap(file: Path, suite: str, packages: Sequence[str]) -> None:
         root = Path(folder) / "root"
         root.mkdir(mode=0o755)
         include = f"--include={','.join(sorted(packages))}"
-        run(["debootstrap", "--variant=minbase", include, suite, root, mirror], timeout=900)
+        try:
+            run(["debootstrap", "--variant=minbase", include, suite, root, mirror], timeout=900)
+        finally:
+            unmount(root)  # it leaves /proc mounted when it fails
         for pattern in _DROPPED:
             for found in root.glob(pattern):
                 if found.is_dir() and not found.is_symlink():

@@ -10,7 +10,8 @@ from .binaries import KUBERAY, KUBERAY_VERSION, kuberay_manifests, program
 from .containerd import Containerd
 from .kubectl import Kubectl
 from .paths import Paths
-from .run import ClusterError, say, tail, wait_for
+from .processes import Daemons
+from .run import ClusterError, tail
 
 NAMESPACE = "kuberay-system"
 OPERATOR = "kuberay-operator"
@@ -89,11 +90,11 @@ def apply_crds(paths: Paths, kubectl: Kubectl) -> None:
     kubectl("apply", "--server-side", "--force-conflicts", "-f", kuberay_manifests(paths) / "crds", timeout=120)
 
 
-def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:
+def install(paths: Paths, daemons: Daemons, containerd: Containerd, kubectl: Kubectl) -> None:
     """Install KubeRay's operator, once the CRDs are served, and wait until it is ready."""
     for kind in ("rayjobs", "rayclusters", "rayservices"):
         path = f"/apis/ray.io/v1/{kind}"
-        wait_for(path, partial(kubectl.answers, path), 180)
+        daemons.wait_ready(path, partial(kubectl.answers, path))
     binary = program(paths, OPERATOR)
     node_images.load_scratch(paths, containerd, image(), {"/manager": binary}, {"Entrypoint": ["/manager"]})
     rbac = kuberay_manifests(paths) / "rbac"
@@ -103,12 +104,25 @@ def install(paths: Paths, containerd: Containerd, kubectl: Kubectl) -> None:
         kubectl("apply", "--server-side", "--force-conflicts", "-n", NAMESPACE, "-f", rbac / file)
     kubectl.apply(own[1:])
     try:
-        wait_for(OPERATOR, lambda: _available(kubectl), 180, interval=0.5)
+        daemons.wait_ready(OPERATOR, lambda: _available(kubectl))
     except ClusterError as error:
-        log = kubectl("-n", NAMESPACE, "logs", f"deployment/{OPERATOR}", "--tail=20")
-        events = kubectl("-n", NAMESPACE, "get", "events")
-        raise ClusterError(f"{error}\n{tail(events, 10)}\n{log}") from error
-    say(f"{OPERATOR} is ready")
+        raise ClusterError(f"{error}\n{_report(kubectl)}") from error
+
+
+def _report(kubectl: Kubectl) -> str:
+    """What the cluster says about the operator, as far as it still says anything."""
+    words: list[tuple[str, ...]] = [
+        ("get", "pods", "-o", "wide"),
+        ("get", "events", "--sort-by=.metadata.creationTimestamp"),
+        ("logs", f"deployment/{OPERATOR}", "--tail=20", "--pod-running-timeout=1s"),
+    ]
+    texts: list[str] = []
+    for command in words:
+        try:
+            texts.append(tail(kubectl("-n", NAMESPACE, "--request-timeout=5s", *command), 12))
+        except ClusterError as error:
+            texts.append(tail(str(error), 2))
+    return "\n".join(texts)
 
 
 def _available(kubectl: Kubectl) -> bool:

@@ -8,10 +8,13 @@ from typing import Any
 from . import pki
 from .binaries import program
 from .kubectl import Kubectl
+from .netns import http_ok
 from .paths import Paths
 from .processes import Daemons
 from .run import write
 from .settings import CLUSTER_DOMAIN, NAME, NODE_ADDRESS, NODE_NAME, POD_CIDR
+
+_PROXY_HEALTH = "127.0.0.1:10256"
 
 
 def render_kubelet(paths: Paths) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def render_kube_proxy(paths: Paths) -> dict[str, Any]:
         "clusterCIDR": POD_CIDR,
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "oomScoreAdj": 0,
-        "healthzBindAddress": "127.0.0.1:10256",
+        "healthzBindAddress": _PROXY_HEALTH,
         "metricsBindAddress": "127.0.0.1:10249",
     }
 
@@ -111,6 +114,7 @@ def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
     )
     daemons.start("kube-proxy", [program(paths, "kube-proxy"), f"--config={proxy_config}"])
     daemons.wait_ready("kubelet", lambda: ready(kubectl))
+    daemons.wait_ready("kube-proxy", lambda: http_ok(paths, f"http://{_PROXY_HEALTH}/healthz"))
 
 
 def ready(kubectl: Kubectl) -> bool:

@@ -94,16 +94,19 @@ class Daemons:
         others = [record for record in self.records() if record.name != name]
         self._save([*others, Record(name, process.pid, started)])
 
+    def check(self) -> None:
+        """ClusterError, with the end of its log, for the first daemon that was started and runs no more."""
+        for record in self.records():
+            if not alive(record):
+                raise ClusterError(f"{record.name} ended; end of its log:\n{tail_file(self.log(record.name))}")
+
     def wait_ready(self, name: str, ready: Callable[[], bool], timeout: float = 180) -> None:
-        """Wait until a daemon answers; when it died or is late, say which and show the end of its log."""
+        """Wait until a component answers; one that is late, or any daemon that dies meanwhile, is named with its log."""
         deadline = time.monotonic() + timeout
         while not attempt(ready):
-            if not self.running(name):
-                raise ClusterError(f"{name} ended while starting; end of its log:\n{tail_file(self.log(name))}")
+            self.check()
             if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"{name} not ready after {timeout:.0f} s; end of its log:\n{tail_file(self.log(name))}"
-                )
+                raise ClusterError(f"{name}: not ready after {timeout:.0f} s\n{tail_file(self.log(name))}")
             time.sleep(0.1)
         say(f"{name} is ready")
 
