@@ -13,7 +13,8 @@ from rljob_trainer.config.job import API_VERSION, GROUP, PLURAL, VERSION
 from rljob_cli.exits import ClusterError
 
 FIELD_MANAGER = "rljob"
-CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
+TIMEOUT = (5.0, 30.0)
+"""Seconds to connect and to wait for an answer."""
 JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = "rljob.io/job", "rljob.io/role", "rljob.io/attempt"
 Obj = dict[str, Any]
 
@@ -41,34 +42,55 @@ class Cluster:
         configuration.retries = False
         self.namespace = namespace or own or "default"
         self.server = str(configuration.host)
-        self._api = client.ApiClient(configuration)
-        self._core = client.CoreV1Api(self._api)
+        api = client.ApiClient(configuration)
+        self._core, self._custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
 
     def apply(self, manifest: Obj, *, dry_run: bool) -> Obj:
         """Server-side apply of an RLJob with strict field validation."""
         name = manifest["metadata"]["name"]
-        query = [("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")]
-        query += [("dryRun", "All")] if dry_run else []
         with self._explained(f"RLJob {name}"):
-            return self._call("PATCH", self._path(name), query, manifest, "application/apply-patch+yaml")
+            stored = self._custom.patch_namespaced_custom_object(
+                *self._place,
+                name,
+                manifest,
+                field_manager=FIELD_MANAGER,
+                field_validation="Strict",
+                dry_run="All" if dry_run else None,
+                _content_type="application/apply-patch+yaml",
+                _request_timeout=TIMEOUT,
+            )
+        if stored:
+            return dict(stored)
+        return manifest if dry_run else self.get(name)  # The client gives no body back for 201 Created.
 
     def get(self, name: str) -> Obj:
         """One RLJob."""
         with self._explained(f"RLJob {name}"):
-            return self._call("GET", self._path(name))
+            return dict(self._custom.get_namespaced_custom_object(*self._place, name, _request_timeout=TIMEOUT))
 
     def jobs(self, *, all_namespaces: bool) -> list[Obj]:
         """All RLJobs of the namespace, or of the cluster."""
-        path = f"/apis/{GROUP}/{VERSION}/{PLURAL}" if all_namespaces else self._path()
         with self._explained("RLJobs"):
-            return list(self._call("GET", path)["items"])
+            if all_namespaces:
+                found = self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=TIMEOUT)
+            else:
+                found = self._custom.list_namespaced_custom_object(*self._place, _request_timeout=TIMEOUT)
+            return list(found["items"])
 
     def suspend(self, name: str, *, suspend: bool) -> Obj:
         """Set `spec.lifecycle.suspend`."""
         body = {"spec": {"lifecycle": {"suspend": suspend}}}
-        query = [("fieldManager", FIELD_MANAGER)]
         with self._explained(f"RLJob {name}"):
-            return self._call("PATCH", self._path(name), query, body, "application/merge-patch+json")
+            return dict(
+                self._custom.patch_namespaced_custom_object(
+                    *self._place,
+                    name,
+                    body,
+                    field_manager=FIELD_MANAGER,
+                    _content_type="application/merge-patch+json",
+                    _request_timeout=TIMEOUT,
+                )
+            )
 
     def pods(self, job: str, role: str) -> list[Any]:
         """Pods of one role, those of the newest attempt first."""
@@ -76,7 +98,7 @@ class Cluster:
             found = self._core.list_namespaced_pod(
                 self.namespace,
                 label_selector=f"{JOB_LABEL}={job},{ROLE_LABEL}={role}",
-                _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+                _request_timeout=TIMEOUT,
             ).items
         return sorted(
             found, key=lambda pod: (-int((pod.metadata.labels or {}).get(ATTEMPT_LABEL, 0)), pod.metadata.name)
@@ -91,7 +113,7 @@ class Cluster:
                 follow=follow,
                 tail_lines=tail,
                 _preload_content=False,
-                _request_timeout=(CONNECT_SECONDS, None if follow else READ_SECONDS),
+                _request_timeout=None if follow else TIMEOUT,
             )
             for line in response:
                 yield line.decode(errors="replace").rstrip("\n")
@@ -122,30 +144,9 @@ class Cluster:
             if pending:
                 yield pending
 
-    def _path(self, name: str | None = None) -> str:
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}"
-        return f"{path}/{name}" if name else path
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        query: list[tuple[str, str]] | None = None,
-        body: Obj | None = None,
-        content: str = "application/json",
-    ) -> Obj:
-        data = self._api.call_api(
-            path,
-            method,
-            query_params=query or [],
-            header_params={"Accept": "application/json", "Content-Type": content},
-            body=json.dumps(body) if body is not None and "yaml" in content else body,
-            auth_settings=["BearerToken"],
-            response_type="object",
-            _return_http_data_only=True,
-            _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
-        )
-        return dict(data)
+    @property
+    def _place(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, PLURAL
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
