@@ -101,7 +101,7 @@ class Daemons:
                 raise ClusterError(f"{record.name} ended; end of its log:\n{tail_file(self.log(record.name))}")
 
     def wait_ready(self, name: str, ready: Callable[[], bool], timeout: float = 180) -> None:
-        """Wait until a component answers; one that is late, or any daemon that dies meanwhile, is named with its log."""
+        """Wait until a component answers; what is late, or a daemon that dies meanwhile, is named with its log."""
         deadline = time.monotonic() + timeout
         while not attempt(ready):
             self.check()
