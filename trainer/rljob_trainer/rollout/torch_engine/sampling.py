@@ -43,9 +43,11 @@ def sample(logits: torch.Tensor, rows: RowSampling) -> tuple[torch.Tensor, torch
         if rows.top_p is not None or rows.top_k is not None:
             probabilities = _filtered(probabilities, rows)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-        target = rows.uniform[:, None] * cumulative[:, -1:]
+        total = cumulative[:, -1:]
+        # Rounding may lift a draw next to 1 up to the total, beyond every token: it stays below.
+        target = torch.minimum(rows.uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
         tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
-        tokens = torch.where(greedy, logits.argmax(-1), tokens.clamp_(max=logits.shape[1] - 1))
+        tokens = torch.where(greedy, logits.argmax(-1), tokens)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 

@@ -1,0 +1,93 @@
+"""Drawing: the distribution drawn from, and which draw belongs to which position."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, sample
+
+
+def rows(uniform: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = -1) -> RowSampling:
+    n = len(uniform)
+    return RowSampling(
+        temperature=torch.full((n,), temperature),
+        uniform=uniform.double(),
+        top_p=torch.full((n,), top_p, dtype=torch.float64) if top_p < 1 else None,
+        top_k=torch.full((n,), top_k) if top_k >= 0 else None,
+        all_greedy=temperature == 0,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_the_softmax(temperature: float) -> None:
+    logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5])
+    n = 20_000
+    uniform = (torch.arange(n) + 0.5) / n
+    tokens, logprobs = sample(logits.expand(n, -1), rows(uniform, temperature))
+    expected = (logits / temperature).softmax(-1)
+    torch.testing.assert_close(torch.bincount(tokens, minlength=5) / n, expected, atol=2e-4, rtol=0)
+    torch.testing.assert_close(logprobs, expected.log()[tokens])
+
+
+def test_top_k_and_top_p_keep_the_most_probable() -> None:
+    probabilities = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
+    n = 1000
+    uniform = (torch.arange(n) + 0.5) / n
+    logits = probabilities.log().expand(n, -1)
+    assert set(sample(logits, rows(uniform, top_k=2))[0].tolist()) == {1, 3}
+    assert set(sample(logits, rows(uniform, top_k=1))[0].tolist()) == {1}
+    assert set(sample(logits, rows(uniform, top_p=0.69))[0].tolist()) == {1, 3}
+    assert set(sample(logits, rows(uniform, top_p=0.71))[0].tolist()) == {1, 3, 4}
+    assert set(sample(logits, rows(uniform, top_p=1e-9))[0].tolist()) == {1}
+    # top-p is of what top-k left: 0.4 of 0.7 is enough for a half.
+    assert set(sample(logits, rows(uniform, top_p=0.5, top_k=2))[0].tolist()) == {1}
+    # The log-probability stays that of the whole distribution.
+    assert sample(logits, rows(uniform, top_k=1))[1][0].item() == pytest.approx(np.log(0.4), abs=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_token_of_no_probability_is_never_drawn(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(8, 33, generator=generator) * 5
+    logits[torch.rand(8, 33, generator=generator) < 0.5] = float("-inf")
+    logits[:, 7] = 0.0
+    uniform = torch.cat((torch.rand(6, generator=generator), torch.tensor([0.0, 1 - 2**-53]).double()))
+    tokens, logprobs = sample(logits, rows(uniform))
+    assert torch.isfinite(logprobs).all()
+    assert torch.isfinite(logits.gather(1, tokens[:, None])).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_row_does_not_see_its_neighbours(seed: int) -> None:
+    """Greedy, filtered and plain rows in one batch are drawn as on their own."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(32, 41, generator=generator)
+    kinds = [(0.0, 1.0, -1), (1.0, 0.7, -1), (0.5, 1.0, 3), (1.0, 1.0, -1)] * 8
+    each = [rows(torch.rand(1, generator=generator), *kind) for kind in kinds]
+
+    def column(name: str, missing: float) -> torch.Tensor:
+        return torch.cat([torch.tensor([missing]) if getattr(r, name) is None else getattr(r, name) for r in each])
+
+    together = RowSampling(
+        column("temperature", 0), column("uniform", 0), column("top_p", 1.0), column("top_k", -1).long(), False
+    )
+    tokens, logprobs = sample(logits, together)
+    for i, row in enumerate(each):
+        token, logprob = sample(logits[i : i + 1], row)
+        assert token[0] == tokens[i]
+        torch.testing.assert_close(logprob[0], logprobs[i], atol=1e-6, rtol=0)
+
+
+def test_draws_belong_to_positions() -> None:
+    assert np.array_equal(draws(5, 100), draws(5, 300)[:100])
+    assert not np.array_equal(draws(5, 100), draws(6, 100))
+    assert not np.array_equal(draws(2**63 - 1, 100), draws(2**63 - 2, 100))
+    values = draws(1, 100_000)
+    assert 0 <= values.min() < values.max() < 1
+    assert values.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_generator_is_the_published_one() -> None:
+    """A change of the generator would silently change every run that is repeated from its seed."""
+    assert draws(42, 3).tolist() == np.random.Generator(np.random.Philox(key=42)).random(3).tolist()
