@@ -51,7 +51,7 @@ def installed_operator(kubeconfig: str, system: Kubectl) -> Iterator[str]:
     helm(
         kubeconfig,
         "upgrade", "--install", RELEASE, str(ROOT / "charts/rljob"),
-        "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s",
+        "--namespace", SYSTEM, "--create-namespace", "--take-ownership", "--wait", "--timeout", "120s",
         "--values", _write_values(values),
     )  # fmt: skip
     yield RELEASE
