@@ -64,7 +64,8 @@ def read_manifest(index: Path) -> IndexManifest | None:
 
 def probe_vector(encoder: Encoder) -> NDArray[np.float32]:
     """The encoder's vector of a fixed passage."""
-    return encoder.encode_passages(["A probe\nThe quick brown fox jumps over the lazy dog."])[0]
+    vector: NDArray[np.float32] = encoder.encode_passages(["A probe\nThe quick brown fox jumps over the lazy dog."])[0]
+    return vector
 
 
 def check_encoder(index: Path, manifest: IndexManifest, encoder: Encoder) -> None:

@@ -71,7 +71,7 @@ def test_the_worlds_texts_are_short_and_known(world: Path, tokenizer: Any) -> No
         texts = [segment["text"] for segment in json.loads(line)["segments"]]
         pieces = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         whole = tokenizer.encode("".join(texts), add_special_tokens=False)
-        assert sum(pieces, []) == whole
+        assert [token for piece in pieces for token in piece] == whole
         assert unknown not in whole
         assert tokenizer.decode(whole, skip_special_tokens=False) == "".join(texts)
         assert len(whole) <= 80

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +20,13 @@ def coalescer(search: object = echo, **options: object) -> Coalescer:
     made = Coalescer(search, **settings_)  # type: ignore[arg-type]
     made.start()
     return made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in the search's thread."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - set from a thread
+            await asyncio.sleep(0.001)
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,8 +66,7 @@ async def test_requests_that_wait_share_a_batch() -> None:
 
     service = coalescer(slow)
     first = asyncio.create_task(service.submit(["a"], 1))
-    while not sizes:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(sizes))
     others = [asyncio.create_task(service.submit([str(i)], 1)) for i in range(5)]
     await asyncio.sleep(0)
     release.set()
@@ -80,8 +86,7 @@ async def test_a_full_queue_refuses_at_once_and_recovers() -> None:
 
     service = coalescer(slow, max_queued=3)
     running = asyncio.create_task(service.submit(["a"], 1))
-    while not begun.is_set():
-        await asyncio.sleep(0.001)
+    await until(begun.is_set)
     waiting = asyncio.create_task(service.submit(["b", "c", "d"], 1))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
@@ -119,8 +124,7 @@ async def test_who_stops_waiting_costs_no_search() -> None:
 
     service = coalescer(slow)
     first = asyncio.create_task(service.submit(["a"], 1))
-    while not seen:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(seen))
     gone = asyncio.create_task(service.submit(["gone"], 1))
     stays = asyncio.create_task(service.submit(["stays"], 1))
     await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from rljob_trainer.config.retriever import EncoderSpec, IndexSpec, RetrieverSpec
 from rljob_trainer.quickstart.demonstrations import QUERY_DIMENSION, Demonstrator
 from rljob_trainer.quickstart.world import RELATIONS
 from rljob_trainer.retriever.build import build_index
+from rljob_trainer.retriever.encoder import load_encoder
 from rljob_trainer.retriever.hashed import HashedEncoder
 from rljob_trainer.retriever.ranking import tie_key
 from rljob_trainer.retriever.search import DenseSearcher, load_searcher
@@ -125,11 +126,11 @@ def test_an_index_without_a_manifest_is_trusted_when_its_shape_fits(built: Path,
     shutil.copy(built / "index/test.index", tmp_path / "index/test.index")
     build_index(spec(build="Never"), str(tmp_path))
     assert load_searcher(spec(build="Never"), str(tmp_path)).search(["Zafo"], 1)
-    with pytest.raises(UserError, match="has vectors of 256 components, but spec.retriever.encoder gives 128"):
+    with pytest.raises(UserError, match=r"has vectors of 256 components, but spec.retriever.encoder gives 128"):
         load_searcher(spec(128), str(tmp_path))
     with (tmp_path / "world/corpus.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"id":"new","contents":"x"}\n')
-    with pytest.raises(UserError, match="has 1600 vectors, but the corpus .* has 1601 passages"):
+    with pytest.raises(UserError, match=r"has 1600 vectors, but the corpus .* has 1601 passages"):
         load_searcher(spec(), str(tmp_path))
 
 
@@ -173,6 +174,4 @@ def test_hashed_vectors_do_not_depend_on_the_batch() -> None:
     assert np.allclose(np.linalg.norm(together, axis=1), [1, 1, 0, 1])
     assert np.array_equal(encoder.encode_queries(["Zafo's mentor"]), encoder.encode_queries(["Zafo mentor"]))
     with pytest.raises(UserError, match=r"encoder.dimension: .* multiple of 8, not 100"):
-        from rljob_trainer.retriever.encoder import load_encoder
-
         load_encoder(EncoderSpec(type="hashed", dimension=100), ".")

@@ -77,7 +77,7 @@ def test_an_index_follows_weights_and_not_paths(job: Path) -> None:
     assert len(load_searcher(retriever(path="alias"), str(job)).search(["quick fox"], 2)[0]) == 2
     with pytest.raises(UserError, match="of the same shape, but with other weights"):
         load_searcher(retriever(path="other"), str(job))
-    with pytest.raises(UserError, match="another encoder .*prefix='passage: '.* than .*prefix=''"):
+    with pytest.raises(UserError, match=r"another encoder .*prefix='passage: '.* than .*prefix=''"):
         load_searcher(retriever(passagePrefix=""), str(job))
 
 
