@@ -61,7 +61,7 @@ class Lease:
         while True:
             try:
                 wait = self._try()
-            except _Unreachable as error:
+            except _UnreachableError as error:
                 wait, reason = 2.0, str(error)
                 if time.monotonic() + wait > deadline:
                     raise LeaseUnreachableError(
@@ -85,7 +85,7 @@ class Lease:
             if lease.spec is not None and lease.spec.holder_identity == self.holder:
                 lease.spec.holder_identity = None
                 self._replace(lease)
-        except (_Unreachable, LeaseLostError) as error:
+        except (_UnreachableError, LeaseLostError) as error:
             logger.warning("lease not given up, it will run out: %s", error)
 
     def _keep(self) -> None:
@@ -97,7 +97,7 @@ class Lease:
             except LeaseLostError as error:
                 self._on_lost(error)
                 return
-            except _Unreachable as error:
+            except _UnreachableError as error:
                 silent = time.monotonic() - self._renewed
                 logger.warning("lease not renewed for %.0f s: %s", silent, error)
                 if silent > self._duration:
@@ -143,9 +143,9 @@ class Lease:
         except ApiException as error:
             if error.status in (403, 404):
                 raise LeaseLostError(f"lease {self._name} cannot be read ({error.status} {error.reason})") from error
-            raise _Unreachable(f"{error.status} {error.reason}") from error
+            raise _UnreachableError(f"{error.status} {error.reason}") from error
         except Exception as error:  # urllib3 and TLS errors, token file being replaced
-            raise _Unreachable(str(error)) from error
+            raise _UnreachableError(str(error)) from error
 
     def _replace(self, lease: Any) -> bool:
         """False: somebody else wrote in between."""
@@ -158,18 +158,18 @@ class Lease:
         except ApiException as error:
             if error.status == 409:
                 return False
-            raise _Unreachable(f"{error.status} {error.reason}") from error
+            raise _UnreachableError(f"{error.status} {error.reason}") from error
         except Exception as error:
-            raise _Unreachable(str(error)) from error
+            raise _UnreachableError(str(error)) from error
         return True
 
 
-class _Unreachable(Exception):
+class _UnreachableError(Exception):
     """The apiserver gave no usable answer."""
 
 
 def _remaining(spec: Any, now: datetime) -> float:
     if spec.renew_time is None:
         return 0.0
-    age = (now - spec.renew_time).total_seconds()
+    age = float((now - spec.renew_time).total_seconds())
     return max(0.0, float(spec.lease_duration_seconds or DURATION_SECONDS) - age)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ray
 
 from rljob_trainer.loops.run import EvalSet, Run
-from rljob_trainer.loops.samples import make_samples, sampling_params, segments_of
+from rljob_trainer.loops.samples import make_samples, sampling_params, score_of, segments_of
 from rljob_trainer.loops.unrelated import unrelated_retriever
 from rljob_trainer.rollout.types import Sample
 
@@ -46,17 +46,17 @@ def evaluate(run: Run, moment: str) -> None:
             samples = run.generate(samples, sampling)
             run.score(samples)
             name = f"{spec.name}/{moment}"
-            run.state.evaluations[name] = scores(samples)
+            run.state.evaluations[name] = scores(samples, run.em_label)
             run.recorder.evaluation(run.state, name, run.state.evaluations[name])
             _keep_completions(run, data, name, samples)
 
 
-def scores(samples: Sequence[Sample]) -> dict[str, float]:
-    """`score`: mean exact match where the reward has it, else the mean reward; the same by source as `score/<source>`;
-    the mean reward and its parts, lengths, and shares by status."""
+def scores(samples: Sequence[Sample], em: str | None) -> dict[str, float]:
+    """`score` is the mean exact match where the reward has it (named `em`), else the mean reward; the same by source
+    as `score/<source>`; the mean reward, lengths, and shares by status."""
     count = max(len(samples), 1)
     values = {
-        "score": sum(map(score_of, samples)) / count,
+        "score": sum(score_of(sample, em) for sample in samples) / count,
         "reward": sum(sample.reward or 0.0 for sample in samples) / count,
         "response_length": sum(len(sample.response_ids) for sample in samples) / count,
         "samples": float(len(samples)),
@@ -65,23 +65,17 @@ def scores(samples: Sequence[Sample]) -> dict[str, float]:
     }
     by_source: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
-        by_source[sample.source].append(score_of(sample))
+        by_source[sample.source].append(score_of(sample, em))
     if len(by_source) > 1:
         values |= {f"score/{source}": sum(found) / len(found) for source, found in sorted(by_source.items())}
     by_prompt: dict[int, list[float]] = defaultdict(list)
     for sample in samples:
-        by_prompt[sample.group].append(score_of(sample))
+        by_prompt[sample.group].append(score_of(sample, em))
     if len(samples) > len(by_prompt):
         values["pass_at_k"] = sum(max(found) >= 1.0 for found in by_prompt.values()) / len(by_prompt)
     for key in ("turns", "searches"):
         values[key] = sum(float(sample.info.get(key, 0.0)) for sample in samples) / count
     return values
-
-
-def score_of(sample: Sample) -> float:
-    """Exact match (without the format's share) where the reward has it, else the reward."""
-    found = sample.reward_parts.get("em")
-    return found if found is not None else (sample.reward or 0.0)
 
 
 def _keep_completions(run: Run, data: EvalSet, name: str, samples: Sequence[Sample]) -> None:

@@ -56,6 +56,7 @@ def run_job(
     stack.callback(recorder.close)
     serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, strict=not options.local)
     run = Run(job, place, data, stop, recorder)
+    stack.callback(run.close)
     train(run, commit)
     summary = summarize(
         job,

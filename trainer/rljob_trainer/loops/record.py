@@ -104,7 +104,7 @@ class Recorder:
         self._completions.close()
 
     def _stand(self, state: LoopState, **more: float | None) -> None:
-        known = {key: value for key, value in more.items() if value is not None}
+        known: dict[str, Any] = {key: value for key, value in more.items() if value is not None}
         self.prometheus.steps(state.step, self.total_steps, state.rollout, state.policy_version)
         self.progress.update(
             step=state.step, totalSteps=self.total_steps, rollout=state.rollout,

@@ -69,7 +69,7 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
             f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on: {'; '.join(reasons[:3])}"
         )
     tokens = sum(sum(sample.loss_mask) for sample in samples)
-    values = rollout_metrics(samples)
+    values = rollout_metrics(samples, run.em_label)
     with run.timer.phase("train"):
         values |= _train(run, samples, advantages)
     state.rollout += 1

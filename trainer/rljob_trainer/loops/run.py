@@ -15,11 +15,12 @@ from rljob_trainer.data.sft import SftSource
 from rljob_trainer.loops.engines import EngineGroup
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.record import Recorder
+from rljob_trainer.loops.samples import em_label
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.metrics.timing import PhaseTimer
 from rljob_trainer.models import load_tokenizer
-from rljob_trainer.rewards import score
+from rljob_trainer.rewards import RewardScorer
 from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.weights import weights_digest
 
@@ -87,6 +88,8 @@ class Run:
         self.state = LoopState(stage="SFT" if self.sft_steps else "RL")
         self.timer = PhaseTimer()
         self.retriever_url = place.retriever_url
+        self.em_label = em_label(job.spec.reward)
+        self._scorer = None if job.spec.reward is None else RewardScorer(job.spec.reward)
         self.last_commit: Commit | None = None
         self._committed: tuple[str, int] | None = None
         self._synced: int | None = None
@@ -170,9 +173,20 @@ class Run:
         return self.engines.generate(samples, sampling, self.retriever_url, limit=limit, tick=self._beat_or_stop)
 
     def score(self, samples: list[Sample]) -> None:
-        """Set the samples' rewards."""
-        if self.job.spec.reward is not None:
-            score(samples, self.job.spec.reward)
+        """Set the samples' rewards. A reward function that fails costs its sample, and is told."""
+        if self._scorer is None:
+            return
+        report = self._scorer.score(samples)
+        if report.failures:
+            reason, count = report.errors.most_common(1)[0]
+            logger.warning(
+                "%d of %d samples got failureReward; %d times: %s", report.failures, len(samples), count, reason
+            )
+
+    def close(self) -> None:
+        """End the processes that score."""
+        if self._scorer is not None:
+            self._scorer.close()
 
     def _beat_or_stop(self) -> None:
         self.beat()

@@ -8,6 +8,7 @@ import torch
 
 from rljob_trainer.algorithms.advantages import grpo_advantages
 from rljob_trainer.config.algorithm import AlgorithmSpec
+from rljob_trainer.config.reward import RewardSpec
 from rljob_trainer.config.rollout import SamplingSpec
 from rljob_trainer.loops.seeds import sample_seed
 from rljob_trainer.rollout.types import Sample, SamplingParams, Tokenizer, TrainSample
@@ -81,7 +82,21 @@ def train_batches(samples: Sequence[Sample], advantages: Mapping[int, float], st
     return batches
 
 
-def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+def em_label(reward: RewardSpec | None) -> str | None:
+    """Name in `reward_parts` of the exact-match function, if the reward has one."""
+    functions = reward.functions if reward is not None else []
+    return next((function.label or function.name for function in functions if function.name == "em"), None)
+
+
+def score_of(sample: Sample, em: str | None) -> float:
+    """Exact match, 0 or 1 (a format score is not counted), where the reward has it under the name `em`; else the
+    reward."""
+    if em is None:
+        return sample.reward or 0.0
+    return float(sample.reward_parts.get(em, 0.0) >= 1.0)
+
+
+def rollout_metrics(samples: Sequence[Sample], em: str | None) -> dict[str, float]:
     """Means over the samples of a rollout: reward and its parts, lengths, counters of the generate function."""
     count = max(len(samples), 1)
     values: dict[str, float] = {
@@ -89,6 +104,8 @@ def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
         "response_length": sum(len(sample.response_ids) for sample in samples) / count,
         "generated_length": sum(sum(sample.loss_mask) for sample in samples) / count,
     }
+    if em is not None:
+        values["em"] = sum(score_of(sample, em) for sample in samples) / count
     parts: Counter[str] = Counter()
     for sample in samples:
         parts.update({f"reward/{name}": value for name, value in sample.reward_parts.items()})

@@ -1,4 +1,4 @@
-"""What a commit holds beside weights and optimizer: where the run stands. Everything else follows from the job's seed."""
+"""What a commit holds beside weights and optimizer: where the run stands. The rest follows from the job's seed."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal

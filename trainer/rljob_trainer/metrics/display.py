@@ -126,7 +126,7 @@ class LiveDisplay:
     def stage(self, name: str, done: int, total: int) -> None:
         """See Display."""
         if self._current not in (None, name):
-            self._bars.stop_task(self._tasks[self._current])  # type: ignore[index, arg-type]
+            self._bars.stop_task(self._tasks[self._current])  # type: ignore[arg-type]
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total or None)
         self._current = name

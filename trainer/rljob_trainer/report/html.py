@@ -1,4 +1,4 @@
-"""report.html: one self-contained page — curves, where the time went, transcripts, the manifest. All text is escaped."""
+"""report.html: one self-contained page of curves, times, transcripts and the manifest. All text is escaped."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,26 +10,38 @@ from rljob_trainer.metrics.timing import PHASES
 from rljob_trainer.report.svg import Line, line_chart, number, stacked_bar
 
 _STYLE = """
-:root{color-scheme:light dark;--page:#fbfbfa;--card:#fff;--ink:#1d2129;--soft:#667085;--rule:#e4e7ec;--mask:#eef0f3;--trained:#dcefe3;
+:root{color-scheme:light dark;--page:#fbfbfa;--card:#fff;--ink:#1d2129;--soft:#667085;--rule:#e4e7ec;
+--mask:#eef0f3;--trained:#dcefe3;
 --c0:#2f6fde;--c1:#d9652b;--c2:#1f9d6b;--c3:#9b59d0;--c4:#c2a00b;--c5:#d1427d;--c6:#3aa0b5;--c7:#98a2b3}
 @media(prefers-color-scheme:dark){:root{--page:#14171c;--card:#1c2027;--ink:#e6e9ee;--soft:#98a2b3;--rule:#313743;--mask:#2a2f39;--trained:#1f3d2e;
 --c0:#6ea1ff;--c1:#f59563;--c2:#52c99a;--c3:#c08cf0;--c4:#dcc04a;--c5:#f07fb0;--c6:#6cc7da;--c7:#7b8494}}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}h1{font-size:24px;margin:0}h2{font-size:18px;margin:34px 0 12px}
-h3{font-size:14px;margin:0 0 8px;font-weight:600}.soft,.empty{color:var(--soft)}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:24px;margin:0}
+h2{font-size:18px;margin:34px 0 12px}
+h3{font-size:14px;margin:0 0 8px;font-weight:600}
+.soft,.empty{color:var(--soft)}
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:14px 16px;min-width:0}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;margin-top:16px}
-.fact b{display:block;font-size:22px;font-variant-numeric:tabular-nums}.fact span{color:var(--soft);font-size:13px}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}svg text.axis{font-size:10px}
-.grid{stroke:var(--rule)}.series{fill:none;stroke-width:1.8;stroke-linejoin:round}
+.fact b{display:block;font-size:22px;font-variant-numeric:tabular-nums}
+.fact span{color:var(--soft);font-size:13px}
+svg{width:100%;height:auto;display:block}
+svg text{fill:var(--soft);font-size:11px}
+svg text.axis{font-size:10px}
+.grid{stroke:var(--rule)}
+.series{fill:none;stroke-width:1.8;stroke-linejoin:round}
 .legend{display:flex;flex-wrap:wrap;gap:4px 14px;font-size:12px;color:var(--soft);margin-top:6px}
 .key i{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px}
-table{border-collapse:collapse;width:100%;font-size:14px}td,th{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--rule)}
+table{border-collapse:collapse;width:100%;font-size:14px}
+td,th{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--rule)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .talk{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.65 ui-monospace,monospace;margin:8px 0 0}
-.talk mark{background:var(--trained);color:inherit;border-radius:3px}.talk s{background:var(--mask);color:var(--soft);text-decoration:none;border-radius:3px}
-.tag{font-size:12px;color:var(--soft)}pre.config{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.5 ui-monospace,monospace;margin:0}
+.talk mark{background:var(--trained);color:inherit;border-radius:3px}
+.talk s{background:var(--mask);color:var(--soft);text-decoration:none;border-radius:3px}
+.tag{font-size:12px;color:var(--soft)}
+pre.config{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.5 ui-monospace,monospace;margin:0}
 details summary{cursor:pointer}
 """
 _STYLE += "".join(
@@ -69,7 +81,8 @@ def _subtitle(summary: dict[str, Any]) -> str:
     made = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return (
         f"{summary['state']} · {summary['steps']} of {summary['total_steps']} steps · seed {summary['seed']} · "
-        f"{summary['world_size']} rank(s), {summary['engines']} engine(s), {summary['threads_per_rank']} thread(s) · {made}"
+        f"{summary['world_size']} rank(s), {summary['engines']} engine(s), {summary['threads_per_rank']} thread(s) · "
+        f"{made}"
     )
 
 
@@ -150,9 +163,10 @@ def _time(history: Sequence[Record], summary: dict[str, Any]) -> str:
     shares = [(name, sum(float(record.get(f"seconds/{name}") or 0.0) for record in rl)) for name in names]
     stages = summary["stage_seconds"]
     whole = [(name, float(stages[name])) for name in ("sft", "rl", "evaluate") if name in stages]
+    spent = stacked_bar([share for share in shares if share[1] > 0], "s")
     cards = [
         f'<div class="card"><h3>Stages</h3>{stacked_bar(whole, "s")}</div>',
-        f'<div class="card"><h3>Phases of reinforcement learning</h3>{stacked_bar([s for s in shares if s[1] > 0], "s")}</div>',
+        f'<div class="card"><h3>Phases of reinforcement learning</h3>{spent}</div>',
     ]
     lines = [Line(name, _points(rl, f"seconds/{name}")) for name in names]
     lines = [line for line in lines if any(y > 0 for _, y in line.points)]
@@ -172,7 +186,10 @@ def _evaluations(summary: dict[str, Any]) -> str:
         )
     if not rows:
         return '<p class="empty">none</p>'
-    head = '<tr><th>set / moment</th><th class="n">score</th><th>by source</th><th class="n">samples</th><th class="n">length</th></tr>'
+    head = (
+        '<tr><th>set / moment</th><th class="n">score</th><th>by source</th>'
+        '<th class="n">samples</th><th class="n">length</th></tr>'
+    )
     return f'<div class="card"><table>{head}{"".join(rows)}</table></div>'
 
 

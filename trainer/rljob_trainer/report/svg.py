@@ -60,7 +60,9 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_from: float | None = No
         up = (y - y_low) / (y_high - y_low)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(", ".join(l.name for l in lines))}">']
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(", ".join(line.name for line in lines))}">'
+    ]
     for value in ticks(y_low, y_high):
         y = place(x_low, value)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -78,13 +80,13 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_from: float | None = No
         if len(spots) <= 80:
             for (x, y), (x_value, y_value) in zip(spots, line.points, strict=True):
                 text = f"{line.name}: {number(y_value)} at {x_label} {number(x_value)}"
-                parts.append(
-                    f'<circle class="dot s{index % 8}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"><title>{escape(text)}</title></circle>'
-                )
+                dot = f'<circle class="dot s{index % 8}" cx="{x:.1f}" cy="{y:.1f}" r="2.2">'
+                parts.append(f"{dot}<title>{escape(text)}</title></circle>")
     parts.append("</svg>")
     if len(lines) > 1:
         keys = "".join(
-            f'<span class="key"><i class="s{i % 8}"></i>{escape(l.name)}</span>' for i, l in enumerate(lines)
+            f'<span class="key"><i class="s{index % 8}"></i>{escape(line.name)}</span>'
+            for index, line in enumerate(lines)
         )
         parts.append(f'<div class="legend">{keys}</div>')
     return "".join(parts)
