@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from rljob_trainer.config.checks import check, inconsistent
 from rljob_trainer.config.errors import ManifestError
 from rljob_trainer.config.load import loads

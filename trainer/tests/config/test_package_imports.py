@@ -1,0 +1,41 @@
+"""Each package imports with its own extra alone, and a folder called `operator` stays no package."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+HEAVY = ("torch", "ray", "transformers", "numpy", "faiss")
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import rljob_trainer.config", (*HEAVY, "kubernetes", "kopf", "typer")),
+        ("import rljob_trainer.config.checks, rljob_trainer.config.load", (*HEAVY, "kubernetes", "kopf")),
+        ("import rljob_operator.plan", HEAVY),
+        ("import rljob_trainer", ("kopf", "torch", "ray")),
+        ("import rljob_trainer.loops.local", ("kopf", "torch", "ray")),
+        ("import rljob_cli.app", (*HEAVY, "kubernetes", "kopf")),
+    ],
+)
+def test_importing_stays_light(statement: str, absent: tuple[str, ...]) -> None:
+    code = f"{statement}\nimport sys\nprint(sorted(set({absent!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_folder_operator_does_not_hide_the_standard_library() -> None:
+    assert not (ROOT / "operator" / "__init__.py").exists()
+    assert not (ROOT / "trainer" / "__init__.py").exists()
+    done = subprocess.run(
+        [sys.executable, "-c", "import operator, functools; print(operator.add(1, 2))"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == "3"
