@@ -37,7 +37,7 @@ IMAGES: dict[str, Image] = {
         Image("operator", ("operator/rljob_operator", "operator/rljob_cli", *MODELS)),
         Image("retriever", ("trainer/rljob_trainer",)),
         Image("trainer-cpu", ("trainer/rljob_trainer",)),
-        Image("trainer", ("trainer/rljob_trainer",), needs_gpu_base=True),
+        Image("trainer", ("trainer/rljob_trainer", "images/transformer-engine.txt"), needs_gpu_base=True),
     )
 }
 # The GPU image needs a CUDA base and 60 GB of disk: it is built when it is asked for by name.
