@@ -40,7 +40,7 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     result.peering.standalone = True
     result.persistence.finalizer = f"{labels.FINALIZER}-kopf-unused"
     result.watching.inactivity_timeout = INACTIVITY_SECONDS
-    result.watching.server_timeout = 300.0
+    result.watching.server_timeout = 300  # kopf passes it on as it is written: the apiserver wants an integer
     result.watching.connect_timeout = settings.request_timeout_seconds
     result.watching.chunk_size = 200
     result.networking.request_timeout = 60.0
