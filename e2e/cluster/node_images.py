@@ -40,6 +40,17 @@ func main() {
 """
 
 
+def digest_on(on_node: Mapping[str, str], name: str) -> str | None:
+    """Digest of an image on the node.
+
+    containerd puts its default registry before a name without one, as kubelets do.
+    """
+    if name in on_node:
+        return on_node[name]
+    full = (known for known in on_node if known.endswith(f"/{name}") and not known.startswith("localhost/"))
+    return next((on_node[known] for known in full), None)
+
+
 class Loaded:
     """Which image id each name had when it was loaded, and the digest the node then knew it by."""
 
@@ -57,12 +68,16 @@ class Loaded:
     def current(self, name: str, identity: str, on_node: Mapping[str, str]) -> bool:
         """Whether the node holds this very image under this name."""
         entry = self.read().get(name)
-        return entry is not None and entry["id"] == identity and on_node.get(name) == entry["digest"]
+        return entry is not None and entry["id"] == identity and digest_on(on_node, name) == entry["digest"]
 
     def record(self, images: Mapping[str, str], on_node: Mapping[str, str]) -> None:
         """Remember what was loaded (name -> id)."""
         known = self.read()
-        known.update({name: {"id": identity, "digest": on_node[name]} for name, identity in images.items()})
+        for name, identity in images.items():
+            digest = digest_on(on_node, name)
+            if digest is None:
+                raise ClusterError(f"{name}: imported, yet the node does not know it")
+            known[name] = {"id": identity, "digest": digest}
         write(self._file, json.dumps(known, indent=1, sort_keys=True))
 
 
@@ -78,10 +93,7 @@ def load_archive(paths: Paths, containerd: Containerd, file: Path) -> list[str]:
         return list(images)
     say(f"loading {', '.join(images)}")
     containerd.import_archive(file)
-    on_node = containerd.images()
-    if lacking := [name for name in images if name not in on_node]:
-        raise ClusterError(f"{file}: imported, yet the node does not know {', '.join(lacking)}")
-    loaded.record(images, on_node)
+    loaded.record(images, containerd.images())
     return list(images)
 
 
