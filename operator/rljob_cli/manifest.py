@@ -88,6 +88,8 @@ def _step(node: Any, part: str | int, empty: Any, text: str) -> Any:
         if node.get(part) is None:
             node[part] = empty
         return node[part]
-    if isinstance(node, list) and isinstance(part, int) and part < len(node):
+    if isinstance(node, list) and isinstance(part, int) and part <= len(node):
+        if part == len(node):
+            node.append(empty)
         return node[part]
     raise UserError(f"--set {text}: there is no such place in the manifest")

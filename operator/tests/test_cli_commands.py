@@ -227,5 +227,5 @@ def test_examples_are_valid(example: Path) -> None:
 def test_problems_are_refused_in_the_manifest_error(manifest: str) -> None:
     from rljob_cli.manifest import load_manifest
 
-    with pytest.raises(UserError, match=r"job\.yaml:15: spec\.trainer\.megatronArgs"):
+    with pytest.raises(UserError, match=r"job\.yaml: spec\.trainer\.megatronArgs: has no effect with backend fsdp"):
         local.refuse_problems(load_manifest(manifest, ["trainer.megatronArgs={a: 1}"]))

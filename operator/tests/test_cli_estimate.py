@@ -14,6 +14,7 @@ def job(**model: object) -> RLJob:
     return RLJob.model_validate({"metadata": {"name": "a"}, "spec": {"model": model}})
 
 
+@pytest.mark.slow
 def test_parameters_of_a_random_init_are_those_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Qwen2Config(

@@ -20,7 +20,7 @@ def overridden(*sets: str) -> dict:
         ("spec.rollout.sampling.topP=0.7", {"batchSize": 16, "sampling": {"topP": 0.7}}),
         ("spec.rollout.sampling.stop=[a, b]", {"batchSize": 16, "sampling": {"stop": ["a", "b"]}}),
         ("spec.rollout.batchSize=null", {"batchSize": None}),
-        ("spec.rollout.generate.function=mine.rollout:go", {"batchSize": 16, "generate": {"function": "mine.rollout:go"}}),
+        ("spec.rollout.generate.function=my.m:go", {"batchSize": 16, "generate": {"function": "my.m:go"}}),
         ("spec.rollout.engine=", {"batchSize": 16, "engine": ""}),
         ("spec.rollout.engine=a=b", {"batchSize": 16, "engine": "a=b"}),
     ],
@@ -31,7 +31,7 @@ def test_values_are_yaml(text: str, expected: dict) -> None:
 
 def test_lists_by_index_and_one_after_the_last() -> None:
     spec = overridden("spec.reward.functions[0].weight=0.5", "spec.reward.functions[1].name=format")
-    assert spec["reward"]["functions"][0] == {"name": "em", "weight": 0.5}
+    assert spec["reward"]["functions"] == [{"name": "em", "weight": 0.5}, {"name": "format"}]
 
 
 def test_small_numbers() -> None:

@@ -60,7 +60,19 @@ def parse_document(data: bytes, source: str) -> Document:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: is not UTF-8 text (byte {error.start})") from None
-    return _parse_json(text, source) if text.lstrip().startswith(("{", "[")) else _parse_yaml(text, source)
+    if not text.lstrip().startswith(("{", "[")):
+        return _parse_yaml(text, source)
+    try:
+        return _parse_json(text, source)
+    except _NotJsonError as error:
+        try:
+            return _parse_yaml(text, source)  # YAML in flow style.
+        except UserError:
+            raise error from None
+
+
+class _NotJsonError(UserError):
+    """Text that only looked like JSON."""
 
 
 def _parse_json(text: str, source: str) -> Document:
@@ -78,7 +90,7 @@ def _parse_json(text: str, source: str) -> Document:
     try:
         return Document(source, json.loads(text, object_pairs_hook=unique, parse_constant=constant))
     except json.JSONDecodeError as error:
-        raise UserError(f"{source}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+        raise _NotJsonError(f"{source}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{source}: nested too deeply") from None
 

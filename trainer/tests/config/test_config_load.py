@@ -34,6 +34,7 @@ def value(text: str) -> object:
         (".nan", ".nan"),
         ("'16'", "16"),
         ("v1", "v1"),
+        ("{b: [c, 1]}", {"b": ["c", 1]}),
     ],
 )
 def test_scalars_are_read_as_kubectl_reads_them(text: str, expected: object) -> None:
@@ -54,13 +55,17 @@ def test_scalars_are_read_as_kubectl_reads_them(text: str, expected: object) -> 
         ("a: \x00", "not valid YAML"),
         ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
         ('{"a": NaN}', "NaN is not JSON"),
-        ('{"a": 1,}', "f.yaml:1: not valid JSON"),
+        ('{"a": 1]', "f.yaml:1: not valid JSON"),
     ],
 )
 def test_what_is_no_single_plain_document_is_refused(text: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
         value(text)
     assert said in str(refused.value)
+
+
+def test_yaml_in_flow_style_and_json_are_both_read() -> None:
+    assert value("{a: 1, b: [x]}") == value('{"a": 1, "b": ["x"]}') == {"a": 1, "b": ["x"]}
 
 
 def test_too_large_and_not_text() -> None:
