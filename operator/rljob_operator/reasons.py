@@ -27,7 +27,6 @@ class Reason(StrEnum):
     IMAGE_PULL = "ImagePullFailed"  # E
     CONFIG_ERROR = "ContainerConfigError"  # E
     CRASHING = "ContainerCrashing"  # E
-    VOLUME_PENDING = "VolumePending"
     CLUSTER_READY = "ClusterReady"  # E
     POD_LOST = "PodLost"  # E
     NO_ATTEMPT = "NoAttempt"

@@ -171,8 +171,8 @@ async def test_ray_job_deleted_by_hand_fails_the_attempt(world):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("ConfigMap", "demo-config"), ("ConfigMap", "demo-progress"), ("Role", "demo-driver"), ("Service", "demo-retriever"),
-     ("Deployment", "demo-retriever"), ("Lease", "demo-driver"), ("PersistentVolumeClaim", "demo-data")],
+    [("ConfigMap", "demo-config"), ("ConfigMap", "demo-progress"), ("Role", "demo-driver"),
+     ("Service", "demo-retriever"), ("Deployment", "demo-retriever"), ("Lease", "demo-driver"), ("PersistentVolumeClaim", "demo-data")],
 )  # fmt: skip
 async def test_child_deleted_by_hand_comes_back(world, kind, name):
     await start(world)

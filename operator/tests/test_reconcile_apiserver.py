@@ -29,7 +29,7 @@ CHILDREN = "serviceaccounts,roles,rolebindings,configmaps,leases,persistentvolum
 class Operator:
     """`python -m rljob_operator`, for one namespace."""
 
-    def __init__(self, kubeconfig: str, namespace: str) -> None:
+    def __init__(self, path: str, namespace: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -37,7 +37,7 @@ class Operator:
             sys.executable, "-m", "rljob_operator", "--watch-namespaces", namespace, "--port", str(self.port),
             "--log-format", "plain", "--trainer-image", "example.invalid/trainer:none",
         ]  # fmt: skip
-        self._env = os.environ | {"KUBECONFIG": kubeconfig}
+        self._env = os.environ | {"KUBECONFIG": path}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -171,7 +171,8 @@ def test_a_jobs_way(kubectl, operator):
     ]:  # fmt: skip
         answer = subprocess.run(
             ["kubectl", "-n", kubectl.namespace, "auth", "can-i", verb, what, account],
-            capture_output=True, text=True, timeout=30, check=False, env=os.environ | {"KUBECONFIG": kubectl.kubeconfig},
+            capture_output=True, text=True, timeout=30, check=False,
+            env=os.environ | {"KUBECONFIG": kubectl.kubeconfig},
         ).stdout.strip()  # fmt: skip
         assert answer == ("yes" if allowed else "no"), f"{verb} {what}"
 

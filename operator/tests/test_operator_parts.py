@@ -1,0 +1,258 @@
+"""The parts of the process: queue, apiserver client, health, settings, and that the docs name every reason."""
+
+import asyncio
+import json
+import re
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from rljob_operator import labels
+from rljob_operator.controller import Controller
+from rljob_operator.kube import ApiError, HttpKube
+from rljob_operator.main import kopf_settings
+from rljob_operator.metrics import Metrics
+from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
+from rljob_operator.reasons import EVENTS, WARNINGS, Reason
+from rljob_operator.server import Canary, serve
+from rljob_operator.settings import Settings
+from rljob_operator.work_queue import WorkQueue, work
+
+from tests.conftest import World, job_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestQueue:
+    async def test_many_adds_are_one_look(self):
+        queue = WorkQueue[str]()
+        for _ in range(5):
+            queue.add("a")
+        assert await queue.get() == "a"
+        assert len(queue) == 1
+        queue.done("a")
+        assert len(queue) == 0
+
+    async def test_a_key_is_worked_on_by_one_worker(self):
+        queue = WorkQueue[str](distance=0.0)
+        queue.add("a")
+        assert await queue.get() == "a"
+        queue.add("a")
+        queue.add("b")
+        assert await queue.get() == "b"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.get(), 0.05)
+        queue.done("a")
+        assert await asyncio.wait_for(queue.get(), 1) == "a"
+
+    async def test_the_sooner_wish_counts(self):
+        queue = WorkQueue[str]()
+        queue.add("a", after=1000)
+        queue.add("a")
+        assert await asyncio.wait_for(queue.get(), 1) == "a"
+        queue.done("a")
+        queue.add("a", after=1000)
+        assert queue.depth == 0
+        assert len(queue) == 1
+
+    async def test_distance_between_looks(self):
+        clock = Clock()
+        queue = WorkQueue[str](distance=5.0, clock=clock)
+        queue.add("a")
+        await queue.get()
+        queue.done("a")
+        queue.add("a")
+        assert queue.depth == 0
+        clock.now += 5
+        assert queue.depth == 1
+
+    async def test_back_off_grows_and_is_forgotten_after_success(self):
+        clock = Clock()
+        queue = WorkQueue[str](distance=0.0, backoff=1.0, backoff_max=10.0, clock=clock)
+        delays = []
+        queue.add("a")
+        for _ in range(6):
+            await queue.get()
+            delays.append(queue.failed("a"))
+            clock.now += 20
+        assert [round(d / 0.8) >= 1 for d in delays] == [True] * 6
+        assert delays[0] < delays[2] < delays[4] <= 12.0
+        await queue.get()
+        queue.done("a")
+        queue.add("a")
+        await queue.get()
+        assert queue.failed("a") <= 1.2
+
+    async def test_one_broken_key_does_not_stop_the_others(self):
+        queue, seen = WorkQueue[str](distance=0.0, backoff=60.0), []
+
+        async def handle(key: str) -> None:
+            seen.append(key)
+            if key == "bad":
+                raise RuntimeError("broken")
+
+        task = asyncio.create_task(work(queue, handle))
+        for key in ("bad", "good"):
+            queue.add(key)
+        async with asyncio.timeout(5):
+            while seen != ["bad", "good"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        task.cancel()
+
+
+class Apiserver:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, object]] = []
+        self.asked: list[tuple[str, str, str, object]] = []
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        parsed = json.loads(body) if body else None
+        self.asked.append((request.method, str(request.rel_url), request.headers.get("Content-Type", ""), parsed))
+        status, answer = self.answers.pop(0)
+        if status == -1:
+            await asyncio.sleep(30)
+        return web.json_response(answer, status=status)
+
+
+@pytest.fixture
+async def apiserver():
+    server = Apiserver()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", server)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    async with aiohttp.ClientSession() as session:
+        server.kube = HttpKube(session, f"http://127.0.0.1:{port}", lambda: {"Authorization": "Bearer t"}, False, 0.5)
+        yield server
+    await runner.cleanup()
+
+
+class TestKube:
+    async def test_apply_is_server_side_and_by_force(self, apiserver):
+        apiserver.answers = [(200, {"ok": 1})]
+        obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "n"}}
+        await apiserver.kube.apply(obj)
+        ((method, url, kind, body),) = apiserver.asked
+        assert (method, kind, body) == ("PATCH", "application/apply-patch+yaml", obj)
+        assert url == "/api/v1/namespaces/n/configmaps/c?fieldManager=rljob-operator&force=true"
+
+    async def test_tries_again_after_5xx_and_429(self, apiserver):
+        apiserver.answers = [(503, {}), (429, {}), (200, {"found": 1})]
+        assert await apiserver.kube.get(RLJOB, "n", "j") == {"found": 1}
+        assert len(apiserver.asked) == 3
+
+    async def test_every_call_has_a_limit(self, apiserver):
+        apiserver.answers = [(-1, {})] * 4
+        with pytest.raises(ApiError, match="no answer: TimeoutError"):
+            await apiserver.kube.get(RLJOB, "n", "j")
+
+    async def test_a_conflict_of_versions_is_not_repeated(self, apiserver):
+        apiserver.answers = [(409, {"message": "modified"})]
+        with pytest.raises(ApiError, match="modified"):
+            await apiserver.kube.patch(RLJOB, "n", "j", {}, subresource="status")
+
+    async def test_a_kind_that_does_not_exist_is_none(self, apiserver):
+        apiserver.answers = [(404, {}), (404, {})]
+        assert await apiserver.kube.list(RAY_JOB, "n") is None
+        assert await apiserver.kube.get(RAY_JOB, "n", "x") is None
+
+    async def test_lists_are_read_in_pages(self, apiserver):
+        page = {"items": [{"metadata": {"name": "a", "managedFields": []}}], "metadata": {"continue": "more"}}
+        apiserver.answers = [(200, page), (200, {"items": [{"metadata": {"name": "b"}}], "metadata": {}})]
+        found = await apiserver.kube.list(CONFIG_MAP, "n", "rljob.io/job=j")
+        assert [o["metadata"]["name"] for o in found] == ["a", "b"]
+        assert found[0] == {"metadata": {"name": "a"}, "apiVersion": "v1", "kind": "ConfigMap"}
+        assert "labelSelector=rljob.io/job%3Dj" in apiserver.asked[0][1]
+
+    async def test_delete_names_the_very_object(self, apiserver):
+        apiserver.answers = [(409, {"message": "uid"}), (404, {})]
+        await apiserver.kube.delete(RAY_JOB, "n", "x", "u1")
+        await apiserver.kube.delete(RAY_JOB, "n", "x", "u1")
+        assert apiserver.asked[0][3] == {"propagationPolicy": "Background", "preconditions": {"uid": "u1"}}
+
+
+async def test_alive_is_a_queue_that_works():
+    clock = Clock()
+    canary, metrics = Canary(120, clock), Metrics(CollectorRegistry())
+    listed = False
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runner = await serve(port, canary, lambda: listed, metrics)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+
+            async def ask(path: str) -> int:
+                async with session.get(path) as answer:
+                    return answer.status
+
+            assert (await ask("/healthz"), await ask("/readyz"), await ask("/metrics")) == (200, 503, 200)
+            listed = True
+            assert await ask("/readyz") == 200
+            clock.now += 121
+            assert await ask("/healthz") == 503, "HTTP answers, but the queue does not"
+            canary.beat()
+            assert await ask("/healthz") == 200
+    finally:
+        await runner.cleanup()
+
+
+async def test_controller_works_on_what_no_watch_told_it_of():
+    """The listing alone finds the job: a watch that died silently is made up for."""
+    world, metrics = World(job_manifest()), Metrics(CollectorRegistry())
+    controller = Controller(world.kube, Settings(), metrics)
+    async with controller.running(), asyncio.timeout(10):
+        while not (controller.listed and world.has("Deployment", "demo-retriever")):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert metrics.registry.get_sample_value("rljob_operator_reconcile_total", {"result": "ok"}) >= 1
+    assert controller.canary.alive
+
+
+def test_kopf_writes_nothing_and_filters_on_the_servers_side():
+    settings = kopf_settings(Settings())
+    assert settings.posting.enabled is False
+    assert settings.peering.standalone is True
+    selectors = {str(key): value for key, value in settings.watching.label_selectors.items()}
+    assert len(selectors) == 5
+    assert all(value.startswith(labels.JOB) for value in selectors.values())
+
+
+class TestSettings:
+    def test_flag_over_environment_over_default(self):
+        environ = {"RLJOB_TRAINER_IMAGE": "a", "RLJOB_WATCH_NAMESPACES": "x, y,", "RLJOB_WORKERS": "7"}
+        settings = Settings.load(["--trainer-image", "b"], environ)
+        assert settings.trainer_image == "b"
+        assert tuple(settings.watch_namespaces) == ("x", "y")
+        assert (settings.workers, settings.port) == (7, 8080)
+
+    def test_nonsense_is_refused(self, capsys):
+        with pytest.raises(SystemExit):
+            Settings.load(["--port", "many"], {})
+        assert "--port" in capsys.readouterr().err
+
+
+def test_every_reason_is_documented():
+    text = (ROOT / "docs/concepts/operator.md").read_text(encoding="utf-8")
+    for reason in Reason:
+        assert f"`{reason}`" in text, f"{reason} is missing in docs/concepts/operator.md"
+    marked = set(re.findall(r"`(\w+)`\*", text))
+    alone = {str(r) for r in (Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED, Reason.ATTEMPT_SUSPENDED)}
+    assert {str(r) for r in EVENTS} == marked | alone | {str(Reason.CLEANUP_TIMEOUT)}
+    assert WARNINGS <= EVENTS
