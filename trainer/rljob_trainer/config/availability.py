@@ -25,12 +25,20 @@ class Unavailable:
 
     path: str
     """Path below `spec`, dotted, camelCase; `[]` after a list stands for each of its elements."""
-    values: tuple[object, ...] | None = None
+    values: tuple[object, ...] | range | None = None
     """Refused values; None: any value that is set and is neither false, nor empty, nor zero."""
     use: str = ""
     """What to write instead."""
     when: Applies = _always
     """A part of the job that is not used is not looked at."""
+    prefix: str = ""
+    """Text that begins so is refused."""
+
+    def refuses(self, value: object) -> bool:
+        """Whether a value of the field asks for what is not there."""
+        if self.prefix:
+            return isinstance(value, str) and value.startswith(self.prefix)
+        return value in self.values if self.values is not None else bool(value) or value == {}
 
 
 def _fsdp(spec: RLJobSpec) -> bool:
@@ -42,31 +50,31 @@ TABLE: tuple[Unavailable, ...] = (
     # Model
     Unavailable("model.source.type", ("persistentVolumeClaim", "objectStore"), "use auto, hub or path"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
+    Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=_fsdp),
+    # Data
+    *(
+        Unavailable(path, prefix="hf://", use="download the data set and give the file's path")
+        for path in ("data.train.path", "sft.dataset.path", "evaluation.datasets[].path")
+    ),
     # Code
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
     # SFT
     Unavailable("sft.packing"),
-    Unavailable("sft.gradientCheckpointing"),
     # Algorithm
     Unavailable(
         "algorithm.advantageEstimator",
         ("rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"),
         "use grpo",
-        trains_rl,
+        when=trains_rl,
     ),
-    Unavailable("algorithm.policyLoss", ("gspo", "cispo"), "use ppo_clip", trains_rl),
-    Unavailable("algorithm.lossAggregation", ("per_prompt", "constant"), "use per_sample or per_token", trains_rl),
+    Unavailable("algorithm.policyLoss", ("gspo", "cispo"), "use ppo_clip", when=trains_rl),
+    Unavailable("algorithm.lossAggregation", ("per_prompt", "constant"), "use per_sample or per_token", when=trains_rl),
     Unavailable("algorithm.kl.rewardCoef", use="use algorithm.kl.lossCoef", when=trains_rl),
-    Unavailable("algorithm.tis.level", ("sequence", "geometric"), "use token", trains_rl),
-    Unavailable("algorithm.tis.mode", ("mask", "clip"), "use truncate", trains_rl),
-    Unavailable("algorithm.tis.vetoThreshold", when=trains_rl),
-    Unavailable("algorithm.tis.batchNormalize", when=trains_rl),
-    Unavailable("algorithm.tis.function", when=trains_rl),
     # Rollout
-    Unavailable("rollout.engine", ("sglang",), "use torch", generates),
+    Unavailable("rollout.engine", ("sglang",), "use torch", when=generates),
     Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
-    Unavailable("rollout.generate.search.backend", ("google",), "use local", generates),
+    Unavailable("rollout.generate.search.backend", ("google",), "use local", when=generates),
     Unavailable("rollout.overSamplingBatchSize", when=generates),
     Unavailable("rollout.dynamicFilter", when=generates),
     Unavailable("rollout.partialRollout", when=generates),
@@ -75,14 +83,18 @@ TABLE: tuple[Unavailable, ...] = (
         "reward.functions[].name",
         ("math", "deepscaler", "dapo", "tag_count", "remote"),
         "use em, format, length, or custom with a function of yours",
-        generates,
+        when=generates,
     ),
     # Trainer
-    Unavailable("trainer.backend", ("megatron",), "use fsdp", trains),
+    Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
     Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),
-    Unavailable("trainer.useDynamicBatchSize", use="use trainer.microBatchSize", when=trains),
     Unavailable("trainer.balanceData", when=trains),
-    Unavailable("trainer.recompute.granularity", ("full", "selective"), "use none", trains),
+    *(
+        Unavailable(f"trainer.parallelism.{degree}", range(2, 1025), "use 1 (data parallelism alone)", when=_fsdp)
+        for degree in ("tensor", "pipeline", "context", "expert")
+    ),
+    Unavailable("trainer.recompute.granularity", ("selective",), "use full or none", when=_fsdp),
+    Unavailable("trainer.recompute.method", ("block",), "use uniform", when=_fsdp),
     Unavailable("trainer.fsdp.cpuOffload", when=_fsdp),
     Unavailable("optimizer.offload", when=trains_rl),
     Unavailable("sft.optimizer.offload", when=trains),
@@ -95,7 +107,6 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("checkpoint.saveAtEpochEnd", use="use checkpoint.saveInterval"),
     Unavailable("checkpoint.asynchronous"),
     Unavailable("checkpoint.load", use="use model.path"),
-    Unavailable("checkpoint.refLoad"),
     Unavailable("checkpoint.warmStart"),
     Unavailable("checkpoint.hub", use="push the exported model yourself"),
     # Tracking
@@ -118,8 +129,7 @@ def unavailable(spec: RLJobSpec) -> Iterator[Problem]:
         if not entry.when(spec):
             continue
         for path, value in _lookup(tree, entry.path.split("."), "spec"):
-            asked = value in entry.values if entry.values is not None else bool(value) or value == {}
-            if asked:
+            if entry.refuses(value):
                 yield Problem(path, _sentence(value, entry.use))
 
 

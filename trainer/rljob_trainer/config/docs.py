@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any
 
-from rljob_trainer.config.availability import TABLE
+from rljob_trainer.config.availability import TABLE, Unavailable
 from rljob_trainer.config.cel import MUTABLE
 from rljob_trainer.config.crd import schema
 from rljob_trainer.config.job import API_VERSION, KIND
@@ -40,10 +40,7 @@ Before that, and for a job that was not accepted, everything may be corrected.
 
 
 def _not_yet() -> str:
-    lines = []
-    for entry in TABLE:
-        values = f": {', '.join(f'`{value}`' for value in entry.values)}" if entry.values else ""
-        lines.append(f"| `spec.{entry.path}`{values} | {entry.use or '–'} |")
+    lines = [f"| `spec.{entry.path}`{_refused(entry)} | {entry.use or '–'} |" for entry in TABLE]
     rows = "\n".join(lines)
     return f"""\
 ## Not in this version
@@ -54,6 +51,14 @@ The API has these; asked for, they are refused by name (`Accepted=False` on a cl
 | --- | --- |
 {rows}
 """
+
+
+def _refused(entry: Unavailable) -> str:
+    if entry.prefix:
+        return f": `{entry.prefix}…`"
+    if isinstance(entry.values, range):
+        return f": {entry.values.start} and more"
+    return f": {', '.join(f'`{value}`' for value in entry.values)}" if entry.values else ""
 
 
 def _sections(node: dict[str, Any], path: str) -> list[str]:
