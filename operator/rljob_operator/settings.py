@@ -22,7 +22,7 @@ class Settings:
     """Namespaces served; empty: all."""
     ray_version: str = "2.60.0"
     """Ray in the trainer image; KubeRay chooses its probes by it."""
-    run_as_user: int = 1000
+    run_as_user: int = 65532
     """User and group of the job's containers, as the images have it."""
     workers: int = 4
     """Jobs reconciled at once."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import string
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,17 @@ def test_role_names_three_objects():
     assert [(r["resources"], r["resourceNames"]) for r in role["rules"]] == [
         (["configmaps"], ["demo-progress"]), (["configmaps"], ["demo-control"]), (["leases"], ["demo-driver"]),
     ]  # fmt: skip
+
+
+def test_incarnation_is_the_attempt_and_the_head_pods_uid():
+    entrypoint = ray_job(context(job_manifest()), 7, None)["spec"]["entrypoint"]
+    words = subprocess.run(
+        ["sh", "-c", f"echo {entrypoint}"],
+        env={"RLJOB_INCARNATION_ID": "ab12cd34-5678-4abc-8def-0123456789ab"},
+        capture_output=True, text=True, timeout=10, check=True,
+    ).stdout.split()  # fmt: skip
+    assert words[words.index("--incarnation") + 1] == "0007-ab12cd34"
+    assert "--resume-from" not in words
 
 
 def test_config_is_the_manifest():

@@ -51,12 +51,15 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
 
 
 def entrypoint(context: Context, attempt: int, resume_from: str | None) -> str:
-    """The driver's command line."""
-    command = [
-        "python", "-m", "rljob_trainer.driver", "--job", f"{CONFIG_DIR}/{MANIFEST_KEY}", "--dir", context.directory,
-        "--attempt", str(attempt), "--incarnation", "auto",
-    ]  # fmt: skip
-    return shlex.join([*command, *(["--resume-from", resume_from] if resume_from else [])])
+    """The driver's command line, for the shell that Ray starts it by.
+
+    The incarnation is the attempt and the first 8 hex digits of the head pod's UID, which only the pod knows: another
+    head, were there ever one, would write beneath a directory of its own.
+    """
+    job = ["--job", f"{CONFIG_DIR}/{MANIFEST_KEY}", "--dir", context.directory]
+    command = shlex.join(["python", "-m", "rljob_trainer.driver", *job, "--attempt", str(attempt)])
+    resume = f" --resume-from {shlex.quote(resume_from)}" if resume_from else ""
+    return f"{command} --incarnation {attempt:04d}-${{RLJOB_INCARNATION_ID%%-*}}{resume}"
 
 
 def _head(context: Context, attempt: int) -> Obj:
