@@ -113,9 +113,8 @@ def test_an_image_is_no_larger_than_it_has_to_be(name: str) -> None:
 def test_helm_test_passes(kubectl: Kubectl, system: Kubectl, installed_operator: str) -> None:
     from e2e.tests.conftest import helm
 
-    said = helm(system.kubeconfig, "test", installed_operator, "--namespace", system.namespace, "--logs")
-    assert "rljobs are served" in said
-    assert "metrics are served" in said
+    said = helm(system.kubeconfig, "test", installed_operator, "--namespace", system.namespace)
+    assert "Phase:          Succeeded" in said
 
 
 def test_the_operators_account_may_not_do_more_than_it_needs(system: Kubectl, installed_operator: str) -> None:
