@@ -146,7 +146,7 @@ class FsdpRank:
         meters = Meters(("loss",))
 
         def loss_of(batch: MicroBatch) -> Tensor:
-            logprobs, _ = self._forward(self.policy, batch)
+            logprobs, _ = self._forward(self.policy, batch, temperature=1.0)
             loss = -logprobs.sum() / tokens
             meters.add(loss=loss.detach().double())
             return loss
@@ -270,9 +270,11 @@ class FsdpRank:
         for at in range(number):
             yield collate(rows, batches[at] if at < len(batches) else [])
 
-    def _forward(self, policy: Policy, batch: MicroBatch, entropy: str = "none") -> tuple[Tensor, Tensor | None]:
-        # The engine reports log softmax(logits / T): the trainer speaks of the same distribution.
-        temperature = (self.spec.rollout.sampling.temperature or 1.0) if self.stage == "rl" else 1.0
+    def _forward(
+        self, policy: Policy, batch: MicroBatch, *, entropy: str = "none", temperature: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        # The engine reports log softmax(logits / T): the trainer speaks of the same distribution (greedy counts as 1).
+        temperature = temperature or self.spec.rollout.sampling.temperature or 1.0
         move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(self.device)  # noqa: E731
         result: tuple[Tensor, Tensor | None] = policy(
             move(batch.input_ids), move(batch.positions), move(batch.targets), temperature, entropy

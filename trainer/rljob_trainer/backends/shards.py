@@ -24,7 +24,7 @@ def shard_policy(policy: nn.Module, layers: nn.ModuleList, spec: FsdpSpec, dtype
     options: dict[str, Any] = {
         "mesh": mesh,
         "reshard_after_forward": spec.reshard_after_forward,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32),
         "offload_policy": CPUOffloadPolicy() if spec.cpu_offload and device == "cuda" else OffloadPolicy(),
     }
     for layer in layers:
@@ -33,6 +33,7 @@ def shard_policy(policy: nn.Module, layers: nn.ModuleList, spec: FsdpSpec, dtype
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
 def local(tensor: Tensor) -> Tensor:

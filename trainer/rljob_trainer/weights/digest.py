@@ -21,7 +21,7 @@ def weights_digest(weights: Mapping[str, Array | torch.Tensor]) -> str:
         if isinstance(value, torch.Tensor):
             value = value.detach().to("cpu").contiguous()
             dtype = str(value.dtype).removeprefix("torch.")
-            data = value.view(torch.uint8).numpy() if value.ndim else value.reshape(1).view(torch.uint8).numpy()
+            data = value.reshape(-1).view(torch.uint8).numpy()
         else:
             dtype = "bfloat16" if value.dtype == np.uint16 else str(value.dtype)
             data = np.ascontiguousarray(value)

@@ -1,0 +1,106 @@
+"""Several ranks train the same as one; a resumed run continues to the bit. Each rank is a process."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.tests.backends.tiny import job
+
+SCRIPT = Path(__file__).with_name("rank_process.py")
+ROOT = Path(__file__).parents[3]
+STEPS: list[list[Any]] = [["sft", 1, 9], ["sft", 2, 9], ["begin_rl"], ["rl", 3, 9], ["rl", 4, 9], ["rl", 5, 7]]
+
+
+def run(job_dir: Path, world: int, steps: list[list[Any]], manifest: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run the steps on `world` ranks; what rank 0 printed."""
+    script = json.dumps({"job": manifest or job(), "steps": steps})
+    port_file = job_dir / f"port-{uuid.uuid4().hex}"
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(rank), str(world), str(port_file), str(job_dir), script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(world)
+    ]
+    try:
+        outputs = [process.communicate(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for rank, (process, (_, errors)) in enumerate(zip(processes, outputs, strict=True)):
+        assert process.returncode == 0, f"rank {rank}: {errors}"
+    result: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])
+    return result
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(job_dir: Path) -> None:
+    one = run(job_dir, 1, [["load", None], *STEPS])
+    two = run(job_dir, 2, [["load", None], *STEPS])
+    for ours, theirs in zip(one["metrics"], two["metrics"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert theirs[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("cut", [1, 4], ids=["in sft", "in rl"])
+def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, world: int, cut: int) -> None:
+    whole = run(job_dir, world, [["load", None], *STEPS])
+    commit = str(job_dir / "commit")
+    first = run(job_dir, world, [["load", None], *STEPS[:cut], ["save", commit]])
+    # Learning rates are a function of the step, which the loop keeps: the resumed process says where it stands.
+    done = {kind: sum(step[0] == kind for step in STEPS[:cut]) for kind in ("sft", "rl")}
+    rest: list[list[Any]] = []
+    for step in STEPS[cut:]:
+        rest.append([*step, done[step[0]]] if step[0] in done else step)
+        if step[0] in done:
+            done[step[0]] += 1
+    second = run(job_dir, world, [["load", commit], *rest])
+    assert first["metrics"] + second["metrics"] == whole["metrics"]
+    assert second["digest"] == whole["digest"]
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_takes_a_commit_up(job_dir: Path) -> None:
+    written = run(job_dir, 2, [["load", None], *STEPS[:4], ["save", str(job_dir / "two")]])
+    read = run(job_dir, 1, [["load", str(job_dir / "two")], ["save", str(job_dir / "one")]])
+    assert read["digest"] == written["digest"]
+    again = run(job_dir, 3, [["load", str(job_dir / "one")]])
+    assert again["digest"] == written["digest"]
+    next_of_two = run(job_dir, 2, [["load", str(job_dir / "two")], ["rl", 4, 9, 1]])["metrics"][0]
+    next_of_one = run(job_dir, 1, [["load", str(job_dir / "one")], ["rl", 4, 9, 1]])["metrics"][0]
+    for name, value in next_of_two.items():
+        assert next_of_one[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_sharded_export_and_bfloat16(job_dir: Path) -> None:
+    manifest = job()
+    manifest["spec"]["model"]["dtype"] = "bfloat16"
+    result = run(job_dir, 2, [["load", None], *STEPS[:4], ["export", str(job_dir / "model")]], manifest)
+    assert result["metrics"][-1]["ratio_max"] == 1.0
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(job_dir / "model")
+    assert model.dtype == torch.bfloat16
+    assert len(AutoTokenizer.from_pretrained(job_dir / "model")) == 40
+    from rljob_trainer.weights import weights_digest
+
+    assert weights_digest(dict(model.named_parameters())) == result["digest"]
