@@ -74,12 +74,12 @@ def _build(corpus: Path, index: Path, encoder: Encoder) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{index.name}-", dir=index.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write_header(file, 0, encoder.dimension)
+            write_header(file, 0, encoder.dimension)
             for batch in batched(_with_progress(corpus), _BATCH):
                 offsets.extend(offset for offset, _ in batch)
                 file.write(encoder.encode_passages([document["contents"] for _, document in batch]).tobytes())
             file.seek(0)
-            _write_header(file, len(offsets), encoder.dimension)
+            write_header(file, len(offsets), encoder.dimension)
             file.flush()
             sync(file.fileno())
         if not offsets:
@@ -99,7 +99,7 @@ def _build(corpus: Path, index: Path, encoder: Encoder) -> None:
     log.info("indexed %d passages in %.1f s: %s", len(offsets), time.monotonic() - started, index)
 
 
-def _write_header(file: IO[bytes], passages: int, dimension: int) -> None:
+def write_header(file: IO[bytes], passages: int, dimension: int) -> None:
     """faiss' own header of an IndexFlatIP, with the numbers of vectors (bytes 8–16) and floats (last 8) put in.
 
     faiss writes an index from memory only; with its header, vectors can be streamed to the file.

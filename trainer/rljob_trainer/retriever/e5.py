@@ -28,6 +28,7 @@ class E5Encoder:
             ) from None
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise UserError("spec.retriever.encoder.device: cuda, but no GPU is visible; give the pod one or use cpu")
+        transformers.utils.logging.disable_progress_bar()
         local = Path(job_dir, spec.path)
         source = str(local) if local.is_dir() else spec.path
         try:
