@@ -157,7 +157,12 @@ def chat_segments(
 def _tokenize(rows: Sequence[Sequence[Segment]], tokenizer: Any) -> list[SftRow]:
     """Segments are tokenised one by one: no token spans what is trained on and what is not."""
     texts = list(dict.fromkeys(text for segments in rows for text, _ in segments))
-    ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True)) if texts else {}
+    ids: dict[str, list[int]] = {}
+    if texts:
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)[
+            "input_ids"
+        ]
+        ids = dict(zip(texts, encoded, strict=True))
     tokenized = []
     for segments in rows:
         row = SftRow([], [])
