@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from rljob_trainer.config.cel import MUTABLE, RULES, Rule, immutability
+from rljob_trainer.config.cel import MUTABLE, RULES, immutability
+from rljob_trainer.config.cel_rule import Rule
 from rljob_trainer.config.job import GROUP, KIND, PLURAL, VERSION, ObjectMeta, RLJob
 
 MAX_JSON_BYTES = 200_000

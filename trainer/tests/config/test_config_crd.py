@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from rljob_trainer.config.availability import TABLE
-from rljob_trainer.config.cel import MUTABLE, RULES, formatted
+from rljob_trainer.config.cel import MUTABLE, RULES
+from rljob_trainer.config.cel_rule import formatted
 from rljob_trainer.config.crd import MAX_JSON_BYTES, crd, crd_json, crd_yaml, schema
 from rljob_trainer.config.docs import api_reference
 from rljob_trainer.config.job import RLJob
