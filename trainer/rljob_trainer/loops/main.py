@@ -11,6 +11,7 @@ import ray
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.config.arithmetic import engine_count, generates, rl_steps, sft_steps, world_size
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.hooks import load_function
 from rljob_trainer.loops.jobdir import claim
 from rljob_trainer.loops.placement import (
     ROLLOUT_RESOURCE,
@@ -47,6 +48,7 @@ def run_job(
     if not options.local:
         claim(place.job_dir, job, may_resume=options.attempt > 1 or options.resume_from not in (None, "none"))
     commit = choose_commit(place.job_dir, options.resume_from)
+    check_hooks(job)
     data = Data(job, place.job_dir)
     memory = PeakMemory(os.getppid()) if options.local else None
     _start_ray(job, options.local, stop, stack)
@@ -74,6 +76,23 @@ def run_job(
         print_lines([*terminal_lines(summary), f"  {'report':<36} {_shown(report)}"])
     if run.state.step != run.total_steps:
         raise RuntimeError(f"{run.state.step} of {run.total_steps} steps were trained")
+
+
+def check_hooks(job: RLJob) -> None:
+    """Import the user's functions before anything is started. Raises UserError for one that is not there."""
+    spec = job.spec
+    hooks = {
+        "spec.rollout.generate.function": spec.rollout.generate.function,
+        "spec.rollout.dynamicFilter": spec.rollout.dynamic_filter
+        if spec.rollout.dynamic_filter != "nonzero_std"
+        else None,
+        "spec.algorithm.tis.function": spec.algorithm.tis.function,
+    }
+    for number, function in enumerate(spec.reward.functions if spec.reward else []):
+        hooks[f"spec.reward.functions[{number}].function"] = function.function
+    for field, path in hooks.items():
+        if path is not None:
+            load_function(path, field)
 
 
 def _start_ray(job: RLJob, local: bool, stop: StopFlag, stack: ExitStack) -> None:

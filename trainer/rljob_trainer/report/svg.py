@@ -7,11 +7,13 @@ from html import escape
 
 WIDTH, HEIGHT = 460, 200
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 26
+LARGEST = 1e30
+"""Larger values are not drawn: beside them nothing else could be seen."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A series: its name and its points (x, y). Points that are not finite are left out."""
+    """A series: its name and its points (x, y). Points that are not finite, or huge, are left out."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -40,9 +42,21 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _drawable(point: tuple[float, float]) -> bool:
+    return all(math.isfinite(value) and abs(value) < LARGEST for value in point)
+
+
+def _spread(low: float, high: float) -> tuple[float, float]:
+    """A range that can be drawn: one without extent is widened."""
+    size = max(abs(low), abs(high))
+    if high - low > max(1e-12, size * 1e-9):
+        return low, high
+    return low - (size * 0.1 or 0.5), high + (size * 0.1 or 0.5)
+
+
 def line_chart(lines: Sequence[Line], *, x_label: str, y_from: float | None = None, y_to: float | None = None) -> str:
     """Lines over one x axis. Every point has its values as a tooltip when there are few."""
-    lines = [Line(line.name, [p for p in line.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for line in lines]
+    lines = [Line(line.name, list(filter(_drawable, line.points))) for line in lines]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     if not xs:
@@ -50,10 +64,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_from: float | None = No
     x_low, x_high = min(xs), max(xs)
     y_low = min(ys) if y_from is None else min(y_from, *ys)
     y_high = max(ys) if y_to is None else max(y_to, *ys)
-    if y_high - y_low < 1e-12:
-        y_low, y_high = y_low - (abs(y_low) * 0.1 or 0.5), y_high + (abs(y_high) * 0.1 or 0.5)
-    if x_high <= x_low:
-        x_low, x_high = x_low - 0.5, x_high + 0.5
+    (x_low, x_high), (y_low, y_high) = _spread(x_low, x_high), _spread(y_low, y_high)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low)

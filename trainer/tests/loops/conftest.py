@@ -1,0 +1,204 @@
+"""A job so small that a whole run takes seconds: a tiny world, a one-layer model, single-turn answers."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rljob_trainer.checkpoint import latest_commit
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.quickstart.world import prepare
+
+WORLD = {
+    "entities": 60,
+    "heldOutEntities": 20,
+    "syllables": 12,
+    "trainQuestions": 40,
+    "heldOutQuestions": 6,
+    "demonstrations": 40,
+}
+MANIFEST: dict[str, Any] = {
+    "apiVersion": "rljob.io/v1alpha1",
+    "kind": "RLJob",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "seed": 5,
+        "model": {
+            "randomInit": {
+                "hiddenSize": 16,
+                "intermediateSize": 32,
+                "numHiddenLayers": 1,
+                "numAttentionHeads": 2,
+                "numKeyValueHeads": 2,
+            },
+            "tokenizerPath": "world/tokenizer",
+            "dtype": "float32",
+        },
+        "data": {
+            "train": {
+                "path": "world/train.jsonl",
+                "labelKey": "reward_model.ground_truth",
+                "sourceKey": "data_source",
+                "maxPromptLength": 32,
+            }
+        },
+        "sft": {
+            "dataset": {"path": "world/demonstrations.jsonl", "format": "segments"},
+            "batchSize": 8,
+            "numSteps": 5,
+            "maxSequenceLength": 160,
+            "optimizer": {"lr": 0.01},
+        },
+        "algorithm": {"kl": {"lossCoef": 0.01}},
+        "rollout": {
+            "engine": "torch",
+            "engineArgs": {"slots": 8},
+            "numRollout": 4,
+            "batchSize": 3,
+            "nSamplesPerPrompt": 4,
+            "sampling": {"temperature": 1.0, "maxResponseLength": 12},
+            "maxContextLength": 64,
+        },
+        "reward": {"functions": [{"name": "length", "args": {"maxLength": 12, "buffer": 12}}]},
+        "optimizer": {"lr": 0.005, "weightDecay": 0.0},
+        "trainer": {"backend": "fsdp", "microBatchSize": 12},
+        "evaluation": {
+            "datasets": [
+                {
+                    "name": "held-out",
+                    "path": "world/held_out.jsonl",
+                    "labelKey": "reward_model.ground_truth",
+                    "sourceKey": "data_source",
+                    "maxPromptLength": 32,
+                }
+            ],
+            "interval": 2,
+            "atStart": True,
+            "sampling": {"temperature": 0.0, "maxResponseLength": 12},
+        },
+        "checkpoint": {"saveInterval": 1, "sftSaveInterval": 2},
+        "tracking": {"metricsPort": 0, "logCompletions": 2},
+    },
+}
+
+
+@dataclass
+class Ended:
+    """A driver process that ended."""
+
+    code: int
+    stderr: str
+
+
+@dataclass
+class TinyRun:
+    """Runs the driver of a tiny job in a directory of its own."""
+
+    directory: Path
+    manifest: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(MANIFEST))
+    attempts: int = 0
+
+    def job(self) -> RLJob:
+        return RLJob.model_validate(self.manifest)
+
+    def start(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start the next attempt in a session of its own."""
+        self.attempts += 1
+        path = self.directory / "rljob.json"
+        path.write_text(json.dumps(self.manifest))
+        command = [sys.executable, "-m", "rljob_trainer.driver", "--job", str(path), "--dir", str(self.directory)]
+        command += ["--attempt", str(self.attempts), "--incarnation", f"{self.attempts:04d}-{self.attempts:08x}"]
+        command += ["--local", "--quiet", *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def run(self, *options: str, env: dict[str, str] | None = None) -> Ended:
+        """Run an attempt to its end."""
+        process = self.start(*options, env=env)
+        try:
+            _, stderr = process.communicate(timeout=600)
+        finally:
+            end_session(process)
+        return Ended(process.returncode, stderr)
+
+    def run_until(self, moment: Callable[["TinyRun"], bool], number: signal.Signals) -> Ended:
+        """Start an attempt, send `number` to the driver once `moment` is true, and wait for its end.
+
+        Fails the test when the attempt ends before the moment.
+        """
+        process = self.start()
+        try:
+            deadline = time.monotonic() + 600
+            while not moment(self):
+                if process.poll() is not None:
+                    pytest.fail(f"ended with {process.returncode} before the moment: {process.communicate()[1]}")
+                if time.monotonic() > deadline:
+                    pytest.fail("the moment did not come")
+                time.sleep(0.002)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=600)
+        finally:
+            end_session(process)
+        return Ended(process.returncode, stderr)
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        """Lines of one kind in the current attempt's metrics.jsonl."""
+        paths = self.directory.glob(f"attempts/{self.attempts:04d}-*/metrics.jsonl")
+        lines = [line for path in paths for line in path.read_text().splitlines() if line.endswith("}")]
+        return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+    def writing_commit(self) -> bool:
+        """Whether the current attempt is writing a commit right now."""
+        return any(self.directory.glob(f"attempts/{self.attempts:04d}-*/commits/.tmp-*"))
+
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory / "summary.json").read_text())
+        return found
+
+    def progress(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory / "progress.json").read_text())
+        return found
+
+    def last_step(self) -> int:
+        commit = latest_commit(self.directory).commit
+        return -1 if commit is None else commit.step
+
+
+def end_session(process: subprocess.Popen[str]) -> None:
+    """Kill what a driver may have left: its Ray lives in its session."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("world")
+    prepare(directory, seed=1, **WORLD)
+    return directory / "world"
+
+
+@pytest.fixture
+def tiny(tiny_world: Path, tmp_path: Path) -> TinyRun:
+    (tmp_path / "world").symlink_to(tiny_world)
+    return TinyRun(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A run of the tiny job that nobody disturbed."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    (directory / "world").symlink_to(tiny_world)
+    run = TinyRun(directory)
+    ended = run.run()
+    assert ended.code == 0, ended.stderr
+    return run
