@@ -12,7 +12,7 @@ from torch.nn import functional
 
 def block_size(capacity: int) -> int:
     """Keys per block for sequences of up to `capacity` tokens: depends on the configuration alone."""
-    return 32 if capacity <= 512 else 128 if capacity <= 4096 else 512
+    return 32 if capacity <= 1024 else 128 if capacity <= 4096 else 512
 
 
 def blocked_mask(

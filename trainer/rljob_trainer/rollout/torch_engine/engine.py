@@ -30,7 +30,7 @@ class TorchEngineOptions:
 
     slots: int = 64
     """Sequences computed at once; more wait for a slot."""
-    prefill_chunk: int = 16
+    prefill_chunk: int = 32
     """Tokens of a prompt or observation computed at once for one sequence; rounded up to a power of two."""
     deterministic: bool = True
     """Bit-for-bit results, whatever runs beside; else shapes shrink to what is active."""

@@ -1,4 +1,4 @@
-"""The engine's work on its thread: admits sequences to slots, prefills, decodes, keeps the slots in use together."""
+"""The engine's work on its thread: admits streams to slots, prefills, decodes, keeps the slots in use together."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rljob_trainer.rollout.torch_engine.architecture import Architecture
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
-from rljob_trainer.rollout.torch_engine.model import Decoder, KVCache
+from rljob_trainer.rollout.torch_engine.model import Batch, Decoder, KVCache
 from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, sample
 from rljob_trainer.rollout.torch_engine.slots import SlotTable
 from rljob_trainer.rollout.torch_engine.stopping import Stops
@@ -44,7 +45,7 @@ class TurnResult:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One token sequence: a session as the runner sees it."""
+    """One token stream: a session as the runner sees it."""
 
     draws: np.ndarray
     slot: int | None = None
@@ -57,13 +58,21 @@ class Stream:
     turn: Turn | None = None
     pending: list[int] = field(default_factory=list)
     """Forced tokens not in the cache yet."""
-    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """After a pass: the slots that get a token, and the row of `hidden` that each is drawn from."""
+
+    hidden: torch.Tensor
+    rows: NDArray[np.int64]
+    slots: NDArray[np.int64]
 
 
 class Runner:
     """Continuous batching over slots. Not thread-safe: one thread calls it.
 
-    With `deterministic`, what a sequence gets depends on its own tokens, seed and turns alone: products are cut so
+    With `deterministic`, what a stream gets depends on its own tokens, seed and turns alone: products are cut so
     that rows are independent (`linear`), attention adds up in fixed blocks (`attention`), the prefill's chunks follow
     from the turn's own length, and draws from seed and position.
     """
@@ -84,45 +93,45 @@ class Runner:
         embedding = weights.embedding
         self.device, self.deterministic, self.chunk = embedding.device, deterministic, prefill_chunk
         self.max_length, self.slots, self.stops, self.version = max_length, slots, stops, 0
-        self.counts = row_counts(max(slots, PREFILL_TOKENS, prefill_chunk))
+        self.counts = row_counts(slots + max(PREFILL_TOKENS, prefill_chunk))
         if rows is None:
             rows = self._measure(weights) if deterministic else Rows(0)
-        total = self._rows_for(slots)
-        self.cache = KVCache(architecture, total, max_length, self.device, embedding.dtype)
+        self.cache = KVCache(architecture, slots, max_length, self.device, embedding.dtype)
         self.model = Decoder(config, architecture, weights, self.cache, rows)
-        self.table = SlotTable(total, max_length)
-        self.trash = self.cache.capacity - 1
-        self.occupants: list[Stream | None] = [None] * total
+        self.table = SlotTable(slots, max_length)
+        self.occupants: list[Stream | None] = [None] * slots
         self.resting: OrderedDict[int, Stream] = OrderedDict()
         """Sequences between turns that still hold a slot, oldest first."""
         self.waiting: deque[Stream] = deque()
+        self.prefilling: list[Stream] = []
+        """Streams in a slot with forced tokens to come."""
         self.free = list(range(slots))
         """Heap: the lowest free slot comes first."""
         self.busy = 0
         self.generated_tokens = self.prefilled_tokens = self.steps = 0
 
-    # -- sequences ---------------------------------------------------------------------------------------------------
+    # -- streams ---------------------------------------------------------------------------------------------------
 
     def open(self, seed: int) -> Stream:
-        """A new, empty sequence."""
+        """A new, empty stream."""
         return Stream(draws(seed, self.max_length))
 
-    def submit(self, sequence: Stream, turn: Turn) -> None:
+    def submit(self, stream: Stream, turn: Turn) -> None:
         """Queue a turn. One without any room in the context ends at once, empty."""
-        pending = [*([] if sequence.last is None else [sequence.last]), *turn.forced]
-        if not pending or sequence.length + len(pending) >= self.max_length or turn.sampling.max_new_tokens < 1:
+        pending = [*([] if stream.last is None else [stream.last]), *turn.forced]
+        if not pending or stream.length + len(pending) >= self.max_length or turn.sampling.max_new_tokens < 1:
             turn.done(TurnResult([], [], [], "length"))
             return
-        sequence.turn, sequence.pending = turn, pending
-        self.waiting.append(sequence)
+        stream.turn, stream.pending = turn, pending
+        self.waiting.append(stream)
 
-    def close(self, sequence: Stream) -> None:
-        """Forget a sequence, whatever it is doing."""
-        sequence.closed, sequence.saved = True, None
-        if sequence.turn is not None and sequence in self.waiting:
-            self.waiting.remove(sequence)
-        if sequence.slot is not None:
-            self._vacate(sequence)
+    def close(self, stream: Stream) -> None:
+        """Forget a stream, whatever it is doing."""
+        stream.saved = None
+        if stream.turn is not None and stream in self.waiting:
+            self.waiting.remove(stream)
+        if stream.slot is not None:
+            self._vacate(stream)
 
     @property
     def active(self) -> bool:
@@ -133,143 +142,130 @@ class Runner:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Admit, prefill what was admitted, then one token for every decoding slot."""
+        """Admit what waits, then one pass: a token for every decoding slot, a chunk for those with forced tokens."""
         self._admit()
-        while group := self._prefill_group():
-            self._prefill(group)
         self._compact()
-        if self.table.decoding.any():
-            self._decode()
+        rows, group, chunk = np.flatnonzero(self.table.decoding), *self._chunks()
+        if not len(rows) and not group:
+            return
+        finished = self._forward(rows, group, chunk)
         self.steps += 1
+        self._draw(finished)
 
     def _admit(self) -> None:
         while self.waiting:
-            sequence = self.waiting[0]
-            if sequence.slot is None:
+            stream = self.waiting[0]
+            if stream.slot is None:
                 if not self.free and not self.resting:
                     return
                 if not self.free:
                     self._park(next(iter(self.resting.values())))
-                sequence.slot = heappop(self.free)
-                self.occupants[sequence.slot] = sequence
-                if sequence.saved is not None:
-                    self.cache.restore(sequence.slot, sequence.saved)
-                    sequence.saved = None
+                stream.slot = heappop(self.free)
+                self.occupants[stream.slot] = stream
+                if stream.saved is not None:
+                    self.cache.restore(stream.slot, stream.saved)
+                    stream.saved = None
             else:
-                del self.resting[sequence.slot]
+                del self.resting[stream.slot]
             self.waiting.popleft()
+            self.prefilling.append(stream)
             self.busy += 1
-            assert sequence.turn is not None
-            sampling = sequence.turn.sampling
-            room = self.max_length - sequence.length - len(sequence.pending)
+            assert stream.turn is not None
+            sampling = stream.turn.sampling
+            room = self.max_length - stream.length - len(stream.pending)
             stops = self.stops.number(sampling.stop, sampling.ignore_eos)
             limit = min(sampling.max_new_tokens, room)
-            self.table.begin(sequence.slot, sequence.length, limit, stops, sampling, sequence.draws)
-
-    def _prefill_group(self) -> list[Stream]:
-        most = max(1, PREFILL_TOKENS // self.chunk)
-        group = []
-        for sequence in self.occupants:
-            if sequence is not None and sequence.pending:
-                group.append(sequence)
-                if len(group) == most:
-                    break
-        return group
-
-    def _prefill(self, group: list[Stream]) -> None:
-        table, chunk = self.table, self.chunk
-        if not self.deterministic:
-            chunk = min(chunk, -(-max(len(sequence.pending) for sequence in group) // 8) * 8)
-        held = [sequence.slot or 0 for sequence in group]
-        size = self._rows_for(len(held) * chunk) // chunk if self.deterministic else len(held)
-        slots = np.zeros(size, dtype=np.int64)
-        slots[: len(held)] = held
-        tokens = np.zeros((size, chunk), dtype=np.int64)
-        positions = np.zeros((size, chunk), dtype=np.int64)
-        writes = np.full((size, chunk), self.trash, dtype=np.int64)
-        finished: list[Stream] = []
-        last: list[int] = []
-        for i, sequence in enumerate(group):
-            part, sequence.pending = sequence.pending[:chunk], sequence.pending[chunk:]
-            start, n = table.length[slots[i]], len(part)
-            tokens[i, :n] = part
-            positions[i] = np.minimum(start + np.arange(chunk), start + n - 1)
-            writes[i, :n] = positions[i, :n]
-            table.length[slots[i]] = start + n
-            self.prefilled_tokens += n
-            if not sequence.pending:
-                finished.append(sequence)
-                last.append(i * chunk + n - 1)
-        longest = int(positions.max()) + 1
-        hidden = self.model.prefill(
-            self._tensor(slots), self._tensor(tokens), self._tensor(positions), self._tensor(writes), longest
-        )
-        if not finished:
-            return
-        rows = np.array([sequence.slot for sequence in finished], dtype=np.int64)
-        padded = self._rows_for(len(rows)) if self.deterministic else len(rows)
-        at = np.zeros(padded, dtype=np.int64)
-        at[: len(rows)] = last
-        all_rows = np.zeros(padded, dtype=np.int64)
-        all_rows[: len(rows)] = rows
-        logits = self.model.logits(hidden.index_select(0, self._tensor(at)))
-        table.decoding[rows] = True
-        self._draw(logits, all_rows, np.arange(len(rows)))
+            self.table.begin(stream.slot, stream.length, limit, stops, sampling, stream.draws)
 
     def _compact(self) -> None:
-        """Bring the sequences at work to the front, when that saves rows."""
-        if not self.busy:
-            return
+        """Bring the decoding slots to the front, where their number is well below the last one's."""
         rows = np.flatnonzero(self.table.decoding)
-        size = self._rows_for(len(rows)) if self.deterministic else len(rows) + len(rows) // 8
+        size = len(rows) + len(rows) // 8
         if not len(rows) or rows[-1] < size:
             return
-        places = iter(np.flatnonzero(~self.table.decoding[:size]))
-        for source in rows[rows >= size].tolist():
-            target = int(next(places))
+        places = (row for row in range(size) if self.occupants[row] is None or row in self.resting)
+        for source, target in zip(rows[rows >= size].tolist(), places, strict=False):
             if target in self.resting:
                 self._park(self.resting[target])
-            sequence = self.occupants[source]
-            assert sequence is not None
+            stream = self.occupants[source]
+            assert stream is not None
             self.free.remove(target)
             heapify(self.free)
             self.table.move(source, target)
             self.cache.move(source, target, int(self.table.length[target]))
-            self.occupants[target], self.occupants[source], sequence.slot = sequence, None, target
+            self.occupants[target], self.occupants[source], stream.slot = stream, None, target
             heappush(self.free, source)
 
-    def _decode(self) -> None:
-        table = self.table
-        rows = np.flatnonzero(table.decoding)
-        n = int(rows[-1]) + 1
-        if self.deterministic:
-            n = self._rows_for(n)
-        at_work = table.decoding[:n]
-        positions = np.where(at_work, table.length[:n], 0)
-        writes = np.where(at_work, table.length[:n], self.trash)
-        logits = self.model.decode(
-            self._tensor(table.token[:n]), self._tensor(positions), self._tensor(writes), int(positions.max()) + 1
-        )
-        table.length[rows] += 1
-        self._draw(logits, np.arange(n), rows)
+    def _chunks(self) -> tuple[list[Stream], int]:
+        """Streams that prefill in this pass, and the size of a chunk. Deterministic: a constant."""
+        if not self.prefilling:
+            return [], self.chunk
+        group, chunk = self.prefilling[: max(1, PREFILL_TOKENS // self.chunk)], self.chunk
+        if not self.deterministic:
+            chunk = min(chunk, -(-max(len(stream.pending) for stream in group) // 8) * 8)
+        return group, chunk
 
-    def _draw(self, logits: torch.Tensor, slots: np.ndarray, used: np.ndarray) -> None:
-        """Draw for the rows of `logits`, which belong to `slots`; those at `used` count."""
-        table, rows = self.table, slots[used]
+    def _forward(self, rows: NDArray[np.int64], group: list[Stream], chunk: int) -> "_Drawing":
+        """Run the pass. `rows` are the decoding slots."""
+        table = self.table
+        n = int(rows[-1]) + 1 if len(rows) else 0
+        size = n + len(group) * chunk
+        if self.deterministic:
+            size = self._rows_for(size)
+        tokens, positions = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        writes = np.full(size, self.cache.padding_slot, dtype=np.int64)
+        tokens[rows], positions[rows], writes[rows] = table.token[rows], table.length[rows], rows
+        table.length[rows] += 1
+        slots, at, finished = np.zeros(len(group), dtype=np.int64), rows.tolist(), rows.tolist()
+        for i, stream in enumerate(group):
+            slot, first = stream.slot or 0, n + i * chunk
+            part, stream.pending = stream.pending[:chunk], stream.pending[chunk:]
+            start, end = int(table.length[slot]), int(table.length[slot]) + len(part)
+            slots[i], table.length[slot] = slot, end
+            tokens[first : first + len(part)] = part
+            positions[first : first + chunk] = np.minimum(np.arange(start, start + chunk), end - 1)
+            writes[first : first + len(part)] = slot
+            self.prefilled_tokens += len(part)
+            if not stream.pending:
+                finished.append(slot)
+                at.append(first + len(part) - 1)
+        if group:
+            self.prefilling = [stream for stream in self.prefilling if stream.pending]
+        batch = Batch(
+            tokens=self._tensor(tokens),
+            positions=self._tensor(positions),
+            write_slots=self._tensor(writes),
+            decoding=n,
+            chunk_slots=self._tensor(slots),
+            longest=int(positions[:n].max(initial=0)) + 1,
+            longest_chunk=int(positions[n:].max(initial=0)) + 1,
+        )
+        hidden = self.model.forward(batch, chunk)
+        return _Drawing(hidden, np.array(at, dtype=np.int64), np.array(finished, dtype=np.int64))
+
+    def _draw(self, drawing: "_Drawing") -> None:
+        """Draw the next token of every slot whose sequence is at its end."""
+        table, rows, used = self.table, drawing.slots, len(drawing.slots)
+        if not used:
+            return
+        table.decoding[rows] = True
+        padding = self._rows_for(used) - used if self.deterministic else 0
+        slots, at = np.pad(rows, (0, padding)), np.pad(drawing.rows, (0, padding))
+        logits = self.model.logits(drawing.hidden.index_select(0, self._tensor(at)))
         temperature, top_p, top_k = table.temperature[slots], table.top_p[slots], table.top_k[slots]
-        at = np.minimum(table.length[slots], self.max_length - 1)
-        some_p, some_k = bool((top_p[used] < 1).any()), bool((top_k[used] >= 0).any())
+        position = np.minimum(table.length[slots], self.max_length - 1)
+        some_p, some_k = bool((top_p[:used] < 1).any()), bool((top_k[:used] >= 0).any())
         sampling = RowSampling(
             temperature=self._tensor(temperature),
-            uniform=self._tensor(table.uniforms[slots, at]),
+            uniform=self._tensor(table.uniforms[slots, position]),
             top_p=self._tensor(top_p) if some_p else None,
             top_k=self._tensor(top_k) if some_k else None,
-            all_greedy=not temperature[used].any(),
+            all_greedy=not temperature[:used].any(),
         )
         drawn, logprobs = sample(logits, sampling)
-        tokens = drawn.cpu().numpy()[used]
-        table.append(rows, tokens, logprobs.cpu().numpy()[used], self.version)
-        self.generated_tokens += len(rows)
+        tokens = drawn.cpu().numpy()[:used]
+        table.append(rows, tokens, logprobs.cpu().numpy()[:used], self.version)
+        self.generated_tokens += used
         full = table.count[rows] >= table.limit[rows]
         flagged = full | self.stops.candidates[table.stops[rows], tokens]
         for i in np.flatnonzero(flagged).tolist():
@@ -280,35 +276,37 @@ class Runner:
                 self._finish(row, token_ids, "stop" if ended else "length", stop)
 
     def _finish(self, row: int, token_ids: list[int], reason: FinishReason, stop: str | None) -> None:
-        table, sequence = self.table, self.occupants[row]
-        assert sequence is not None
-        assert sequence.turn is not None
+        table, stream = self.table, self.occupants[row]
+        assert stream is not None
+        assert stream.turn is not None
         n = len(token_ids)
         result = TurnResult(token_ids, table.logprobs[row, :n].tolist(), table.versions[row, :n].tolist(), reason, stop)
-        turn, sequence.turn = sequence.turn, None
-        sequence.length, sequence.last = int(table.length[row]), token_ids[-1]
+        turn, stream.turn = stream.turn, None
+        stream.length, stream.last = int(table.length[row]), token_ids[-1]
         table.decoding[row] = False
         self.busy -= 1
-        self.resting[row] = sequence
+        self.resting[row] = stream
         turn.done(result)
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
-    def _park(self, sequence: Stream) -> None:
-        """Take the slot from a resting sequence; its keys and values are kept aside, bit for bit."""
-        assert sequence.slot is not None
-        sequence.saved = self.cache.save(sequence.slot, sequence.length)
-        self._vacate(sequence)
+    def _park(self, stream: Stream) -> None:
+        """Take the slot from a resting stream; its keys and values are kept aside, bit for bit."""
+        assert stream.slot is not None
+        stream.saved = self.cache.save(stream.slot, stream.length)
+        self._vacate(stream)
 
-    def _vacate(self, sequence: Stream) -> None:
-        slot = sequence.slot
+    def _vacate(self, stream: Stream) -> None:
+        slot = stream.slot
         assert slot is not None
+        if stream in self.prefilling:
+            self.prefilling.remove(stream)
         if slot in self.resting:
             del self.resting[slot]
-        elif sequence.turn is not None:
+        elif stream.turn is not None:
             self.busy -= 1
         self.table.decoding[slot] = False
-        self.occupants[slot], sequence.slot = None, None
+        self.occupants[slot], stream.slot = None, None
         heappush(self.free, slot)
 
     # -- shapes ------------------------------------------------------------------------------------------------------
