@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 from rljob_trainer.config.arithmetic import generates
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.loops.jobdir import ATTEMPTS, claim, last_attempt, new_incarnation
 from rljob_trainer.loops.processes import Child
 from rljob_trainer.loops.stop import EXIT_DONE, EXIT_FAILED, EXIT_SUSPENDED, EXIT_USER_ERROR
@@ -43,7 +43,12 @@ def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: b
     with _only_one(directory):
         claim(directory, job, may_resume=False)
         manifest = directory / MANIFEST
-        manifest.write_text(json.dumps(job.to_manifest(), indent=1), encoding="utf-8")
+        text = json.dumps(job.to_manifest(), indent=1)
+        if _finished(directory, manifest, text):
+            if not quiet:
+                print(f"{job.metadata.name} is done already, see {directory / 'report.html'}", file=sys.stderr)
+            return EXIT_DONE
+        manifest.write_text(text, encoding="utf-8")
         return _LocalRun(job, directory, manifest, _environment(job, directory, code), quiet).run()
 
 
@@ -54,6 +59,7 @@ class _Interrupted(Exception):  # noqa: N818 - a request, not an error
 class _LocalRun:
     def __init__(self, job: RLJob, directory: Path, manifest: Path, env: dict[str, str], quiet: bool) -> None:
         self._job, self._dir, self._manifest, self._env, self._quiet = job, directory, manifest, env, quiet
+        self._port_file = directory / "logs" / "retriever.port"
         self._driver: Child | None = None
         self._signals = 0
 
@@ -77,11 +83,8 @@ class _LocalRun:
                 return code
         if self._job.spec.retriever is not None and generates(self._job.spec):
             self._say("building the index and starting the retriever")
-            limit = self._job.spec.retriever.startup_timeout_seconds
-            if (code := self._step("index", "rljob_trainer.retriever.build", limit)) != EXIT_DONE:
-                return code
-            retriever = stack.enter_context(self._retriever())
-            self._wait_ready(retriever, limit)
+            retriever = stack.enter_context(self._retriever(self._job.spec.retriever))
+            self._wait_ready(retriever, self._job.spec.retriever.startup_timeout_seconds)
         return self._attempts()
 
     def _attempts(self) -> int:
@@ -130,19 +133,18 @@ class _LocalRun:
             self._say(f"{name} failed (exit code {code}):\n{child.tail()}")
         return code if code in (EXIT_DONE, EXIT_USER_ERROR) else EXIT_FAILED
 
-    def _retriever(self) -> Child:
-        assert self._job.spec.retriever is not None
-        port = _free_port(self._job.spec.retriever.port)
-        self._env["RLJOB_RETRIEVER_URL"] = f"http://127.0.0.1:{port}"
+    def _retriever(self, spec: RetrieverSpec) -> Child:
+        """The retriever; it builds the index when it is missing, and takes another port when its own is busy."""
+        self._port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "rljob_trainer.retriever", "--job", str(self._manifest)]
-        command += ["--dir", str(self._dir), "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--dir", str(self._dir), "--host", "127.0.0.1", "--port", str(spec.port)]
+        command += ["--port-file", str(self._port_file)]
         return Child("retriever", command, env=self._env, log=self._dir / "logs" / "retriever.log")
 
     def _wait_ready(self, retriever: Child, limit: float) -> None:
         """Wait until the retriever answers that it is ready. Raises UserError with its last words otherwise."""
         deadline = time.monotonic() + limit
-        url = f"{self._env['RLJOB_RETRIEVER_URL']}/readyz"
-        while not _answers(url):
+        while not self._retriever_ready():
             if retriever.process.poll() is not None:
                 raise UserError(
                     f"the retriever ended with exit code {retriever.process.returncode}:\n{retriever.tail()}",
@@ -154,6 +156,13 @@ class _LocalRun:
                     hint=f"see {retriever.log}",
                 )
             time.sleep(0.1)
+
+    def _retriever_ready(self) -> bool:
+        if not self._port_file.exists():
+            return False
+        url = f"http://127.0.0.1:{int(self._port_file.read_text())}"
+        self._env["RLJOB_RETRIEVER_URL"] = url
+        return _answers(f"{url}/readyz")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -217,16 +226,12 @@ def _only_one(directory: Path) -> Iterator[None]:
         yield
 
 
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise UserError("no TCP port is free on 127.0.0.1")
+def _finished(directory: Path, manifest: Path, text: str) -> bool:
+    """Whether exactly this manifest has run to its end here."""
+    summary = directory / "summary.json"
+    if not summary.exists() or not manifest.exists() or manifest.read_text(encoding="utf-8") != text:
+        return False
+    return bool(json.loads(summary.read_text(encoding="utf-8"))["state"] == "Succeeded")
 
 
 def _answers(url: str) -> bool:
