@@ -57,6 +57,9 @@ def load_state(rank: "FsdpRank", directory: str | Path) -> None:
     if layout["stage"] == "rl":
         rank.enter_rl()
     with ShardReader(directory, world_size) as reader:
+        surplus = reader.names("model.") - {f"model.{name}" for name, _ in parameters(rank.policy)}
+        if surplus:
+            raise UserError(f"the model has no tensor {min(surplus)!r} of the commit: it was made with another model")
         for name, parameter in parameters(rank.policy):
             _copy(reader, f"model.{name}", parameter, rank)
             if f"optimizer.step.{name}" not in reader:
@@ -78,7 +81,7 @@ def load_state(rank: "FsdpRank", directory: str | Path) -> None:
 
 def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpRank") -> None:
     if name not in reader:
-        raise UserError(f"the commit has no tensor {name!r}: it was made by a job with another model")
+        raise UserError(f"the commit has no tensor {name!r}: it was made with another model")
     shard = local(target)
     start, stop = _own_rows(target.shape[0], rank.rank, rank.world_size) if rank.sharded else (0, target.shape[0])
     source = reader.rows(name, start, stop)

@@ -52,6 +52,10 @@ class ShardReader:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
+    def names(self, prefix: str) -> set[str]:
+        """Names of the tensors that begin with `prefix`."""
+        return {name for name in self._names if name.startswith(prefix)}
+
     def own(self, name: str, rank: int) -> Tensor:
         """A tensor that is not sharded, as rank `rank` wrote it."""
         tensor: Tensor = self._files[rank].get_tensor(name)

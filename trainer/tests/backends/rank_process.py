@@ -22,7 +22,7 @@ def main(rank: int, world: int, port_file: Path, job_dir: str, script: dict[str,
         host, port = trainer.rendezvous()
         port_file.with_suffix(".tmp").write_text(f"{host} {port}")
         port_file.with_suffix(".tmp").replace(port_file)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not port_file.exists():
         assert time.monotonic() < deadline, "rank 0 did not open the rendezvous"
         time.sleep(0.05)

@@ -15,6 +15,7 @@ from trainer.tests.backends.tiny import job
 
 SCRIPT = Path(__file__).with_name("rank_process.py")
 ROOT = Path(__file__).parents[3]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS: list[list[Any]] = [["sft", 1, 9], ["sft", 2, 9], ["begin_rl"], ["rl", 3, 9], ["rl", 4, 9], ["rl", 5, 7]]
 
 
@@ -38,7 +39,7 @@ def run(job_dir: Path, world: int, steps: list[list[Any]], manifest: dict[str, A
         for rank in range(world)
     ]
     try:
-        outputs = [process.communicate(timeout=200) for process in processes]
+        outputs = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -48,7 +49,6 @@ def run(job_dir: Path, world: int, steps: list[list[Any]], manifest: dict[str, A
     return result
 
 
-@pytest.mark.slow
 def test_two_ranks_train_as_one(job_dir: Path) -> None:
     one = run(job_dir, 1, [["load", None], *STEPS])
     two = run(job_dir, 2, [["load", None], *STEPS])
@@ -58,7 +58,6 @@ def test_two_ranks_train_as_one(job_dir: Path) -> None:
             assert theirs[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("cut", [1, 4], ids=["in sft", "in rl"])
 def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, world: int, cut: int) -> None:
@@ -77,7 +76,6 @@ def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, world: int, cut: i
     assert second["digest"] == whole["digest"]
 
 
-@pytest.mark.slow
 def test_another_number_of_ranks_takes_a_commit_up(job_dir: Path) -> None:
     written = run(job_dir, 2, [["load", None], *STEPS[:4], ["save", str(job_dir / "two")]])
     read = run(job_dir, 1, [["load", str(job_dir / "two")], ["save", str(job_dir / "one")]])
@@ -90,7 +88,6 @@ def test_another_number_of_ranks_takes_a_commit_up(job_dir: Path) -> None:
         assert next_of_one[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
 
 
-@pytest.mark.slow
 def test_sharded_export_and_bfloat16(job_dir: Path) -> None:
     manifest = job()
     manifest["spec"]["model"]["dtype"] = "bfloat16"

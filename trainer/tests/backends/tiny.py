@@ -43,7 +43,7 @@ def job(**trainer: Any) -> dict[str, Any]:
             "algorithm": {"kl": {"lossCoef": 0.1}, "entropyCoef": 0.01, "epsClipHigh": 0.28},
             "optimizer": {"lr": 1e-2},
             "rollout": {"sampling": {"temperature": 1.0}},
-            "trainer": {"backend": "fsdp", "microBatchSize": 4, "rankTimeoutSeconds": 60, **trainer},
+            "trainer": {"backend": "fsdp", "microBatchSize": 4, "rankTimeoutSeconds": 240, **trainer},
         },
     }
 
