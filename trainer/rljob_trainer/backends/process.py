@@ -1,6 +1,7 @@
 """The process group of the ranks, and collectives that are no-ops without one."""
 
 import socket
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -70,10 +71,7 @@ def barrier() -> None:
 
 def host_address() -> str:
     """The address under which other ranks reach this process: that of the Ray node when Ray runs, else loopback."""
-    try:
-        import ray
-    except ImportError:
-        return "127.0.0.1"
-    if ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
         return str(ray.util.get_node_ip_address())
     return socket.gethostbyname("localhost")
