@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         outcome = _outcome(lambda: _run(options, environment, stop, progress, stack))
     if outcome.message and outcome.code not in (EXIT_DONE, EXIT_SUSPENDED):
-        print(f"error: {outcome.message}", file=sys.stderr)
+        more = f"\n  details: {directory / 'driver.log'}" if outcome.code == EXIT_FAILED else ""
+        print(f"error: {outcome.message}{more}", file=sys.stderr)
     elif outcome.message and not options.quiet:
         print(outcome.message, file=sys.stderr)
     logger.info("ends with code %d: %s", outcome.code, outcome.message)
@@ -174,10 +175,11 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
 
 
 def _log_to(path: Path) -> None:
-    """Everything goes to the incarnation's log; warnings go to standard error as well."""
+    """Everything goes to the incarnation's log; warnings, but no tracebacks, go to standard error as well."""
     to_file = logging.FileHandler(path, encoding="utf-8")
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setLevel(logging.WARNING)
+    to_terminal.addFilter(lambda record: record.exc_info is None and "\n" not in record.getMessage())
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     for handler in (to_file, to_terminal):
         handler.setFormatter(form)

@@ -1,5 +1,6 @@
 """Scoring evaluation sets with the weights that the engines serve."""
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -32,6 +33,7 @@ def evaluate_at_end(run: Run) -> None:
 
 def evaluate(run: Run, moment: str) -> None:
     """Score every evaluation set; results go to `run.state.evaluations` as `<set>/<moment>`."""
+    start = time.monotonic()
     with run.timer.phase("evaluate"):
         for data in run.data.evaluation:
             spec = data.spec
@@ -49,6 +51,7 @@ def evaluate(run: Run, moment: str) -> None:
             run.state.evaluations[name] = scores(samples, run.em_label)
             run.recorder.evaluation(run.state, name, run.state.evaluations[name])
             _keep_completions(run, data, name, samples)
+    run.state.add_seconds("evaluate", time.monotonic() - start)
 
 
 def scores(samples: Sequence[Sample], em: str | None) -> dict[str, float]:

@@ -65,11 +65,11 @@ def has_commits(job_dir: Path) -> bool:
     return any((job_dir / ATTEMPTS).glob("*/commits/*/manifest.json"))
 
 
-def claim(job_dir: Path, job: RLJob, *, may_resume: bool) -> None:
+def claim(job_dir: Path, job: RLJob, *, may_resume: bool, incarnation: str | None = None) -> None:
     """Make `job_dir` the job's own, or raise UserError when it is another's or its commits do not fit.
 
     `may_resume`: with commits of this job there, going on is what was asked for (a retry, or `checkpoint.overwrite:
-    Resume`). With `Replace`, earlier attempts are set aside under another name.
+    Resume`). With `Replace`, earlier attempts are set aside; not that of `incarnation`, which is asking.
     """
     job_dir.mkdir(parents=True, exist_ok=True)
     path = job_dir / IDENTITY_FILE
@@ -82,7 +82,10 @@ def claim(job_dir: Path, job: RLJob, *, may_resume: bool) -> None:
                 hint="give this job a directory of its own (--dir)",
             )
         if has_commits(job_dir):
-            _check_commits(job_dir, job, there["fields"], mine["fields"], may_resume=may_resume)
+            if job.spec.checkpoint.overwrite == "Replace" and not may_resume:
+                _set_aside(job_dir, incarnation)
+            else:
+                _check_commits(job_dir, job, there["fields"], mine["fields"], may_resume=may_resume)
     elif has_commits(job_dir):
         raise UserError(f"the directory {job_dir} has commits but no {IDENTITY_FILE}: whose they are cannot be told")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -91,14 +94,7 @@ def claim(job_dir: Path, job: RLJob, *, may_resume: bool) -> None:
 
 
 def _check_commits(job_dir: Path, job: RLJob, there: Any, mine: Any, *, may_resume: bool) -> None:
-    overwrite = job.spec.checkpoint.overwrite
-    if overwrite == "Replace" and not may_resume:
-        aside = job_dir / f"{ATTEMPTS}-before-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
-        (job_dir / ATTEMPTS).rename(aside)
-        for name in ("summary.json", "report.html"):
-            (job_dir / name).unlink(missing_ok=True)
-        return
-    if overwrite == "Never" and not may_resume:
+    if job.spec.checkpoint.overwrite == "Never" and not may_resume:
         raise UserError(
             f"{job_dir} already has commits of this job and spec.checkpoint.overwrite is Never",
             hint="give another directory (--dir), or set overwrite to Resume or Replace",
@@ -111,6 +107,16 @@ def _check_commits(job_dir: Path, job: RLJob, there: Any, mine: Any, *, may_resu
             f"{job_dir} has commits of this job with other settings: {shown}{more}",
             hint="undo the change, give another directory (--dir), or set spec.checkpoint.overwrite: Replace",
         )
+
+
+def _set_aside(job_dir: Path, incarnation: str | None) -> None:
+    aside = job_dir / f"{ATTEMPTS}-before-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
+    aside.mkdir(exist_ok=True)
+    for path in (job_dir / ATTEMPTS).iterdir():
+        if path.name != incarnation:
+            path.rename(aside / path.name)
+    for name in ("summary.json", "report.html"):
+        (job_dir / name).unlink(missing_ok=True)
 
 
 def new_incarnation(attempt: int, identity: str | None = None) -> str:

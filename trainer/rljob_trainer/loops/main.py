@@ -46,7 +46,8 @@ def run_job(
     """The whole run. Raises what ends it early; see `driver` for what becomes of that."""
     place = Place(options.dir, options.incarnation, options.attempt, options.local, retriever_url)
     if not options.local:
-        claim(place.job_dir, job, may_resume=options.attempt > 1 or options.resume_from not in (None, "none"))
+        may_resume = options.attempt > 1 or options.resume_from not in (None, "none")
+        claim(place.job_dir, job, may_resume=may_resume, incarnation=place.incarnation)
     commit = choose_commit(place.job_dir, options.resume_from)
     check_hooks(job)
     data = Data(job, place.job_dir)

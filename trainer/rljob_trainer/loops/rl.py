@@ -44,7 +44,7 @@ def train_rl(run: Run) -> None:
         if every and state.rollout % every == 0 and state.rollout < total:
             evaluate(run, f"rollout_{state.rollout}")
         seconds = run.timer.take()
-        state.add_seconds("rl", seconds["total"])
+        state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
         run.recorder.rollout(state, total, values, seconds)
     state.stage = "Evaluate"
     run.commit()

@@ -1,5 +1,6 @@
 """Waiting for actors: always with a limit, and a dead or stuck one is named."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from rljob_trainer.config.errors import UserError
 
 TICK_SECONDS = 1.0
+logger = logging.getLogger(__name__)
 
 
 class WorkerError(RuntimeError):
@@ -69,9 +71,8 @@ def result_of(ref: Any, name: str, doing: str) -> Any:
         cause = error.cause
         if isinstance(cause, UserError):
             raise cause from None
-        raise WorkerFailedError(
-            name, f"{name} failed while {doing}: {type(cause).__name__}: {cause}\n{error}"
-        ) from None
+        logger.error("%s failed while %s\n%s", name, doing, error)
+        raise WorkerFailedError(name, f"{name} failed while {doing}: {type(cause).__name__}: {cause}") from None
     except RayActorError as error:
         raise WorkerLostError(name, f"{name} died while {doing}: {_first_line(error)}") from None
     except (GetTimeoutError, RayError) as error:

@@ -88,6 +88,7 @@ def test_never_refuses_and_replace_keeps_what_was_there_aside(trained: Path) -> 
     claim(trained, never, may_resume=True)  # a retry of the same run is no second run
     claim(trained, job(spec__checkpoint=checkpoint | {"overwrite": "Replace"}, spec__seed=8), may_resume=False)
     assert not has_commits(trained)
+    assert last_attempt(trained) == 0
     assert list(trained.glob("attempts-before-*/0001-aabbccdd/commits/step-000003/manifest.json"))
 
 
