@@ -12,7 +12,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixt
 
 # Short, but with commits in both stages and time to strike in.
 SHORT = {
-    "data": {"prepare": {"args": {"entities": 400, "demonstrations": 2000, "train_questions": 400}}},
+    "data": {
+        "prepare": {"args": {"entities": 400, "heldOutEntities": 100, "demonstrations": 2000, "trainQuestions": 400}}
+    },
     "sft": {"numSteps": 20, "batchSize": 32},
     "rollout": {"numRollout": 30},
     "evaluation": {"interval": 0, "withoutRetriever": False},

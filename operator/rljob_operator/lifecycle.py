@@ -105,6 +105,9 @@ def _idle(view: View, step: Step) -> Step:
     if not view.observed.kuberay:
         return step.wait(*_no_kuberay(view))
     if view.context.spec.retriever and not view.retriever_ready:
+        trouble = find(view.retriever_pods)
+        if trouble and trouble.exit_code == USER_ERROR:  # trying again cannot help
+            step.finish = (Reason.USER_ERROR, trouble.message)
         return step.wait(Reason.WAITING_FOR_RETRIEVER, "waiting for the retriever to be ready")
     if view.occupied:
         return step.wait(Reason.WAITING_FOR_CLEANUP, _what_is_left(view), 5.0)

@@ -27,6 +27,8 @@ class Trouble:
 
     reason: Reason
     message: str
+    exit_code: int | None = None
+    """Exit code of the container that keeps ending."""
 
 
 def ready(pod: Obj) -> bool:
@@ -64,7 +66,8 @@ def _of(pod: Obj) -> Iterator[Trouble]:
             last = (status.get("lastState") or {}).get("terminated") or {}
             said = last.get("message") or waiting.get("message") or waiting["reason"]
             code = f" (exit {last['exitCode']})" if "exitCode" in last else ""
-            yield Trouble(reason, f"pod {name_of(pod)}, container {status['name']}{code}: {_cut(said)}")
+            message = f"pod {name_of(pod)}, container {status['name']}{code}: {_cut(said)}"
+            yield Trouble(reason, message, last.get("exitCode"))
 
 
 def _statuses(pod: Obj) -> list[Obj]:

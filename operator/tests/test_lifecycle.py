@@ -342,18 +342,31 @@ async def test_pods_that_never_start_fail_the_attempt_with_the_reason(world):
     assert "no such image" in world.status["attempts"][0]["message"]
 
 
-async def test_failing_retriever_says_why(world):
+async def crash_retriever(world, exit_code: int, message: str) -> None:
     await world.settle()
     labels = world.get("Deployment", "demo-retriever")["spec"]["template"]["metadata"]["labels"]
     crash = {
         "name": "prepare",
         "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-        "lastState": {"terminated": {"exitCode": 2, "message": "data.prepare.args: unknown argument"}},
+        "lastState": {"terminated": {"exitCode": exit_code, "message": message}},
     }
     world.pod("r-0", labels, phase="Pending", initContainerStatuses=[crash])
     await world.settle()
+
+
+async def test_failing_retriever_says_why(world):
+    await crash_retriever(world, 1, "the disk is full")
     condition = world.condition("RetrieverReady")
     assert condition["reason"] == "RetrieverFailing"
+    assert "prepare (exit 1): the disk is full" in condition["message"]
+    assert world.status["phase"] == "Preparing"
+
+
+async def test_a_mistake_that_the_retriever_finds_fails_the_job(world):
+    await crash_retriever(world, 2, "data.prepare.args: unknown argument")
+    assert world.status["phase"] == "Failed"
+    condition = world.condition("Failed")
+    assert condition["reason"] == "UserError"
     assert "prepare (exit 2): data.prepare.args: unknown argument" in condition["message"]
 
 

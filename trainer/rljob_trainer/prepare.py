@@ -6,12 +6,14 @@ when it names the same function and arguments, nothing is done.
 
 import argparse
 import hashlib
+import inspect
 import json
 import logging
 import multiprocessing
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,9 @@ def _call(answer: Connection, function: str, directory: str, arguments: dict[str
 
     problem: dict[str, str | None] | None = None
     try:
-        load_function(function, "spec.data.prepare.function")(directory, **arguments)
+        called = load_function(function, "spec.data.prepare.function")
+        _check_arguments(called, function, directory, arguments)
+        called(directory, **arguments)
     except UserError as error:
         problem = {"message": error.message, "hint": error.hint}
     except Exception as error:  # noqa: BLE001 - the function is the user's: it is reported, with its traceback
@@ -124,6 +128,15 @@ def _call(answer: Connection, function: str, directory: str, arguments: dict[str
         problem = {"message": f"spec.data.prepare: {function} failed: {type(error).__name__}: {error}", "hint": None}
     answer.send(problem)
     answer.close()
+
+
+def _check_arguments(called: Callable[..., Any], function: str, directory: str, arguments: dict[str, Any]) -> None:
+    signature = inspect.signature(called)
+    try:
+        signature.bind(directory, **arguments)
+    except TypeError as error:
+        known = ", ".join(name for name in list(signature.parameters)[1:])
+        raise UserError(f"spec.data.prepare.args: {function}: {error}", hint=f"it takes {known}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

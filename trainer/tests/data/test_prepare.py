@@ -70,7 +70,7 @@ def test_a_failure_is_a_sentence_and_leaves_no_marker(job: Path) -> None:
     with pytest.raises(UserError, match="prepare_hook:write failed: RuntimeError: the disk is too small"):
         prepare(spec(fail=True), job)
     assert not (job / MARKER).exists()
-    with pytest.raises(UserError, match=r"failed: TypeError: .*unexpected keyword argument 'colour'"):
+    with pytest.raises(UserError, match=r"prepare.args: prepare_hook:write: .*unexpected keyword argument 'colour'"):
         prepare(spec(colour="red"), job)
     with pytest.raises(UserError, match=r"spec.data.prepare.function: .*'nothing'"):
         prepare(spec("prepare_hook:nothing"), job)
