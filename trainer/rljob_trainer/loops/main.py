@@ -22,6 +22,7 @@ from rljob_trainer.loops.placement import (
 )
 from rljob_trainer.loops.record import Recorder
 from rljob_trainer.loops.run import Data, Place, Run
+from rljob_trainer.loops.state import LoopState
 from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.loops.train import choose_commit, train
 from rljob_trainer.metrics.display import make_display
@@ -50,7 +51,8 @@ def run_job(
         claim(place.job_dir, job, may_resume=may_resume, incarnation=place.incarnation)
     commit = choose_commit(place.job_dir, options.resume_from)
     check_hooks(job)
-    data = Data(job, place.job_dir)
+    sft_done = commit is not None and LoopState.from_json(commit.loop_state()).stage != "SFT"
+    data = Data(job, place.job_dir, sft_done=sft_done)
     memory = PeakMemory(os.getppid()) if options.local else None
     _start_ray(job, options.local, stop, stack)
     display = make_display(job.metadata.name, quiet=options.quiet)

@@ -53,13 +53,13 @@ class EvalSet:
 
 
 class Data:
-    """The job's rows, read once."""
+    """The job's rows, read once. Demonstrations are left out when `sft_done` and nothing depends on their number."""
 
-    def __init__(self, job: RLJob, job_dir: Path) -> None:
+    def __init__(self, job: RLJob, job_dir: Path, *, sft_done: bool = False) -> None:
         spec = job.spec
         self.tokenizer = load_tokenizer(spec.model, job_dir)
         self.sft = None
-        if spec.sft is not None:
+        if spec.sft is not None and not (sft_done and spec.sft.num_steps is not None):
             self.sft = SftSource(
                 spec.sft.dataset,
                 self.tokenizer,
@@ -108,8 +108,8 @@ class Run:
             self.last_commit, self._committed = commit, (self.state.stage, self.state.step)
             self.recorder.display.message(f"resuming from {commit.name} (step {self.state.step} of {self.total_steps})")
         self.ranks.load(commit.path if commit is not None else None)
-        if self.state.stage != "SFT":
-            self.ranks.begin_rl()
+        if self.state.stage == "RL":
+            self.ranks.begin_rl()  # nothing when the commit is of that stage already
         if self.engines is not None:
             self.engines.start()
         if commit is not None:

@@ -47,7 +47,7 @@ _RL_GAUGES = (
     _Series("rljob_reward_mean", "Mean reward of the last rollout.", "reward"),
     _Series("rljob_kl_mean", "Mean KL estimate against the reference model, in nats per token.", "kl"),
     _Series("rljob_entropy_mean", "Mean entropy of the policy, in nats per token.", "entropy"),
-    _Series("rljob_clip_ratio", "Share of tokens whose ratio was clipped.", "clip_fraction"),
+    _Series("rljob_clip_ratio", "Share of tokens whose ratio was clipped.", "clipfrac"),
     _Series("rljob_gradient_norm", "Global gradient norm before clipping.", "grad_norm"),
     _Series("rljob_learning_rate", "Learning rate of the last optimizer step.", "lr"),
     _Series("rljob_loss", "Loss of the last optimizer step.", "loss"),
@@ -56,7 +56,7 @@ _RL_GAUGES = (
     _Series("rljob_searches_mean", "Mean number of searches per sample.", "searches"),
     _Series("rljob_generated_tokens_per_second", "Tokens generated per second of generation.", "tokens_per_second"),
     _Series(
-        "rljob_mismatch_logprob_mean", "Mean |log π_train − log π_rollout| over trained tokens.", "mismatch_logprob"
+        "rljob_mismatch_logprob_mean", "Mean |log π_train − log π_rollout| over trained tokens.", "logprob_diff_mean"
     ),
 )
 
