@@ -24,7 +24,10 @@ class TrainerRank:
                 f"spec.trainer.backend: {parsed.spec.trainer.backend!r} is not available yet", hint="use fsdp"
             )
         from rljob_trainer.backends.fsdp import FsdpRank
+        from rljob_trainer.metrics.exporter import ProcessMetrics
 
+        self._exported = ProcessMetrics(parsed.metadata.name, "rank", rank)
+        self._metrics_port = parsed.spec.tracking.metrics_port
         self._rank = FsdpRank(parsed, job_dir, rank, world_size)
 
     def rendezvous(self) -> tuple[str, int]:
@@ -32,7 +35,10 @@ class TrainerRank:
         return self._rank.open_rendezvous()
 
     def setup(self, master_addr: str, port: int) -> None:
-        """Join the other ranks; returns when all are there."""
+        """Serve /metrics and join the other ranks; returns when all are there."""
+        from rljob_trainer.metrics.exporter import serve_worker
+
+        serve_worker(self._exported.registry, self._metrics_port)
         self._rank.setup(master_addr, port)
 
     def load(self, commit_dir: str | None) -> str:
@@ -43,7 +49,9 @@ class TrainerRank:
     def sft_step(self, rows: Sequence[Any], lr_step: int, total_steps: int) -> dict[str, float]:
         """One step on this rank's share of the demonstrations (`input_ids`, `loss_mask`). `lr_step` counts from 0
         within the stage of `total_steps`. Metrics: loss, grad_norm, lr, tokens, rows."""
-        return self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
+        metrics = self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
+        self._exported.set(metrics)
+        return metrics
 
     def begin_rl(self) -> None:
         """Freeze the reference, start the optimizer of reinforcement learning. Nothing when resumed in that stage."""
@@ -61,7 +69,9 @@ class TrainerRank:
         old_logprobs: Sequence[Sequence[float]] | None = None,
     ) -> dict[str, float]:
         """One optimizer step on this rank's share of the global batch; metrics are global, the same on all ranks."""
-        return self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
+        metrics = self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
+        self._exported.set(metrics)
+        return metrics
 
     def full_weights(self) -> dict[str, Any]:
         """All weights as numpy arrays under Hugging Face names on rank 0, {} on the others (which must call it too)."""

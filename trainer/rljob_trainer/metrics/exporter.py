@@ -5,6 +5,7 @@ Names follow the Prometheus conventions (base units, `_total` for counters). The
 """
 
 import logging
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,17 @@ def serve(registry: CollectorRegistry, port: int, *, strict: bool = False) -> in
         logger.warning("metrics port %d is busy, serving at %d", port, free)
         return free
     return port
+
+
+def serve_worker(registry: CollectorRegistry, port: int) -> int:
+    """Serve a rank's or engine's `registry`: at `port` in a pod (a free one for the second in it), elsewhere at a free
+    one. Returns the port, 0 for none."""
+    if port == 0:
+        return 0
+    if "RLJOB_NAME" in os.environ:
+        return serve(registry, port)
+    server, _ = start_http_server(0, registry=registry)
+    return int(server.server_port)
 
 
 @dataclass(frozen=True)
