@@ -116,9 +116,12 @@ def _charts(history: Sequence[Record]) -> list[str]:
         if record["kind"] == "evaluation" and not str(record["name"]).endswith("/without_retriever"):
             scores.setdefault(str(record["name"]).split("/")[0], []).append((record["step"], record["score"]))
     parts = sorted({key for record in rl for key in record if key.startswith("reward/")})
-    reward = [Line("reward", _points(rl, "reward")), *(Line(key, _points(rl, key)) for key in parts)]
+    reward = [Line("reward", _points(rl, "reward")), Line("exact match", _points(rl, "em"))]
+    if len(parts) > 1:
+        reward += [Line(key, _points(rl, key)) for key in parts]
+    reward = [line for line in reward if line.points]
     charts = [
-        ("Reward (mean over a rollout)", reward, 0.0, 1.0),
+        ("Reward and exact match (mean over a rollout)", reward, 0.0, 1.0),
         ("Evaluation score", [Line(name, points) for name, points in scores.items()], 0.0, 1.0),
         ("KL against the reference (nats per token)", [Line("KL", _points(rl, "kl"))], 0.0, None),
         ("Entropy of the policy (nats per token)", [Line("entropy", _points(rl, "entropy"))], 0.0, None),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 460, 200
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
 LARGEST = 1e30
 """Larger values are not drawn: beside them nothing else could be seen."""
 
@@ -80,8 +80,8 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_from: float | None = No
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
     for value in ticks(x_low, x_high, 6):
         x = place(value, y_low)[0]
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{number(value)}</text>')
-    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">{escape(x_label)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 21}" text-anchor="middle">{number(value)}</text>')
+    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 5}" text-anchor="end">{escape(x_label)}</text>')
     for index, line in enumerate(lines):
         spots = [place(x, y) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
