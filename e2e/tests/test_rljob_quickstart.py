@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 # Enough of the quickstart for the held-out score to rise from where SFT leaves it.
 SHORTENED = {
-    "sft": {"numSteps": 300},
+    "sft": {"numSteps": 400},
     "rollout": {"numRollout": 12},
     "evaluation": {"interval": 0},
 }
@@ -33,10 +33,10 @@ def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubecon
         for container in pods[0]["spec"]["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert pods[0]["spec"]["securityContext"]["runAsNonRoot"] is True
-    assert running["totalSteps"] == 312
+    assert running["totalSteps"] == 412
 
     done = job.wait_phase("Succeeded", seconds=600)
-    assert done["step"] == done["totalSteps"] == 312
+    assert done["step"] == done["totalSteps"] == 412
     scores = {name: float(value) for name, value in done["evaluation"].items()}
     assert scores["held-out/final"] > scores["held-out/after_sft"] + 0.05, scores
     assert float(done["reward"]) > 0
@@ -52,7 +52,7 @@ def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubecon
     row = kubectl("get", "rlj", "quickstart").splitlines()
     assert row[0].split()[1:7] == ["PHASE", "STEP", "REWARD", "TOK/S", "ATTEMPT", "AGE"]
     assert "Succeeded" in row[1]
-    assert "312/312" in row[1]
+    assert "412/412" in row[1]
     command = [sys.executable, "-m", "rljob_cli", "status", "quickstart", "-n", kubectl.namespace, "-o", "json"]
     env = {"KUBECONFIG": kubeconfig, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     answer = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
+from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import ProgressReporter, Sink, config_map_sink, file_sink
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     directory = options.dir / "attempts" / options.incarnation
     directory.mkdir(parents=True, exist_ok=True)
     _log_to(directory / "driver.log")
+    copy_output_to_pod_log()
     stop = StopFlag()
     stop.on_signals()
     environment = None if options.local else cluster_environment()
