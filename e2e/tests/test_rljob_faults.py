@@ -19,8 +19,10 @@ SHORT = {
     "rollout": {"numRollout": 30},
     "evaluation": {"interval": 0, "withoutRetriever": False},
     "checkpoint": {"saveInterval": 2, "sftSaveInterval": 5},
+    "lifecycle": {"terminationGracePeriodSeconds": 15},
 }
 TOTAL = 50
+OPERATOR = "app.kubernetes.io/name=rljob-operator"
 
 
 def start(kubectl: Kubectl, name: str) -> Job:
@@ -44,16 +46,21 @@ def test_killed_trainer_pod_costs_one_attempt_and_no_step(kubectl: Kubectl) -> N
     assert "Retrying" in job.phases
 
 
+def kill_operator(system: Kubectl) -> None:
+    pods = wait_for("an operator's pod", lambda: system.names("pods", "-l", OPERATOR), seconds=60)
+    for pod in pods:
+        system("delete", pod, "--force", "--grace-period=0")
+    wait_for("it gone", lambda: not set(pods) & set(system.names("pods", "-l", OPERATOR)), seconds=60)
+
+
 def test_killed_operator_changes_nothing_for_the_job(kubectl: Kubectl, system: Kubectl) -> None:
     job = start(kubectl, "operator-killed")
     job.wait_phase("Pending", "Preparing", "Starting", "Running", seconds=60)
     for _ in range(3):
-        for pod in system.names("pods", "-l", "app.kubernetes.io/name=rljob"):
-            system("delete", pod, "--force", "--grace-period=0")
+        kill_operator(system)
         time.sleep(8)
     job.wait_step(21, stage="RL", seconds=300)
-    for pod in system.names("pods", "-l", "app.kubernetes.io/name=rljob"):
-        system("delete", pod, "--force", "--grace-period=0")
+    kill_operator(system)
 
     done = job.wait_phase("Succeeded", seconds=420)
     assert done["step"] == done["totalSteps"] == TOTAL
