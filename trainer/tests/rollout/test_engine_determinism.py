@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.torch_engine.attention import blocked, blocked_mask
+from rljob_trainer.rollout.torch_engine.attention import Pages, attend, plan
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
 from rljob_trainer.rollout.types import SamplingParams
 
@@ -143,17 +144,53 @@ async def test_a_cancelled_session_leaves_no_trace(model: Any, tokenizer: Any, a
         assert engine.stats()["running"] == engine.stats()["waiting"] == 0
 
 
-def test_attention_does_not_see_how_far_others_reach() -> None:
+def paged_attention(chosen: list[int], pool: bool, queries: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of some of five sequences whose pages lie scattered in one cache, and what it should be."""
+    lengths, page, groups, repeats, d = [70, 5, 128, 33, 64], 32, 2, 3, 24
     generator = torch.Generator().manual_seed(0)
-    q = torch.randn(6, 3, 24, generator=generator)
-    k, v = (torch.randn(6, 256, 24, generator=generator) for _ in range(2))
-    positions = torch.tensor([[0, 1, 2], [30, 31, 32], [61, 62, 63]])
-    outputs = [blocked(q, k, v, blocked_mask(positions, 2, 1, keys, 32, torch.float32), 0.2) for keys in (64, 128, 256)]
-    assert torch.equal(outputs[0], outputs[1])
-    assert torch.equal(outputs[0], outputs[2])
-    mask = torch.arange(64) <= positions.repeat_interleave(2, 0)[:, :, None]
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k[:, :64], v[:, :64], attn_mask=mask, scale=0.2)
-    torch.testing.assert_close(outputs[0], expected, atol=1e-5, rtol=1e-5)
+    keys, values = (
+        torch.randn(20, groups, d, page, generator=generator),
+        torch.randn(20, groups, page, d, generator=generator),
+    )
+    q = torch.randn(5, groups, repeats * queries, d, generator=generator)
+    ids = torch.randperm(19, generator=generator).numpy() + 1
+    table = np.zeros((5, 4), dtype=np.int64)
+    at = 0
+    for i, length in enumerate(lengths):
+        used = -(-length // page)
+        table[i, :used] = ids[at : at + used]
+        at += used
+    ends = np.array(lengths)[chosen]
+    order = np.argsort(-ends, kind="stable")
+    rows = np.array(chosen)[order]
+    pages = Pages.of(table[rows], -(-ends[order] // page))
+    positions = torch.tensor(ends[order])[:, None] - queries + torch.arange(queries)
+    made = plan(pages, positions, groups, repeats, page, torch.float32, 20 if pool else None)
+    k, v = (keys, values) if pool else (keys[pages.ids], values[pages.ids])
+    out = attend(q[rows], k, v, made, 0.2)
+    expected = []
+    for row, at_positions in zip(rows.tolist(), positions, strict=True):
+        whole_k = keys[table[row]].permute(1, 0, 3, 2).reshape(groups, -1, d).repeat_interleave(repeats, 0)
+        whole_v = values[table[row]].permute(1, 0, 2, 3).reshape(groups, -1, d).repeat_interleave(repeats, 0)
+        mask = torch.arange(whole_k.shape[1]) <= at_positions[:, None]
+        wide = q[row].view(groups * repeats, queries, d)
+        expected.append(
+            torch.nn.functional.scaled_dot_product_attention(wide, whole_k, whole_v, attn_mask=mask, scale=0.2).view_as(
+                q[row]
+            )
+        )
+    back = np.argsort(order)
+    return out[back], torch.stack(expected)[back]
+
+
+@pytest.mark.parametrize("queries", [1, 4])
+@pytest.mark.parametrize("pool", [True, False])
+def test_attention_over_pages(pool: bool, queries: int) -> None:
+    together, expected = paged_attention([0, 1, 2, 3, 4], pool, queries)
+    torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
+    for chosen in ([0], [1], [4, 2], [3, 0, 1]):
+        for where in (True, False):
+            assert torch.equal(paged_attention(chosen, where, queries)[0], together[chosen])
 
 
 def test_row_counts_cover_every_size_in_small_steps() -> None:

@@ -1,61 +1,106 @@
-"""Attention over padded key/value slots.
+"""Attention over keys and values in pages.
 
-`blocked` adds up the softmax in blocks of a fixed number of keys, in order. A block that lies wholly behind a row's
-own length adds exact zeros, so the result does not depend on how far the longest sequence of the batch reaches: the
-fixed-shape answer at the price of the blocks in use. The decomposition is that of online softmax (Milakov &
-Gimelshein 2018) with the maximum taken first.
+Each page is multiplied with its own sequence's queries, all pages in one batched product; the softmax of a sequence is
+then put together from its pages, in their order. So a sequence's result is a function of its own pages alone, whatever
+else is in the batch, and no work goes into padding. The decomposition is that of online softmax (Milakov & Gimelshein
+2018) with the maximum taken first.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from torch.nn import functional
+from numpy.typing import NDArray
 
 
-def block_size(capacity: int) -> int:
-    """Keys per block for sequences of up to `capacity` tokens: depends on the configuration alone."""
-    return 32 if capacity <= 1024 else 128 if capacity <= 4096 else 512
+def page_size(max_length: int) -> int:
+    """Tokens per page for sequences of up to `max_length`: depends on the configuration alone."""
+    return 32 if max_length <= 1024 else 128 if max_length <= 8192 else 512
 
 
-def blocked_mask(
-    query_positions: torch.Tensor, groups: int, repeats: int, keys: int, block: int, dtype: torch.dtype
-) -> torch.Tensor:
-    """Additive causal mask, −inf behind a query's position.
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Which pages n sequences read. Sequences are ordered by their number of pages, most first."""
 
-    query_positions [batch, queries] → [keys/block, batch·groups, repeats·queries, block]; `groups` is the number of
-    key/value heads, `repeats` the query heads of each.
-    """
-    batch, queries = query_positions.shape
-    offsets = torch.arange(keys, device=query_positions.device).view(keys // block, 1, 1, block)
-    hidden = offsets > query_positions[None, :, :, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
-    if groups == 1 and repeats == 1:
-        return mask
-    shape = (keys // block, batch, groups, repeats, queries, block)
-    return mask[:, :, None, None].expand(shape).reshape(keys // block, batch * groups, repeats * queries, block)
+    ids: NDArray[np.int64]
+    """[P]: first pages of all sequences, then the second ones of those that have two, and so on."""
+    owners: NDArray[np.int64]
+    """[P]: sequence of each."""
+    numbers: NDArray[np.int64]
+    """[P]: the how-manieth page of its sequence it is."""
+    counts: list[int]
+    """Sequences with more than 0, 1, 2 … pages."""
 
-
-def blocked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
-    """q [b, m, d], k and v [b, ≥ keys, d], mask [keys/block, b, m, block] → [b, m, d]."""
-    blocks, block = mask.shape[0], mask.shape[-1]
-    if blocks == 1:
-        scores = torch.baddbmm(mask[0], q, k[:, :block].transpose(1, 2), alpha=scale)
-        scores.sub_(scores.amax(-1, keepdim=True)).exp_()
-        return torch.bmm(scores, v[:, :block]).div_(scores.sum(-1, keepdim=True))
-    scores = torch.empty_like(mask)
-    for i in range(blocks):
-        torch.baddbmm(mask[i], q, k[:, i * block : (i + 1) * block].transpose(1, 2), alpha=scale, out=scores[i])
-    scores.sub_(scores.amax((0, 3), keepdim=True)).exp_()
-    sums = scores.sum(-1, keepdim=True)
-    total, output = sums[0], torch.bmm(scores[0], v[:, :block])
-    for i in range(1, blocks):
-        output.baddbmm_(scores[i], v[:, i * block : (i + 1) * block])
-        total = total + sums[i]
-    return output.div_(total)
+    @classmethod
+    def of(cls, table: NDArray[np.int64], used: NDArray[np.int64]) -> "Pages":
+        """table [n, pages] of page ids, of which each sequence uses the first `used` [n], in descending order."""
+        there = np.arange(used[0])[:, None] < used[None, :]
+        numbers, owners = np.nonzero(there)
+        return cls(table.T[: used[0]][there], owners, numbers, there.sum(1).tolist())
 
 
-def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
-    """PyTorch's fused kernel, for accelerators.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A `Pages` made ready for all layers."""
 
-    q [n, heads, m, d], k and v [n, kv heads, keys, d], mask bool [n, 1, m, keys].
-    """
-    gqa = q.shape[1] != k.shape[1]
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
+    owners: torch.Tensor
+    """[P]: sequence of each page that is multiplied."""
+    mask: torch.Tensor
+    """[P·groups, m, page] additive, −inf behind a query's position."""
+    order: torch.Tensor | None
+    """[P]: where the pages of `Pages.ids` stand among those multiplied; None: in that order."""
+    counts: list[int]
+
+
+def plan(
+    pages: Pages, positions: torch.Tensor, groups: int, repeats: int, page: int, dtype: torch.dtype, pool: int | None
+) -> Plan:
+    """positions [n, c] of the queries. `pool`: the first so many pages of the cache are multiplied as they lie, those
+    that nobody reads included (their results are dropped); None: the pages of `pages.ids`, gathered."""
+    device = positions.device
+    owners, numbers, order = pages.owners, pages.numbers, None
+    if pool is not None:
+        owners, numbers = np.zeros(pool, dtype=np.int64), np.zeros(pool, dtype=np.int64)
+        owners[pages.ids], numbers[pages.ids] = pages.owners, pages.numbers
+        order = torch.from_numpy(pages.ids).to(device)
+    owner = torch.from_numpy(owners).to(device)
+    keys = torch.from_numpy(numbers * page).to(device)[:, None] + torch.arange(page, device=device)
+    hidden = keys[:, None, :] > positions.index_select(0, owner)[:, :, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+    if groups * repeats > 1:
+        p, c = mask.shape[:2]
+        mask = mask[:, None, None].expand(p, groups, repeats, c, page).reshape(p * groups, repeats * c, page)
+    return Plan(owner, mask, order, pages.counts)
+
+
+def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Plan, scale: float) -> torch.Tensor:
+    """q [n, groups, m, d], keys [P, groups, d, page], values [P, groups, page, d] → [n, groups, m, d]."""
+    n, groups, m, d = q.shape
+    mask = plan.mask
+    queries = q.reshape(n, -1).index_select(0, plan.owners).view(-1, m, d)
+    scores = torch.baddbmm(mask, queries, keys.view(-1, d, mask.shape[2]), alpha=scale)
+    if scores.dtype != torch.float32:
+        scores = scores.float()
+    peaks = _by_sequence(scores.amax(-1).view(-1, groups * m), plan)
+    peak = peaks[:n]
+    start = n
+    for count in plan.counts[1:]:
+        torch.maximum(peak[:count], peaks[start : start + count], out=peak[:count])
+        start += count
+    scores.sub_(peak.index_select(0, plan.owners).view(-1, m, 1)).exp_()
+    sums = _by_sequence(scores.sum(-1).view(-1, groups * m), plan)
+    parts = torch.bmm(scores.to(values.dtype), values.view(-1, mask.shape[2], d))
+    outputs = _by_sequence(parts.view(-1, groups * m * d), plan)
+    total, output = sums[:n], outputs[:n]
+    if output.dtype != torch.float32:
+        output = output.float()
+    start = n
+    for count in plan.counts[1:]:
+        total[:count] += sums[start : start + count]
+        output[:count] += outputs[start : start + count]
+        start += count
+    return output.view(n, groups, m, d).div_(total.view(n, groups, m, 1)).to(q.dtype)
+
+
+def _by_sequence(of_pages: torch.Tensor, plan: Plan) -> torch.Tensor:
+    return of_pages if plan.order is None else of_pages.index_select(0, plan.order)

@@ -1,9 +1,9 @@
-"""The engine's work on its thread: admits streams to slots, prefills, decodes, keeps the slots in use together."""
+"""The engine's work on its thread: admits turns to slots, prefills, decodes."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from rljob_trainer.rollout.torch_engine.architecture import Architecture
+from rljob_trainer.rollout.torch_engine.attention import Pages, page_size
+from rljob_trainer.rollout.torch_engine.cache import PagedCache, Saved
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
-from rljob_trainer.rollout.torch_engine.model import Batch, Decoder, KVCache
+from rljob_trainer.rollout.torch_engine.model import Batch, Decoder
 from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, sample
 from rljob_trainer.rollout.torch_engine.slots import SlotTable
 from rljob_trainer.rollout.torch_engine.stopping import Stops
@@ -21,6 +23,8 @@ from rljob_trainer.rollout.types import FinishReason, SamplingParams
 
 PREFILL_TOKENS = 1024
 """Tokens of one prefill pass, padding included."""
+PREFILL_PATIENCE = 4
+"""Passes that a prefill waits at most for others to join it."""
 
 
 @dataclass(slots=True)
@@ -45,12 +49,15 @@ class TurnResult:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One token stream: a session as the runner sees it."""
+    """One token sequence: a session as the runner sees it."""
 
-    draws: np.ndarray
+    draws: NDArray[np.float64]
     slot: int | None = None
-    saved: torch.Tensor | None = None
-    """Keys and values while it holds no slot."""
+    """Its row in the table while a turn is under way."""
+    pages: list[int] = field(default_factory=list)
+    """Its pages of the cache between turns."""
+    saved: Saved | None = None
+    """The content of its pages, when others needed them."""
     length: int = 0
     """Tokens in the cache, between turns."""
     last: int | None = None
@@ -72,8 +79,9 @@ class _Drawing:
 class Runner:
     """Continuous batching over slots. Not thread-safe: one thread calls it.
 
-    With `deterministic`, what a stream gets depends on its own tokens, seed and turns alone: products are cut so
-    that rows are independent (`linear`), attention adds up in fixed blocks (`attention`), the prefill's chunks follow
+    With `deterministic`, what a sequence gets depends on its own tokens, seed and turns alone: products are cut so
+    that rows are independent (`linear`), attention is put together page by page
+    (`attention`), the prefill's chunks follow
     from the turn's own length, and draws from seed and position.
     """
 
@@ -96,24 +104,29 @@ class Runner:
         self.counts = row_counts(slots + max(PREFILL_TOKENS, prefill_chunk))
         if rows is None:
             rows = self._measure(weights) if deterministic else Rows(0)
-        self.cache = KVCache(architecture, slots, max_length, self.device, embedding.dtype)
-        self.model = Decoder(config, architecture, weights, self.cache, rows)
-        self.table = SlotTable(slots, max_length)
+        page = page_size(max_length)
+        pages = -(-max_length // page)
+        # Turns under way always find a page: those of resting streams can be set aside.
+        self.cache = PagedCache(architecture, slots * pages, page, self.device, embedding.dtype)
+        self.model = Decoder(config, architecture, weights, self.cache, rows, max_length)
+        self.table = SlotTable(slots, max_length, pages)
         self.occupants: list[Stream | None] = [None] * slots
         self.resting: OrderedDict[int, Stream] = OrderedDict()
-        """Sequences between turns that still hold a slot, oldest first."""
+        """Streams between turns that hold pages, by their id(), oldest first."""
         self.waiting: deque[Stream] = deque()
+        """Streams whose turn waits for a slot. Begun sequences go first: what they hold is free the sooner."""
         self.prefilling: list[Stream] = []
         """Streams in a slot with forced tokens to come."""
         self.free = list(range(slots))
         """Heap: the lowest free slot comes first."""
         self.busy = 0
+        self._patience = PREFILL_PATIENCE
         self.generated_tokens = self.prefilled_tokens = self.steps = 0
 
-    # -- streams ---------------------------------------------------------------------------------------------------
+    # -- sequences -------------------------------------------------------------------------------------------------
 
     def open(self, seed: int) -> Stream:
-        """A new, empty stream."""
+        """A new, empty sequence."""
         return Stream(draws(seed, self.max_length))
 
     def submit(self, stream: Stream, turn: Turn) -> None:
@@ -123,15 +136,22 @@ class Runner:
             turn.done(TurnResult([], [], [], "length"))
             return
         stream.turn, stream.pending = turn, pending
-        self.waiting.append(stream)
+        if stream.length:
+            self.waiting.appendleft(stream)
+        else:
+            self.waiting.append(stream)
 
     def close(self, stream: Stream) -> None:
         """Forget a stream, whatever it is doing."""
-        stream.saved = None
-        if stream.turn is not None and stream in self.waiting:
+        if stream in self.waiting:
             self.waiting.remove(stream)
+        if stream in self.prefilling:
+            self.prefilling.remove(stream)
         if stream.slot is not None:
             self._vacate(stream)
+        self.resting.pop(id(stream), None)
+        self.cache.give_back(stream.pages)
+        stream.turn, stream.pages, stream.saved = None, [], None
 
     @property
     def active(self) -> bool:
@@ -144,104 +164,103 @@ class Runner:
     def step(self) -> None:
         """Admit what waits, then one pass: a token for every decoding slot, a chunk for those with forced tokens."""
         self._admit()
-        self._compact()
         rows, group, chunk = np.flatnonzero(self.table.decoding), *self._chunks()
         if not len(rows) and not group:
             return
-        finished = self._forward(rows, group, chunk)
+        drawing = self._forward(rows, group, chunk)
         self.steps += 1
-        self._draw(finished)
+        self._draw(drawing)
 
     def _admit(self) -> None:
-        while self.waiting:
-            stream = self.waiting[0]
-            if stream.slot is None:
-                if not self.free and not self.resting:
-                    return
-                if not self.free:
-                    self._park(next(iter(self.resting.values())))
-                stream.slot = heappop(self.free)
-                self.occupants[stream.slot] = stream
-                if stream.saved is not None:
-                    self.cache.restore(stream.slot, stream.saved)
-                    stream.saved = None
-            else:
-                del self.resting[stream.slot]
-            self.waiting.popleft()
+        table = self.table
+        while self.waiting and self.free:
+            stream = self.waiting.popleft()
+            assert stream.turn is not None
+            self.resting.pop(id(stream), None)
+            stream.slot = slot = heappop(self.free)
+            self.occupants[slot] = stream
             self.prefilling.append(stream)
             self.busy += 1
-            assert stream.turn is not None
             sampling = stream.turn.sampling
             room = self.max_length - stream.length - len(stream.pending)
             stops = self.stops.number(sampling.stop, sampling.ignore_eos)
-            limit = min(sampling.max_new_tokens, room)
-            self.table.begin(stream.slot, stream.length, limit, stops, sampling, stream.draws)
-
-    def _compact(self) -> None:
-        """Bring the decoding slots to the front, where their number is well below the last one's."""
-        rows = np.flatnonzero(self.table.decoding)
-        size = len(rows) + len(rows) // 8
-        if not len(rows) or rows[-1] < size:
-            return
-        places = (row for row in range(size) if self.occupants[row] is None or row in self.resting)
-        for source, target in zip(rows[rows >= size].tolist(), places, strict=False):
-            if target in self.resting:
-                self._park(self.resting[target])
-            stream = self.occupants[source]
-            assert stream is not None
-            self.free.remove(target)
-            heapify(self.free)
-            self.table.move(source, target)
-            self.cache.move(source, target, int(self.table.length[target]))
-            self.occupants[target], self.occupants[source], stream.slot = stream, None, target
-            heappush(self.free, source)
+            table.begin(slot, stream.length, min(sampling.max_new_tokens, room), stops, sampling, stream.draws)
+            if stream.saved is not None:
+                stream.pages = [self._page() for _ in range(stream.saved[0].shape[1])]
+                self.cache.restore(stream.pages, stream.saved)
+                stream.saved = None
+            for page in stream.pages:
+                table.hold(slot, page)
+            stream.pages = []
 
     def _chunks(self) -> tuple[list[Stream], int]:
         """Streams that prefill in this pass, and the size of a chunk. Deterministic: a constant."""
-        if not self.prefilling:
+        if self.prefilling:
+            self._patience -= 1
+        if not self.prefilling or not self._worth_prefilling():
             return [], self.chunk
+        self._patience = PREFILL_PATIENCE
         group, chunk = self.prefilling[: max(1, PREFILL_TOKENS // self.chunk)], self.chunk
         if not self.deterministic:
             chunk = min(chunk, -(-max(len(stream.pending) for stream in group) // 8) * 8)
         return group, chunk
 
+    def _worth_prefilling(self) -> bool:
+        """Whether enough streams wait for a prefill: a pass with one costs more, however few tokens it has."""
+        many = len(self.prefilling) * 8 >= self.slots
+        return many or self._patience <= 0 or not self.table.decoding.any()
+
     def _forward(self, rows: NDArray[np.int64], group: list[Stream], chunk: int) -> "_Drawing":
         """Run the pass. `rows` are the decoding slots."""
-        table = self.table
-        n = int(rows[-1]) + 1 if len(rows) else 0
-        size = n + len(group) * chunk
-        if self.deterministic:
-            size = self._rows_for(size)
-        tokens, positions = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-        writes = np.full(size, self.cache.padding_slot, dtype=np.int64)
-        tokens[rows], positions[rows], writes[rows] = table.token[rows], table.length[rows], rows
-        table.length[rows] += 1
-        slots, at, finished = np.zeros(len(group), dtype=np.int64), rows.tolist(), rows.tolist()
-        for i, stream in enumerate(group):
-            slot, first = stream.slot or 0, n + i * chunk
-            part, stream.pending = stream.pending[:chunk], stream.pending[chunk:]
-            start, end = int(table.length[slot]), int(table.length[slot]) + len(part)
-            slots[i], table.length[slot] = slot, end
-            tokens[first : first + len(part)] = part
-            positions[first : first + chunk] = np.minimum(np.arange(start, start + chunk), end - 1)
-            writes[first : first + len(part)] = slot
-            self.prefilled_tokens += len(part)
-            if not stream.pending:
-                finished.append(slot)
-                at.append(first + len(part) - 1)
-        if group:
-            self.prefilling = [stream for stream in self.prefilling if stream.pending]
+        table, page = self.table, self.cache.page
+        ends = table.length[rows] + 1
+        self._hold_pages(rows, ends)
+        order = np.argsort(-ends, kind="stable")
+        rows, ends = rows[order], ends[order]
+        slots = np.array([stream.slot for stream in group], dtype=np.int64)
+        sizes = np.array([min(len(stream.pending), chunk) for stream in group], dtype=np.int64)
+        chunk_ends = table.length[slots] + sizes
+        self._hold_pages(slots, chunk_ends)
+        order = np.argsort(-chunk_ends, kind="stable")
+        group, slots, sizes, chunk_ends = [group[i] for i in order], slots[order], sizes[order], chunk_ends[order]
+
+        n, used = len(rows), len(rows) + len(group) * chunk
+        total = self._rows_for(used) if self.deterministic else used
+        tokens, positions, writes = (np.zeros(total, dtype=np.int64) for _ in range(3))
+        tokens[:n], positions[:n] = table.token[rows], ends - 1
+        writes[:n] = table.pages[rows, (ends - 1) // page]
+        # The places behind a short chunk repeat its last position and write to the page of padding.
+        offsets = np.arange(chunk)
+        at = np.minimum(table.length[slots, None] + offsets, chunk_ends[:, None] - 1)
+        real = offsets < sizes[:, None]
+        positions[n:used] = at.reshape(-1)
+        writes[n:used] = np.where(real, table.pages[slots[:, None], at // page], 0).reshape(-1)
+        tokens[n:used][real.reshape(-1)] = [token for stream in group for token in stream.pending[:chunk]]
+        table.length[rows], table.length[slots] = ends, chunk_ends
+        for stream in group:
+            stream.pending = stream.pending[chunk:]
+        done = np.array([not stream.pending for stream in group], dtype=bool)
+        self.prefilled_tokens += int(sizes.sum())
+        self.prefilling = [stream for stream in self.prefilling if stream.pending]
         batch = Batch(
-            tokens=self._tensor(tokens),
-            positions=self._tensor(positions),
-            write_slots=self._tensor(writes),
-            decoding=n,
-            chunk_slots=self._tensor(slots),
-            longest=int(positions[:n].max(initial=0)) + 1,
-            longest_chunk=int(positions[n:].max(initial=0)) + 1,
+            tokens=tokens,
+            positions=positions,
+            write_pages=writes,
+            decoding=Pages.of(table.pages[rows], -(-ends // page)) if n else None,
+            chunked=Pages.of(table.pages[slots], -(-chunk_ends // page)) if group else None,
+            chunk=chunk,
         )
-        hidden = self.model.forward(batch, chunk)
-        return _Drawing(hidden, np.array(at, dtype=np.int64), np.array(finished, dtype=np.int64))
+        last = n + np.arange(len(group)) * chunk + sizes - 1
+        return _Drawing(
+            self.model.forward(batch), np.concatenate((np.arange(n), last[done])), np.concatenate((rows, slots[done]))
+        )
+
+    def _hold_pages(self, slots: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Give `slots` the pages for `ends` tokens."""
+        missing = -(-ends // self.cache.page) - self.table.held[slots]
+        for i in np.flatnonzero(missing > 0).tolist():
+            for _ in range(int(missing[i])):
+                self.table.hold(int(slots[i]), self._page())
 
     def _draw(self, drawing: "_Drawing") -> None:
         """Draw the next token of every slot whose sequence is at its end."""
@@ -283,31 +302,30 @@ class Runner:
         result = TurnResult(token_ids, table.logprobs[row, :n].tolist(), table.versions[row, :n].tolist(), reason, stop)
         turn, stream.turn = stream.turn, None
         stream.length, stream.last = int(table.length[row]), token_ids[-1]
-        table.decoding[row] = False
-        self.busy -= 1
-        self.resting[row] = stream
+        self._vacate(stream)
+        self.resting[id(stream)] = stream
         turn.done(result)
 
-    # -- slots -------------------------------------------------------------------------------------------------------
-
-    def _park(self, stream: Stream) -> None:
-        """Take the slot from a resting stream; its keys and values are kept aside, bit for bit."""
-        assert stream.slot is not None
-        stream.saved = self.cache.save(stream.slot, stream.length)
-        self._vacate(stream)
+    # -- slots and pages ---------------------------------------------------------------------------------------------
 
     def _vacate(self, stream: Stream) -> None:
+        """Take a stream out of its slot; its pages stay its own."""
         slot = stream.slot
         assert slot is not None
-        if stream in self.prefilling:
-            self.prefilling.remove(stream)
-        if slot in self.resting:
-            del self.resting[slot]
-        elif stream.turn is not None:
-            self.busy -= 1
+        stream.pages = self.table.pages[slot, : self.table.held[slot]].tolist()
         self.table.decoding[slot] = False
         self.occupants[slot], stream.slot = None, None
         heappush(self.free, slot)
+        self.busy -= 1
+
+    def _page(self) -> int:
+        """A free page; if need be, the stream that rests longest is set aside, bit for bit."""
+        if not self.cache.free:
+            _, stream = self.resting.popitem(last=False)
+            stream.saved = self.cache.save(stream.pages)
+            self.cache.give_back(stream.pages)
+            stream.pages = []
+        return self.cache.take()
 
     # -- shapes ------------------------------------------------------------------------------------------------------
 

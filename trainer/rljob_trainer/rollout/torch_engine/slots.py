@@ -1,17 +1,14 @@
 """The state of the engine's slots as arrays, one row each, so that a step is a few array operations."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from rljob_trainer.rollout.types import SamplingParams
 
 
 class SlotTable:
-    """Rows of per-slot state. `width` is the longest sequence in tokens."""
+    """Rows of per-slot state. `width` is the longest sequence in tokens, `pages` in pages."""
 
-    def __init__(self, rows: int, width: int) -> None:
+    def __init__(self, rows: int, width: int, pages: int) -> None:
         self.rows, self.width = rows, width
         self.decoding = np.zeros(rows, dtype=bool)
         self.length = np.zeros(rows, dtype=np.int64)
@@ -32,6 +29,9 @@ class SlotTable:
         self.tokens = np.zeros((rows, width), dtype=np.int64)
         self.logprobs = np.zeros((rows, width), dtype=np.float32)
         self.versions = np.zeros((rows, width), dtype=np.int64)
+        self.pages = np.zeros((rows, pages), dtype=np.int64)
+        """Pages of the cache, of which each row holds the first `held`."""
+        self.held = np.zeros(rows, dtype=np.int64)
 
     def begin(self, row: int, length: int, limit: int, stops: int, sampling: SamplingParams, draws: np.ndarray) -> None:
         """A turn starts in `row`, whose cache holds `length` tokens."""
@@ -39,6 +39,7 @@ class SlotTable:
         self.length[row], self.count[row], self.limit[row], self.stops[row] = length, 0, limit, stops
         self.temperature[row], self.top_p[row], self.top_k[row] = sampling.temperature, sampling.top_p, sampling.top_k
         self.uniforms[row] = draws
+        self.held[row] = 0
 
     def append(self, rows: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, version: int) -> None:
         """One drawn token for each of `rows`."""
@@ -49,17 +50,7 @@ class SlotTable:
         self.count[rows] = count + 1
         self.token[rows] = tokens
 
-    def move(self, source: int, target: int) -> None:
-        """Copy a row that is generating; the source becomes free."""
-        scalars: tuple[NDArray[Any], ...] = (
-            self.length, self.token, self.count, self.limit, self.stops, self.temperature, self.top_p, self.top_k
-        )  # fmt: skip
-        for column in scalars:
-            column[target] = column[source]
-        self.decoding[target] = self.decoding[source]
-        self.uniforms[target] = self.uniforms[source]
-        done = self.count[source]
-        generated: tuple[NDArray[Any], ...] = (self.tokens, self.logprobs, self.versions)
-        for values in generated:
-            values[target, :done] = values[source, :done]
-        self.decoding[source] = False
+    def hold(self, row: int, page: int) -> None:
+        """One more page for `row`."""
+        self.pages[row, self.held[row]] = page
+        self.held[row] += 1

@@ -1,0 +1,75 @@
+"""Keys and values in pages, shared by all sequences."""
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+
+import torch
+
+from rljob_trainer.rollout.torch_engine.architecture import Architecture
+from rljob_trainer.rollout.types import EngineError
+
+Saved = tuple[torch.Tensor, torch.Tensor]
+
+
+class PagedCache:
+    """Pages of `page` tokens. Per layer, keys are [pages, kv heads, head_dim, page], values [pages, kv heads, page,
+    head_dim]: each as its matrix product reads it fastest. Page 0 takes the writes of padding.
+    """
+
+    def __init__(
+        self, architecture: Architecture, pages: int, page: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.page, self.heads, self.width = page, architecture.num_kv_heads, architecture.head_dim
+        layers = architecture.num_layers
+        self._keys = torch.zeros((layers, pages + 1, self.heads, self.width, page), device=device, dtype=dtype)
+        self._values = torch.zeros((layers, pages + 1, self.heads, page, self.width), device=device, dtype=dtype)
+        self.keys, self.values = list(self._keys), list(self._values)
+        self._key_items = [layer.view(-1) for layer in self.keys]
+        self._value_rows = [layer.view(-1, self.width) for layer in self.values]
+        self._key_offsets = torch.arange(self.heads * self.width, device=device) * page
+        self._value_offsets = torch.arange(self.heads, device=device) * page
+        self._free = list(range(1, pages + 1))
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    def take(self) -> int:
+        """A free page, the lowest: pages in use stay together."""
+        if not self._free:
+            raise EngineError("the engine has no free page: this is a mistake in its accounts")
+        return heappop(self._free)
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Pages that are not used any more."""
+        if len(pages) > 16:
+            self._free.extend(pages)
+            heapify(self._free)
+        else:
+            for page in pages:
+                heappush(self._free, page)
+
+    def places(self, pages: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where tokens at `offsets` [n] of `pages` [n] are written: for `write`, the same in all layers."""
+        keys = (pages * (self.heads * self.width * self.page) + offsets)[:, None] + self._key_offsets
+        values = (pages * (self.heads * self.page) + offsets)[:, None] + self._value_offsets
+        return keys, values
+
+    def write(
+        self, layer: int, places: tuple[torch.Tensor, torch.Tensor], keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """keys, values [n, kv heads · head_dim]."""
+        self._key_items[layer].index_put_((places[0],), keys)
+        self._value_rows[layer].index_put_((places[1],), values.view(-1, self.heads, self.width))
+
+    def save(self, pages: Sequence[int]) -> Saved:
+        """A copy of some pages."""
+        index = torch.tensor(pages, device=self._keys.device)
+        return self._keys.index_select(1, index), self._values.index_select(1, index)
+
+    def restore(self, pages: Sequence[int], saved: Saved) -> None:
+        """Put a copy back, into other pages."""
+        index = torch.tensor(pages, device=self._keys.device)
+        self._keys.index_copy_(1, index, saved[0])
+        self._values.index_copy_(1, index, saved[1])
