@@ -30,9 +30,7 @@ def train_rl(run: Run) -> None:
     if state.data:
         prompts.restore(state.data)
     run.sync_weights()
-    moment = "after_sft" if spec.sft is not None else "start"
-    if spec.evaluation.at_start and state.rollout == 0:
-        evaluate(run, moment)
+    _evaluate_if_due(run)  # also what a commit just before an evaluation left undone
     run.timer.take()
     while state.rollout < total:
         run.stop_here()
@@ -40,14 +38,25 @@ def train_rl(run: Run) -> None:
         due = spec.checkpoint.save_interval
         if due and state.rollout % due == 0 and state.rollout < total:
             run.commit()
-        every = spec.evaluation.interval
-        if every and state.rollout % every == 0 and state.rollout < total:
-            evaluate(run, f"rollout_{state.rollout}")
+        _evaluate_if_due(run)
         seconds = run.timer.take()
         state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
         run.recorder.rollout(state, total, values, seconds)
     state.stage = "Evaluate"
     run.commit()
+
+
+def _evaluate_if_due(run: Run) -> None:
+    """Evaluate at the start (`atStart`) and after every `interval` rollouts; the end has an evaluation of its own."""
+    spec, rollout = run.job.spec, run.state.rollout
+    if rollout == 0:
+        due, moment = spec.evaluation.at_start, "after_sft" if spec.sft is not None else "start"
+    else:
+        every = spec.evaluation.interval
+        due = bool(every) and rollout % every == 0 and rollout < spec.rollout.num_rollout
+        moment = f"rollout_{rollout}"
+    if due and not all(f"{data.spec.name}/{moment}" in run.state.evaluations for data in run.data.evaluation):
+        evaluate(run, moment)
 
 
 def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
