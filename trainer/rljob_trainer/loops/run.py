@@ -106,6 +106,8 @@ class Run:
         if commit is not None:
             self.state = LoopState.from_json(commit.loop_state())
             self.last_commit, self._committed = commit, (self.state.stage, self.state.step)
+            if self.state.stage == "Evaluate" and self.rl_steps and self.state.step < self.total_steps:
+                self.state.stage = "RL"  # more rollouts are asked for than when the commit was made
             self.recorder.display.message(f"resuming from {commit.name} (step {self.state.step} of {self.total_steps})")
         self.ranks.load(commit.path if commit is not None else None)
         if self.state.stage == "RL":
