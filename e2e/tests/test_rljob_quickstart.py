@@ -25,7 +25,7 @@ def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubecon
     kubectl.apply(example("quickstart.yaml", "quickstart", SHORTENED))
     job = Job(kubectl, "quickstart")
 
-    running = job.wait_phase("Running", seconds=240)
+    job.wait_phase("Running", seconds=240)
     wait_for("three Ray pods and the retriever", lambda: len(job.pods()) >= 4, seconds=60)
     for group in ("head", "trainer", "rollout", "retriever"):
         pods = job.pods(group)
@@ -33,14 +33,14 @@ def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubecon
         for container in pods[0]["spec"]["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert pods[0]["spec"]["securityContext"]["runAsNonRoot"] is True
-    assert running["totalSteps"] == 412
+    assert job.wait_step(1, stage="SFT", seconds=120)["totalSteps"] == 412
 
     done = job.wait_phase("Succeeded", seconds=600)
     assert done["step"] == done["totalSteps"] == 412
     scores = {name: float(value) for name, value in done["evaluation"].items()}
     assert scores["held-out/final"] > scores["held-out/after_sft"] + 0.05, scores
     assert float(done["reward"]) > 0
-    assert {"Pending", "Running", "Succeeded"} <= set(job.phases), job.phases
+    assert {"Preparing", "Starting", "Running", "Succeeded"} <= set(job.phases), job.phases
     assert job.condition("Complete")["status"] == "True"
     assert all(c["observedGeneration"] == 1 for c in done["conditions"])
     assert done["attempt"] == 1

@@ -106,8 +106,9 @@ class View:
         if report is None:
             return
         status.stage = report.stage if report.stage in STAGES else ""  # type: ignore[assignment]
-        status.step, status.total_steps = report.step, report.total_steps
-        status.progress = f"{report.step}/{report.total_steps}"
+        if report.total_steps:  # not before the driver has read its data and its commit
+            status.step, status.total_steps = report.step, report.total_steps
+            status.progress = f"{report.step}/{report.total_steps}"
         status.policy_version = report.policy_version
         status.reward = status.reward if report.reward is None else _short(report.reward)
         if report.tokens_per_second is not None:

@@ -381,6 +381,16 @@ async def test_scaling_patches_the_cluster_by_group(world):
     assert world.get("RayJob", "demo-1")["metadata"]["generation"] == 1, "a running attempt's RayJob is left alone"
 
 
+async def test_the_step_stays_while_a_driver_has_not_read_its_commit_yet(world):
+    await start(world)
+    world.report(step=4, totalSteps=10)
+    await world.settle()
+    assert world.status["progress"] == "4/10"
+    world.report(stage="Prepare", step=0, totalSteps=0)
+    await world.settle()
+    assert (world.status["stage"], world.status["progress"]) == ("Prepare", "4/10")
+
+
 async def test_active_deadline(make_world, manifest):
     world = make_world(manifest(lifecycle={"activeDeadlineSeconds": 100}))
     await start(world)

@@ -29,6 +29,7 @@ from rljob_trainer.loops.stop import (
     Stop,
     StopFlag,
 )
+from rljob_trainer.prepare import prepare
 
 logger = logging.getLogger("rljob_trainer.driver")
 RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
@@ -110,6 +111,9 @@ def _run(
     job = load(options.job)
     if environment is not None:
         _hold_lease(environment, options, stop, stack)
+    if job.spec.data.prepare is not None:
+        # Mostly done already, by the retriever's pods or by `rljob run`; a job without a retriever comes here first.
+        prepare(job.spec.data.prepare, options.dir)
     # What follows imports torch and Ray: only after it is clear that this driver may run.
     from rljob_trainer.loops.main import run_job
 

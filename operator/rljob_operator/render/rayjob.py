@@ -7,12 +7,15 @@ a new head, by `restartPolicy: Never`, and by the driver's Lease. See docs/decis
 
 import json
 import shlex
+from decimal import Decimal
 from typing import Any
 
 from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, trains
+from rljob_trainer.config.pods import PodOverrides
 
 from rljob_operator import labels, names
 from rljob_operator.objects import RAY_JOB, Obj
+from rljob_operator.quantity import quantity
 from rljob_operator.render import environment, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY
 from rljob_operator.render.context import CONFIG_DIR, Context
@@ -24,6 +27,10 @@ ROLLOUT_MAX = 1024
 HEAD_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
 WORKER_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
 """What a pod asks for when the user says nothing."""
+OBJECT_STORE_SHARE = Decimal("0.6")
+"""Share of /dev/shm for Ray's object store; the rest is for collectives and data loaders."""
+MIN_OBJECT_STORE = 80 * 1024**2
+"""Ray refuses a smaller one than 75 MiB."""
 
 
 def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
@@ -67,7 +74,11 @@ def _head(context: Context, attempt: int) -> Obj:
     group = _pods(context, attempt, "head", ports=ports)
     return {
         # No work but the driver's lands on the head.
-        "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+        "rayStartParams": {
+            "num-cpus": "0",
+            "dashboard-host": "0.0.0.0",
+            **_object_store(context.spec.trainer.head_pod),
+        },
         "template": _template(context, group),
     }
 
@@ -80,7 +91,7 @@ def _trainer(context: Context, attempt: int) -> Obj:
         "replicas": replicas,
         "minReplicas": replicas,
         "maxReplicas": replicas,
-        "rayStartParams": _resources(cpus, {"rljob_trainer": ranks}),
+        "rayStartParams": _resources(cpus, {"rljob_trainer": ranks}) | _object_store(context.spec.trainer.pod),
         "template": _template(context, _pods(context, attempt, "trainer", gpus=context.spec.trainer.gpus_per_replica)),
     }
 
@@ -92,7 +103,8 @@ def _rollout(context: Context, attempt: int) -> Obj:
         "replicas": spec.rollout.replicas,
         "minReplicas": 0,
         "maxReplicas": ROLLOUT_MAX,
-        "rayStartParams": _resources(spec.trainer.threads_per_rank, {"rljob_rollout": 1}),
+        "rayStartParams": _resources(spec.trainer.threads_per_rank, {"rljob_rollout": 1})
+        | _object_store(spec.rollout.pod),
         "template": _template(context, _pods(context, attempt, "rollout", gpus=spec.rollout.gpus_per_engine)),
     }
 
@@ -100,6 +112,12 @@ def _rollout(context: Context, attempt: int) -> Obj:
 def _resources(cpus: int, resources: dict[str, int]) -> dict[str, str]:
     # KubeRay pastes the value into a shell command line, so the JSON carries its own quotes.
     return {"num-cpus": str(cpus), "resources": shlex.quote(json.dumps(resources))}
+
+
+def _object_store(overrides: PodOverrides) -> dict[str, str]:
+    # Ray sizes its object store by the node's memory, and moves it to disk when /dev/shm is smaller than that.
+    size = quantity(overrides.shm_size) or 0
+    return {"object-store-memory": str(max(MIN_OBJECT_STORE, int(size * OBJECT_STORE_SHARE)))}
 
 
 def _pods(
