@@ -56,4 +56,4 @@ def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubecon
     command = [sys.executable, "-m", "rljob_cli", "status", "quickstart", "-n", kubectl.namespace, "-o", "json"]
     env = {"KUBECONFIG": kubeconfig, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     answer = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(answer.stdout)["status"]["phase"] == "Succeeded"
+    assert json.loads(answer.stdout)["phase"] == "Succeeded"
