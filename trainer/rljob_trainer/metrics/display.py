@@ -6,7 +6,7 @@ from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -111,11 +111,11 @@ class LiveDisplay:
         self._bars = Progress(
             TextColumn("[bold]{task.description:<9}"),
             BarColumn(bar_width=36),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]:>9}"),
             TimeElapsedColumn(),
             console=self._console,
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._current: str | None = None
         self._rewards: list[float] = []
         self._latest: dict[str, float] = {}
@@ -124,13 +124,18 @@ class LiveDisplay:
         self._live.start()
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """See Display."""
-        if self._current not in (None, name):
-            self._bars.stop_task(self._tasks[self._current])  # type: ignore[arg-type]
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total or None)
-        self._current = name
-        self._bars.update(self._tasks[name], completed=done, total=total or None)  # type: ignore[arg-type]
+        """See Display. A stage without steps fills its bar when the next one begins; the end has no bar."""
+        if self._current is not None and self._current != name:
+            last = self._tasks[self._current]
+            self._bars.update(last, completed=self._bars.tasks[last].total or 0)
+            self._bars.stop_task(last)
+            self._current = None
+        if name != "Done":
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=total or 1, count="")
+            self._current = name
+            count = f"{done}/{total}" if total else ""
+            self._bars.update(self._tasks[name], completed=done, total=total or 1, count=count)
         self._draw()
 
     def values(self, kind: str, step: int, values: dict[str, float]) -> None:
