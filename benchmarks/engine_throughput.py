@@ -143,7 +143,7 @@ async def measure(name: str, device: str, batch: int, rounds: int) -> list[dict[
     await engine.load_weights(dict(model.named_parameters()), version=1)
     lines = []
     try:
-        for kind, talks in (("ragged", ragged(4 * batch, 16)), ("uniform", uniform(batch, 96))):
+        for kind, talks in (("ragged", ragged(8 * batch, 16)), ("uniform", uniform(batch, 96))):
             total = sum(talk.tokens for talk in talks)
             ours, theirs = await compare(
                 lambda talks=talks: run_engine(engine, talks),  # type: ignore[misc]
@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

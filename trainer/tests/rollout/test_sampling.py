@@ -5,18 +5,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, sample
+from rljob_trainer.rollout.torch_engine.sampling import draws, row_sampling, sample
 
 
-def rows(uniform: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = -1) -> RowSampling:
+def draw(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = -1
+) -> tuple[torch.Tensor, torch.Tensor]:
     n = len(uniform)
-    return RowSampling(
-        temperature=torch.full((n,), temperature),
-        uniform=uniform.double(),
-        top_p=torch.full((n,), top_p, dtype=torch.float64) if top_p < 1 else None,
-        top_k=torch.full((n,), top_k) if top_k >= 0 else None,
-        all_greedy=temperature == 0,
+    rows = row_sampling(
+        torch.full((n,), temperature), torch.full((n,), top_p, dtype=torch.float64), torch.full((n,), top_k)
     )
+    return sample(logits, rows, uniform.double())
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -24,7 +23,7 @@ def test_frequencies_are_the_softmax(temperature: float) -> None:
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5])
     n = 20_000
     uniform = (torch.arange(n) + 0.5) / n
-    tokens, logprobs = sample(logits.expand(n, -1), rows(uniform, temperature))
+    tokens, logprobs = draw(logits.expand(n, -1), uniform, temperature)
     expected = (logits / temperature).softmax(-1)
     torch.testing.assert_close(torch.bincount(tokens, minlength=5) / n, expected, atol=2e-4, rtol=0)
     torch.testing.assert_close(logprobs, expected.log()[tokens])
@@ -35,15 +34,15 @@ def test_top_k_and_top_p_keep_the_most_probable() -> None:
     n = 1000
     uniform = (torch.arange(n) + 0.5) / n
     logits = probabilities.log().expand(n, -1)
-    assert set(sample(logits, rows(uniform, top_k=2))[0].tolist()) == {1, 3}
-    assert set(sample(logits, rows(uniform, top_k=1))[0].tolist()) == {1}
-    assert set(sample(logits, rows(uniform, top_p=0.69))[0].tolist()) == {1, 3}
-    assert set(sample(logits, rows(uniform, top_p=0.71))[0].tolist()) == {1, 3, 4}
-    assert set(sample(logits, rows(uniform, top_p=1e-9))[0].tolist()) == {1}
+    assert set(draw(logits, uniform, top_k=2)[0].tolist()) == {1, 3}
+    assert set(draw(logits, uniform, top_k=1)[0].tolist()) == {1}
+    assert set(draw(logits, uniform, top_p=0.69)[0].tolist()) == {1, 3}
+    assert set(draw(logits, uniform, top_p=0.71)[0].tolist()) == {1, 3, 4}
+    assert set(draw(logits, uniform, top_p=1e-9)[0].tolist()) == {1}
     # top-p is of what top-k left: 0.4 of 0.7 is enough for a half.
-    assert set(sample(logits, rows(uniform, top_p=0.5, top_k=2))[0].tolist()) == {1}
+    assert set(draw(logits, uniform, top_p=0.5, top_k=2)[0].tolist()) == {1}
     # The log-probability stays that of the whole distribution.
-    assert sample(logits, rows(uniform, top_k=1))[1][0].item() == pytest.approx(np.log(0.4), abs=1e-6)
+    assert draw(logits, uniform, top_k=1)[1][0].item() == pytest.approx(np.log(0.4), abs=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -53,7 +52,7 @@ def test_a_token_of_no_probability_is_never_drawn(seed: int) -> None:
     logits[torch.rand(8, 33, generator=generator) < 0.5] = float("-inf")
     logits[:, 7] = 0.0
     uniform = torch.cat((torch.rand(6, generator=generator), torch.tensor([0.0, 1 - 2**-53]).double()))
-    tokens, logprobs = sample(logits, rows(uniform))
+    tokens, logprobs = draw(logits, uniform)
     assert torch.isfinite(logprobs).all()
     assert torch.isfinite(logits.gather(1, tokens[:, None])).all()
 
@@ -64,17 +63,11 @@ def test_a_row_does_not_see_its_neighbours(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(32, 41, generator=generator)
     kinds = [(0.0, 1.0, -1), (1.0, 0.7, -1), (0.5, 1.0, 3), (1.0, 1.0, -1)] * 8
-    each = [rows(torch.rand(1, generator=generator), *kind) for kind in kinds]
-
-    def column(name: str, missing: float) -> torch.Tensor:
-        return torch.cat([torch.tensor([missing]) if getattr(r, name) is None else getattr(r, name) for r in each])
-
-    together = RowSampling(
-        column("temperature", 0), column("uniform", 0), column("top_p", 1.0), column("top_k", -1).long(), False
-    )
-    tokens, logprobs = sample(logits, together)
-    for i, row in enumerate(each):
-        token, logprob = sample(logits[i : i + 1], row)
+    uniform = torch.rand(32, generator=generator).double()
+    temperature, top_p, top_k = (torch.tensor(column) for column in zip(*kinds, strict=True))
+    tokens, logprobs = sample(logits, row_sampling(temperature, top_p.double(), top_k), uniform)
+    for i, kind in enumerate(kinds):
+        token, logprob = draw(logits[i : i + 1], uniform[i : i + 1], *kind)
         assert token[0] == tokens[i]
         torch.testing.assert_close(logprob[0], logprobs[i], atol=1e-6, rtol=0)
 

@@ -6,11 +6,14 @@ else is in the batch, and no work goes into padding. The decomposition is that o
 2018) with the maximum taken first.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+LOG2_E = math.log2(math.e)
 
 
 def page_size(max_length: int) -> int:
@@ -52,9 +55,7 @@ class Plan:
     counts: list[int]
 
 
-def plan(
-    pages: Pages, positions: torch.Tensor, groups: int, repeats: int, page: int, dtype: torch.dtype, pool: int | None
-) -> Plan:
+def plan(pages: Pages, positions: torch.Tensor, groups: int, repeats: int, page: int, pool: int | None) -> Plan:
     """positions [n, c] of the queries. `pool`: the first so many pages of the cache are multiplied as they lie, those
     that nobody reads included (their results are dropped); None: the pages of `pages.ids`, gathered."""
     device = positions.device
@@ -66,7 +67,7 @@ def plan(
     owner = torch.from_numpy(owners).to(device)
     keys = torch.from_numpy(numbers * page).to(device)[:, None] + torch.arange(page, device=device)
     hidden = keys[:, None, :] > positions.index_select(0, owner)[:, :, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+    mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
     if groups * repeats > 1:
         p, c = mask.shape[:2]
         mask = mask[:, None, None].expand(p, groups, repeats, c, page).reshape(p * groups, repeats * c, page)
@@ -74,33 +75,28 @@ def plan(
 
 
 def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Plan, scale: float) -> torch.Tensor:
-    """q [n, groups, m, d], keys [P, groups, d, page], values [P, groups, page, d] → [n, groups, m, d]."""
+    """q [n, groups, m, d], keys [P, groups, d, page], values [P, groups, page, d + 1] whose last column is 1: it sums
+    the weights along with the values. All float32. Returns [n, groups, m, d]."""
     n, groups, m, d = q.shape
-    mask = plan.mask
+    page, counts = plan.mask.shape[2], plan.counts
     queries = q.reshape(n, -1).index_select(0, plan.owners).view(-1, m, d)
-    scores = torch.baddbmm(mask, queries, keys.view(-1, d, mask.shape[2]), alpha=scale)
-    if scores.dtype != torch.float32:
-        scores = scores.float()
-    peaks = _by_sequence(scores.amax(-1).view(-1, groups * m), plan)
-    peak = peaks[:n]
-    start = n
-    for count in plan.counts[1:]:
-        torch.maximum(peak[:count], peaks[start : start + count], out=peak[:count])
-        start += count
-    scores.sub_(peak.index_select(0, plan.owners).view(-1, m, 1)).exp_()
-    sums = _by_sequence(scores.sum(-1).view(-1, groups * m), plan)
-    parts = torch.bmm(scores.to(values.dtype), values.view(-1, mask.shape[2], d))
-    outputs = _by_sequence(parts.view(-1, groups * m * d), plan)
-    total, output = sums[:n], outputs[:n]
-    if output.dtype != torch.float32:
-        output = output.float()
-    start = n
-    for count in plan.counts[1:]:
-        total[:count] += sums[start : start + count]
-        output[:count] += outputs[start : start + count]
-        start += count
-    return output.view(n, groups, m, d).div_(total.view(n, groups, m, 1)).to(q.dtype)
+    # Powers of 2: MKL's exp, which PyTorch calls on CPU, is a hundred times slower where the result underflows.
+    scores = torch.baddbmm(plan.mask, queries, keys.view(-1, d, page), alpha=scale * LOG2_E)
+    peak, *more = _by_sequence(scores.amax(-1).view(-1, groups * m), plan)
+    for count, other in zip(counts[1:], more, strict=True):
+        head = peak[:count]
+        torch.maximum(head, other, out=head)
+    scores.sub_(peak.index_select(0, plan.owners).view(-1, m, 1)).exp2_()
+    parts = torch.bmm(scores, values.view(-1, page, d + 1))
+    total, *more = _by_sequence(parts.view(-1, groups * m * (d + 1)), plan)
+    for count, other in zip(counts[1:], more, strict=True):
+        total[:count].add_(other)
+    total = total.view(n, groups, m, d + 1)
+    return total[..., :d] / total[..., d:]
 
 
-def _by_sequence(of_pages: torch.Tensor, plan: Plan) -> torch.Tensor:
-    return of_pages if plan.order is None else of_pages.index_select(0, plan.order)
+def _by_sequence(of_pages: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, ...]:
+    """Results of pages [P, …] as those of the first pages, the second ones, and so on."""
+    if plan.order is not None:
+        of_pages = of_pages.index_select(0, plan.order)
+    return of_pages.split_with_sizes(plan.counts) if len(plan.counts) > 1 else (of_pages,)

@@ -52,37 +52,37 @@ class Decoder:
         self.device, self.dtype = weights.embedding.device, weights.embedding.dtype
         self.cos, self.sin = rotary_table(config, architecture, max_length, self.device, self.dtype)
         self.scale = architecture.head_dim**-0.5
+        self.root_eps = torch.tensor(architecture.rms_norm_eps**0.5, device=self.device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Hidden states [rows, hidden]; the cache grows."""
         a, cache = self.architecture, self.cache
         tokens, positions, pages = map(self.tensor, (batch.tokens, batch.positions, batch.write_pages))
         rows, heads = len(batch.tokens), a.num_heads + a.num_kv_heads
-        q_width, qk_width, shape = a.num_heads * a.head_dim, heads * a.head_dim, (a.hidden_size,)
-        half, eps, inner = a.head_dim // 2, a.rms_norm_eps, a.intermediate_size
+        q_width, qk_width = a.num_heads * a.head_dim, heads * a.head_dim
+        half, eps, inner = a.head_dim // 2, self.root_eps, a.intermediate_size
         attend = _Attention(self, batch, positions)
         places = cache.places(pages, positions % cache.page)
         x = functional.embedding(tokens, self.weights.embedding)
         cos, sin = self.cos[positions], self.sin[positions]
         for i, w in enumerate(self.weights.layers):
-            qkv = self.rows.linear(torch.rms_norm(x, shape, w.input_norm, eps), w.qkv, w.qkv_bias)
+            qkv = self.rows.linear(rms_norm(x, w.input_norm, eps), w.qkv, w.qkv_bias)
             qk = qkv[:, :qk_width].view(rows, heads, a.head_dim)
             if w.q_norm is not None and w.k_norm is not None:
                 for part, norm in ((qk[:, : a.num_heads], w.q_norm), (qk[:, a.num_heads :], w.k_norm)):
-                    part.copy_(torch.rms_norm(part, (a.head_dim,), norm, eps))
+                    part.copy_(rms_norm(part, norm, eps))
             rolled = qk.roll(half, -1)
             qk.mul_(cos).addcmul_(rolled, sin)
-            cache.write(i, places, qkv[:, q_width:qk_width], qkv[:, qk_width:])
+            cache.write(i, places, qkv[:, q_width:qk_width].float(), qkv[:, qk_width:].float())
             x = self.rows.linear_add(x, attend(i, qkv[:, :q_width]), w.output, w.output_bias)
-            gate_up = self.rows.linear(torch.rms_norm(x, shape, w.post_norm, eps), w.gate_up, w.gate_up_bias)
+            gate_up = self.rows.linear(rms_norm(x, w.post_norm, eps), w.gate_up, w.gate_up_bias)
             gate = functional.silu(gate_up[:, :inner]).mul_(gate_up[:, inner:])
             x = self.rows.linear_add(x, gate, w.down, w.down_bias)
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [n, hidden] → [n, vocabulary], float32."""
-        a = self.architecture
-        hidden = torch.rms_norm(hidden, (a.hidden_size,), self.weights.final_norm, a.rms_norm_eps)
+        hidden = rms_norm(hidden, self.weights.final_norm, self.root_eps)
         return self.rows.linear(hidden, self.weights.head).float()
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
@@ -122,13 +122,13 @@ class _Attention:
     ) -> tuple[attention.Plan, torch.Tensor | None, int]:
         """The plan, the pages to gather when they are not read where they lie, and how many are read there."""
         model, a = self._model, self._model.architecture
-        plan = attention.plan(pages, positions, a.num_kv_heads, a.heads_per_kv, model.cache.page, model.dtype, pool)
+        plan = attention.plan(pages, positions, a.num_kv_heads, a.heads_per_kv, model.cache.page, pool)
         return plan, model.tensor(pages.ids) if pool is None else None, pool or 0
 
     def _attend(
         self, layer: int, q: torch.Tensor, c: int, plan: attention.Plan, gather: torch.Tensor | None, pool: int
     ) -> torch.Tensor:
-        a, cache = self._model.architecture, self._model.cache
+        a, cache, scale = self._model.architecture, self._model.cache, self._model.scale
         keys, values = cache.keys[layer], cache.values[layer]
         if gather is None:
             keys, values = keys[:pool], values[:pool]
@@ -136,8 +136,19 @@ class _Attention:
             keys, values = keys.index_select(0, gather), values.index_select(0, gather)
         if c == 1:
             q = q.view(-1, a.num_kv_heads, a.heads_per_kv, a.head_dim)
-            return attention.attend(q, keys, values, plan, self._model.scale).view(-1, a.num_heads * a.head_dim)
-        q = q.view(-1, c, a.num_heads, a.head_dim).transpose(1, 2)
-        q = q.reshape(-1, a.num_kv_heads, a.heads_per_kv * c, a.head_dim)
-        out = attention.attend(q, keys, values, plan, self._model.scale).view(-1, a.num_heads, c, a.head_dim)
-        return out.transpose(1, 2).reshape(-1, a.num_heads * a.head_dim)
+            out = attention.attend(q.float(), keys, values, plan, scale).view(-1, a.num_heads * a.head_dim)
+        else:
+            q = q.view(-1, c, a.num_heads, a.head_dim).transpose(1, 2)
+            q = q.reshape(-1, a.num_kv_heads, a.heads_per_kv * c, a.head_dim)
+            out = attention.attend(q.float(), keys, values, plan, scale).view(-1, a.num_heads, c, a.head_dim)
+            out = out.transpose(1, 2).reshape(-1, a.num_heads * a.head_dim)
+        return out.to(q.dtype)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, root_eps: torch.Tensor) -> torch.Tensor:
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension, in float32 (Zhang & Sennrich 2019)."""
+    if x.dtype != torch.float32:
+        return rms_norm(x.float(), torch.ones_like(weight, dtype=torch.float32), root_eps).to(x.dtype) * weight
+    # As a hypotenuse it is four small kernels instead of the nine of torch.rms_norm on CPU.
+    root = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5).hypot_(root_eps)
+    return x.div(root).mul_(weight)

@@ -15,7 +15,7 @@ from rljob_trainer.rollout.torch_engine.attention import Pages, page_size
 from rljob_trainer.rollout.torch_engine.cache import PagedCache, Saved
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
 from rljob_trainer.rollout.torch_engine.model import Batch, Decoder
-from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, sample
+from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, row_sampling, sample
 from rljob_trainer.rollout.torch_engine.slots import SlotTable
 from rljob_trainer.rollout.torch_engine.stopping import Stops
 from rljob_trainer.rollout.torch_engine.weights import ServedWeights
@@ -98,8 +98,7 @@ class Runner:
         deterministic: bool,
         rows: Rows | None = None,
     ) -> None:
-        embedding = weights.embedding
-        self.device, self.deterministic, self.chunk = embedding.device, deterministic, prefill_chunk
+        self.device, self.deterministic, self.chunk = weights.embedding.device, deterministic, prefill_chunk
         self.max_length, self.slots, self.stops, self.version = max_length, slots, stops, 0
         self.counts = row_counts(slots + max(PREFILL_TOKENS, prefill_chunk))
         if rows is None:
@@ -107,7 +106,7 @@ class Runner:
         page = page_size(max_length)
         pages = -(-max_length // page)
         # Turns under way always find a page: those of resting streams can be set aside.
-        self.cache = PagedCache(architecture, slots * pages, page, self.device, embedding.dtype)
+        self.cache = PagedCache(architecture, slots * pages, page, self.device)
         self.model = Decoder(config, architecture, weights, self.cache, rows, max_length)
         self.table = SlotTable(slots, max_length, pages)
         self.occupants: list[Stream | None] = [None] * slots
@@ -121,6 +120,8 @@ class Runner:
         """Heap: the lowest free slot comes first."""
         self.busy = 0
         self._patience = PREFILL_PATIENCE
+        self._begun = 0
+        self._last_sampling: tuple[tuple[bytes, int, int], RowSampling] | None = None
         self.generated_tokens = self.prefilled_tokens = self.steps = 0
 
     # -- sequences -------------------------------------------------------------------------------------------------
@@ -181,6 +182,7 @@ class Runner:
             self.occupants[slot] = stream
             self.prefilling.append(stream)
             self.busy += 1
+            self._begun += 1
             sampling = stream.turn.sampling
             room = self.max_length - stream.length - len(stream.pending)
             stops = self.stops.number(sampling.stop, sampling.ignore_eos)
@@ -268,20 +270,14 @@ class Runner:
         if not used:
             return
         table.decoding[rows] = True
-        padding = self._rows_for(used) - used if self.deterministic else 0
-        slots, at = np.pad(rows, (0, padding)), np.pad(drawing.rows, (0, padding))
+        padded = self._rows_for(used) if self.deterministic else used
+        at = np.zeros(padded, dtype=np.int64)
+        at[:used] = drawing.rows
+        uniform = np.zeros(padded)
+        uniform[:used] = table.uniforms[rows, table.length[rows]]
         logits = self.model.logits(drawing.hidden.index_select(0, self._tensor(at)))
-        temperature, top_p, top_k = table.temperature[slots], table.top_p[slots], table.top_k[slots]
-        position = np.minimum(table.length[slots], self.max_length - 1)
-        some_p, some_k = bool((top_p[:used] < 1).any()), bool((top_k[:used] >= 0).any())
-        sampling = RowSampling(
-            temperature=self._tensor(temperature),
-            uniform=self._tensor(table.uniforms[slots, position]),
-            top_p=self._tensor(top_p) if some_p else None,
-            top_k=self._tensor(top_k) if some_k else None,
-            all_greedy=not temperature[:used].any(),
-        )
-        drawn, logprobs = sample(logits, sampling)
+        sampling = self._sampling(rows, padded)
+        drawn, logprobs = sample(logits, sampling, self._tensor(uniform))
         tokens = drawn.cpu().numpy()[:used]
         table.append(rows, tokens, logprobs.cpu().numpy()[:used], self.version)
         self.generated_tokens += used
@@ -293,6 +289,18 @@ class Runner:
             ended, stop = self.stops.check(int(table.stops[row]), token_ids)
             if ended or full[i]:
                 self._finish(row, token_ids, "stop" if ended else "length", stop)
+
+    def _sampling(self, slots: NDArray[np.int64], padded: int) -> RowSampling:
+        """How `slots` draw. Mostly the same as in the step before."""
+        key = (slots.tobytes(), padded, self._begun)
+        if self._last_sampling is None or self._last_sampling[0] != key:
+            table, rows = self.table, np.zeros(padded, dtype=np.int64)
+            rows[: len(slots)] = slots
+            temperature, top_p, top_k = table.temperature[rows], table.top_p[rows], table.top_k[rows]
+            temperature[len(slots) :], top_p[len(slots) :], top_k[len(slots) :] = 1, 1, -1
+            made = row_sampling(self._tensor(temperature), self._tensor(top_p), self._tensor(top_k))
+            self._last_sampling = key, made
+        return self._last_sampling[1]
 
     def _finish(self, row: int, token_ids: list[int], reason: FinishReason, stop: str | None) -> None:
         table, stream = self.table, self.occupants[row]

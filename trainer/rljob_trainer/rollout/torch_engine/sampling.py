@@ -1,22 +1,40 @@
 """Drawing tokens for many rows at once."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+LOG2_E = math.log2(math.e)
+
 
 @dataclass(frozen=True, slots=True)
 class RowSampling:
-    """Sampling of n rows, each tensor [n]. None where no row asks for it."""
+    """How n rows draw. None where no row asks for it."""
 
-    temperature: torch.Tensor
-    """0 is greedy."""
-    uniform: torch.Tensor
-    """float64 in [0, 1): the draw of each row."""
-    top_p: torch.Tensor | None
-    top_k: torch.Tensor | None
+    greedy: torch.Tensor | None
+    """[n] bool; None: none is."""
     all_greedy: bool
+    divisor: torch.Tensor | None
+    """[n, 1]: the temperature, 1 for greedy rows; None: 1 for all."""
+    top_p: torch.Tensor | None
+    """[n]"""
+    top_k: torch.Tensor | None
+    """[n]"""
+
+
+def row_sampling(temperature: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor) -> RowSampling:
+    """temperature (0 is greedy), top_p (1: all), top_k (−1: all), each [n]."""
+    greedy = temperature == 0
+    divisor = torch.where(greedy, 1.0, temperature)
+    return RowSampling(
+        greedy=greedy if bool(greedy.any()) else None,
+        all_greedy=bool(greedy.all()),
+        divisor=divisor[:, None] if bool((divisor != 1).any()) else None,
+        top_p=top_p if bool((top_p < 1).any()) else None,
+        top_k=top_k if bool((top_k >= 0).any()) else None,
+    )
 
 
 def draws(seed: int, length: int) -> np.ndarray:
@@ -27,27 +45,26 @@ def draws(seed: int, length: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed & (2**128 - 1))).random(length)
 
 
-def sample(logits: torch.Tensor, rows: RowSampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """logits [n, vocabulary] float32 → token ids [n] and their log softmax(logits / T) [n].
+def sample(logits: torch.Tensor, rows: RowSampling, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """logits [n, vocabulary] float32, uniform [n] float64 in [0, 1) → token ids and their log softmax(logits / T), [n].
 
     Inverse transform on the cumulative distribution in vocabulary order. Top-p keeps the smallest set of most probable
     tokens with at least that mass, top-k the k first, ties by token id.
     """
-    greedy = rows.temperature == 0
+    logprobs = torch.log_softmax(logits if rows.divisor is None else logits / rows.divisor, -1)
     if rows.all_greedy:
-        logprobs = torch.log_softmax(logits, -1)
         tokens = logits.argmax(-1)
     else:
-        logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, rows.temperature)[:, None], -1)
-        probabilities = logprobs.exp()
+        probabilities = (logprobs * LOG2_E).exp2_()  # see attention.attend
         if rows.top_p is not None or rows.top_k is not None:
             probabilities = _filtered(probabilities, rows)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1:]
         # Rounding may lift a draw next to 1 up to the total, beyond every token: it stays below.
-        target = torch.minimum(rows.uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
+        target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
         tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
-        tokens = torch.where(greedy, logits.argmax(-1), tokens)
+        if rows.greedy is not None:
+            tokens = torch.where(rows.greedy, logits.argmax(-1), tokens)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
