@@ -151,10 +151,12 @@ def run(
         bool, typer.Option("--fresh", help="Start anew; what an earlier run committed is kept aside.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")] = False,
+    output: Output = Format.text,
 ) -> None:
     """Run a job on this machine: the same manifest, retriever and training loop as on a cluster.
 
-    Interrupt it (Ctrl-C) and it commits; run it again and it goes on from there.
+    Interrupt it (Ctrl-C) and it commits; run it again and it goes on from there. With `-o json` or `-o yaml` only the
+    summary is printed, when the job has ended.
     """
     overrides = [*(sets or []), *(["spec.checkpoint.overwrite=Replace"] if fresh else [])]
     manifest = load_manifest(file, overrides)
@@ -165,7 +167,13 @@ def run(
         raise UserError(
             f"running a job here needs the package {missing.name!r}", hint="install rljob[trainer,retriever]"
         ) from None
-    raise typer.Exit(run_local(manifest.job, job_directory(manifest.job, directory), code=code, quiet=quiet))
+    target = job_directory(manifest.job, directory)
+    exit_code = run_local(manifest.job, target, code=code, quiet=quiet or output is not Format.text)
+    if output is not Format.text:
+        summary = target / "summary.json"
+        ended = {"job": manifest.job.metadata.name, "exitCode": exit_code}
+        emit(ended | (json.loads(summary.read_text()) if summary.is_file() else {}), output, lambda: None)
+    raise typer.Exit(exit_code)
 
 
 def schema(

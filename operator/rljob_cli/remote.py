@@ -1,5 +1,6 @@
 """Commands that talk to a cluster: submit, status, logs, suspend, resume."""
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -205,8 +206,9 @@ def logs(
     context: Context = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     tail: Annotated[int, typer.Option("--tail", min=1, help="Begin so many lines before the end.")] = 200,
+    output: Output = Format.text,
 ) -> None:
-    """Print the log of the driver, or of the pods of one group."""
+    """Print the log of the driver, or of the pods of one group; as JSON or YAML one document a line of the log."""
     cluster = Cluster(namespace, context)
     cluster.get(name)
     pods = cluster.pods(name, "head" if role is Role.driver else role.value)
@@ -217,14 +219,14 @@ def logs(
         )
     if role is Role.driver:
         lines = cluster.execute(pods[0].metadata.name, _driver_log(follow, tail))
-        _print(lines, "")
+        _print(lines, pods[0].metadata.name, output)
         return
     chosen = pods[:1] if follow else pods
     if len(chosen) < len(pods):
         warning(f"following {chosen[0].metadata.name}, the first of {len(pods)} {role.value} pods")
     for pod in chosen:
-        prefix = f"{pod.metadata.name} | " if len(chosen) > 1 else ""
-        _print(cluster.pod_log(pod.metadata.name, follow=follow, tail=tail), prefix)
+        lines = cluster.pod_log(pod.metadata.name, follow=follow, tail=tail)
+        _print(lines, pod.metadata.name, output, prefix=f"{pod.metadata.name} | " if len(chosen) > 1 else "")
 
 
 def _driver_log(follow: bool, tail: int) -> list[str]:
@@ -234,9 +236,13 @@ def _driver_log(follow: bool, tail: int) -> list[str]:
     return ["sh", "-c", f'{script}exec tail -q -n {tail} {"-F " if follow else ""}"$@"']
 
 
-def _print(lines: Iterator[str], prefix: str) -> None:
+def _print(lines: Iterator[str], pod: str, output: Format, *, prefix: str = "") -> None:
     for line in lines:
-        print(f"{prefix}{line}", flush=True)
+        if output is Format.text:
+            print(f"{prefix}{line}", flush=True)
+        else:  # JSON on one line is YAML as well
+            end = "" if output is Format.json else "\n---"
+            print(json.dumps({"pod": pod, "line": line}, ensure_ascii=False) + end, flush=True)
 
 
 def suspend(name: Name, namespace: Namespace = None, context: Context = None, output: Output = Format.text) -> None:

@@ -94,3 +94,12 @@ def test_watching_is_for_people(kubeconfig: Path) -> None:
     result = runner.invoke(app, ["status", "-w", "-o", "json"])
     assert result.exit_code == 2
     assert "--watch shows text only" in result.stderr
+
+
+def test_a_log_as_json_is_one_document_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from rljob_cli.output import Format
+    from rljob_cli.remote import _print
+
+    _print(iter(["step 1", 'a "quoted" word']), "head-0", Format.json)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{"pod": "head-0", "line": "step 1"}, {"pod": "head-0", "line": 'a "quoted" word'}]

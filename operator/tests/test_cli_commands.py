@@ -152,6 +152,19 @@ def test_run_hands_the_job_over_and_its_exit_code_back(
     assert calls == [(2, "Replace", Path("runs/demo"), Path("hooks"), True)]
 
 
+def test_run_as_json_prints_the_summary_alone(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_local(job, directory, *, code, quiet):
+        assert quiet
+        directory.mkdir(parents=True)
+        (directory / "summary.json").write_text('{"state": "Succeeded", "steps": 3}')
+        return 0
+
+    monkeypatch.setattr("rljob_trainer.loops.local.run_local", run_local)
+    result = runner.invoke(app, ["run", manifest, "-o", "json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"job": "demo", "exitCode": 0, "state": "Succeeded", "steps": 3}
+
+
 def test_an_interrupt_is_130(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_local(*_: object, **__: object) -> int:
         raise KeyboardInterrupt
