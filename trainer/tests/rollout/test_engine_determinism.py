@@ -67,10 +67,14 @@ async def run(engine: TorchEngine, talk: Talk, delay: random.Random | None = Non
 
 
 @pytest.fixture(scope="module")
-async def alone(model: Any, tokenizer: Any) -> list[Trace]:
+def alone(model: Any, tokenizer: Any) -> list[Trace]:
     """Every conversation on its own."""
-    async with serving(model, tokenizer, slots=40) as engine:
-        return [await run(engine, talk) for talk in talks(40)]
+
+    async def one_by_one() -> list[Trace]:
+        async with serving(model, tokenizer, slots=40) as engine:
+            return [await run(engine, talk) for talk in talks(40)]
+
+    return asyncio.run(one_by_one())
 
 
 async def test_together_as_alone(model: Any, tokenizer: Any, alone: list[Trace]) -> None:

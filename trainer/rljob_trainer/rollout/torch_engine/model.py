@@ -21,7 +21,8 @@ costs several times as much as multiplying it."""
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one pass: one for each of n decoding sequences, then `chunk` for each of p others, then padding."""
+    """The rows of one pass: one for each of n decoding sequences, then up to `chunk` for each of p others, then
+    padding."""
 
     tokens: NDArray[np.int64]
     """[rows]"""
@@ -34,6 +35,10 @@ class Batch:
     chunked: attention.Pages | None
     """Pages of the others."""
     chunk: int
+    chunk_positions: NDArray[np.int64]
+    """[p, chunk]: positions of the others' queries; behind a short chunk the last one is repeated."""
+    chunk_places: NDArray[np.int64]
+    """For each row of theirs, its place among the p · chunk."""
 
 
 class Decoder:
@@ -97,14 +102,15 @@ class _Attention:
         self._model, self._chunk = model, batch.chunk
         decoding, chunked = batch.decoding, batch.chunked
         self._n = n = decoding.counts[0] if decoding else 0
-        self._end = n + (chunked.counts[0] * batch.chunk if chunked else 0)
+        self._end = n + len(batch.chunk_places)
+        self._places = model.tensor(batch.chunk_places)
         self._decoding = self._chunked = None
         if decoding:
             pool = int(decoding.ids.max()) + 1
             dense = len(decoding.ids) >= DENSE * pool
             self._decoding = self._plan(decoding, positions[:n, None], pool if dense else None)
         if chunked:
-            self._chunked = self._plan(chunked, positions[n : self._end].view(-1, batch.chunk), None)
+            self._chunked = self._plan(chunked, model.tensor(batch.chunk_positions), None)
 
     def __call__(self, layer: int, q: torch.Tensor) -> torch.Tensor:
         """q [rows, query heads · head_dim] → the same shape; zeros for padding."""
@@ -112,7 +118,10 @@ class _Attention:
         if self._decoding is not None:
             parts.append(self._attend(layer, q[: self._n], 1, *self._decoding))
         if self._chunked is not None:
-            parts.append(self._attend(layer, q[self._n : self._end], self._chunk, *self._chunked))
+            chunks = q.new_zeros(self._chunked[0].counts[0] * self._chunk, q.shape[1])
+            chunks.index_copy_(0, self._places, q[self._n : self._end])
+            out = self._attend(layer, chunks, self._chunk, *self._chunked)
+            parts.append(out.index_select(0, self._places))
         if self._end < q.shape[0]:
             parts.append(q.new_zeros(q.shape[0] - self._end, q.shape[1]))
         return parts[0] if len(parts) == 1 else torch.cat(parts)

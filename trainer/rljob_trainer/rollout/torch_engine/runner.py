@@ -22,7 +22,7 @@ from rljob_trainer.rollout.torch_engine.weights import ServedWeights
 from rljob_trainer.rollout.types import FinishReason, SamplingParams
 
 PREFILL_TOKENS = 1024
-"""Tokens of one prefill pass, padding included."""
+"""Forced tokens of one pass at most, if it is more than one sequence's."""
 PREFILL_PATIENCE = 4
 """Passes that a prefill waits at most for others to join it."""
 
@@ -226,23 +226,22 @@ class Runner:
         order = np.argsort(-chunk_ends, kind="stable")
         group, slots, sizes, chunk_ends = [group[i] for i in order], slots[order], sizes[order], chunk_ends[order]
 
-        n, used = len(rows), len(rows) + len(group) * chunk
+        n, used = len(rows), len(rows) + int(sizes.sum())
         total = self._rows_for(used) if self.deterministic else used
         tokens, positions, writes = (np.zeros(total, dtype=np.int64) for _ in range(3))
         tokens[:n], positions[:n] = table.token[rows], ends - 1
         writes[:n] = table.pages[rows, (ends - 1) // page]
-        # The places behind a short chunk repeat its last position and write to the page of padding.
         offsets = np.arange(chunk)
         at = np.minimum(table.length[slots, None] + offsets, chunk_ends[:, None] - 1)
         real = offsets < sizes[:, None]
-        positions[n:used] = at.reshape(-1)
-        writes[n:used] = np.where(real, table.pages[slots[:, None], at // page], 0).reshape(-1)
-        tokens[n:used][real.reshape(-1)] = [token for stream in group for token in stream.pending[:chunk]]
+        tokens[n:used] = [token for stream in group for token in stream.pending[:chunk]]
+        positions[n:used] = at[real]
+        writes[n:used] = table.pages[slots[:, None], at // page][real]
         table.length[rows], table.length[slots] = ends, chunk_ends
         for stream in group:
             stream.pending = stream.pending[chunk:]
         done = np.array([not stream.pending for stream in group], dtype=bool)
-        self.prefilled_tokens += int(sizes.sum())
+        self.prefilled_tokens += used - n
         self.prefilling = [stream for stream in self.prefilling if stream.pending]
         batch = Batch(
             tokens=tokens,
@@ -251,8 +250,10 @@ class Runner:
             decoding=Pages.of(table.pages[rows], -(-ends // page)) if n else None,
             chunked=Pages.of(table.pages[slots], -(-chunk_ends // page)) if group else None,
             chunk=chunk,
+            chunk_positions=at,
+            chunk_places=np.flatnonzero(real),
         )
-        last = n + np.arange(len(group)) * chunk + sizes - 1
+        last = n + np.cumsum(sizes) - 1
         return _Drawing(
             self.model.forward(batch), np.concatenate((np.arange(n), last[done])), np.concatenate((rows, slots[done]))
         )
