@@ -6,7 +6,7 @@
 - uniform: one batch, equal prompts and lengths.
 
 Only tokens that were asked for count. The engine runs in deterministic mode, its default on CPU.
-`--model small|large|both`; `--device cuda` compares on a GPU (bfloat16, throughput mode).
+`--model small|large|both` (small is the quickstart's); `--device cuda` compares on a GPU (bfloat16, throughput mode).
 """
 
 import argparse
@@ -143,7 +143,7 @@ async def measure(name: str, device: str, batch: int, rounds: int) -> list[dict[
     await engine.load_weights(dict(model.named_parameters()), version=1)
     lines = []
     try:
-        for kind, talks in (("ragged", ragged(8 * batch, 16)), ("uniform", uniform(batch, 96))):
+        for kind, talks in (("ragged", ragged((8 if name == "small" else 2) * batch, 16)), ("uniform", uniform(batch, 96))):
             total = sum(talk.tokens for talk in talks)
             ours, theirs = await compare(
                 lambda talks=talks: run_engine(engine, talks),  # type: ignore[misc]
@@ -173,7 +173,7 @@ async def measure(name: str, device: str, batch: int, rounds: int) -> list[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", choices=[*SHAPES, "both"], default="both")
+    parser.add_argument("--model", choices=[*SHAPES, "both"], default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
