@@ -143,7 +143,8 @@ async def measure(name: str, device: str, batch: int, rounds: int) -> list[dict[
     await engine.load_weights(dict(model.named_parameters()), version=1)
     lines = []
     try:
-        for kind, talks in (("ragged", ragged((8 if name == "small" else 2) * batch, 16)), ("uniform", uniform(batch, 96))):
+        many = (8 if name == "small" else 2) * batch
+        for kind, talks in (("ragged", ragged(many, 16)), ("uniform", uniform(batch, 96))):
             total = sum(talk.tokens for talk in talks)
             ours, theirs = await compare(
                 lambda talks=talks: run_engine(engine, talks),  # type: ignore[misc]
