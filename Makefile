@@ -48,7 +48,7 @@ e2e-up: setup  ## Bring up a real cluster on this machine (root; Debian), with K
 	$(PY) -m images.build --load
 
 e2e: setup  ## Run the e2e against it, or against any cluster: KUBECONFIG=... make e2e
-	$(PY) -m pytest -v -m "cluster" e2e operator/tests
+	$(PY) -m pytest -v -m cluster e2e
 
 e2e-down: setup  ## Take that cluster away
 	$(PY) -m e2e.cluster down

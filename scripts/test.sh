@@ -1,17 +1,38 @@
 #!/usr/bin/env bash
-# Every test: those without a cluster first, since they fail sooner, then Helm and the real cluster.
+# Every test: those without a cluster first, since they fail sooner, then a real apiserver, Helm, and whole jobs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 py=.venv/bin/python
+local="not cluster and not helm and not gpu"
+# These need the apiserver and KubeRay's CRDs, and start an operator of their own: before Helm installs one.
+apiserver="operator/tests e2e/tests/test_bad_manifests.py e2e/tests/test_cli_on_cluster.py"
 
-$py -m pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not helm and not gpu"
-# Slow tests start Ray and train: one at a time, so that two cores are not shared by several.
-$py -m pytest -q -m "slow and not cluster and not helm and not gpu" --durations=10
-
+stage() { printf '\n=== %s (%d s so far)\n' "$1" "$SECONDS"; }
 cleanup() { $py -m e2e.cluster down || true; }
+
+stage "quick tests"
+$py -m pytest -q -n 2 --dist loadfile -m "not slow and $local"
+
+stage "slow tests"
+# They start Ray and train: one at a time, so that two cores are not shared by several.
+$py -m pytest -q -m "slow and $local" --durations=10
+
 trap cleanup EXIT
+stage "the cluster"
 $py -m e2e.cluster up
 eval "$($py -m e2e.cluster env)"
+
+stage "the API and the operator on a real apiserver"
+# shellcheck disable=SC2086 - a list of paths
+$py -m pytest -q -m cluster $apiserver --durations=5
+
+stage "Helm"
 $py -m pytest -q -m "helm and not cluster"
+
+stage "images"
 $py -m images.build --load
-$py -m pytest -v -m "cluster" e2e operator/tests --durations=20
+
+stage "jobs on the real cluster"
+$py -m pytest -v -m cluster e2e --durations=20 \
+  --ignore=e2e/tests/test_bad_manifests.py --ignore=e2e/tests/test_cli_on_cluster.py
+stage "done"
