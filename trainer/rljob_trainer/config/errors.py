@@ -39,6 +39,10 @@ class FieldError(UserError):
         super().__init__(f"{path}: {message}")
         self.problem = Problem(path, message)
 
+    def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str]]:
+        # Errors travel between Ray's processes, which make them anew from these arguments.
+        return FieldError, (self.problem.path, self.problem.message)
+
 
 class ManifestError(UserError):
     """A manifest with one or more problems, one line each: `job.yaml:12: spec.rollout.batchSze: unknown field`."""
@@ -48,3 +52,6 @@ class ManifestError(UserError):
         self.problems = problems
         lines = [f"{source}{f':{problem.line}' if problem.line else ''}: {problem}" for problem in problems]
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type["ManifestError"], tuple[str, list[Problem]]]:
+        return ManifestError, (self.source, self.problems)
