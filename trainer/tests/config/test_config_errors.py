@@ -3,7 +3,6 @@
 import pickle
 
 import pytest
-
 from rljob_trainer.config.errors import FieldError, ManifestError, Problem, UserError
 
 
