@@ -46,4 +46,4 @@ if [ ! -x .venv/bin/python ] || ! works .venv/bin/python; then
     exit 1
   fi
 fi
-exec "$uv" sync -q --frozen --extra operator --extra retriever --extra trainer "$@"
+exec "$uv" sync -q --frozen --extra operator --extra retriever --extra trainer --extra tracking --group parity "$@"

@@ -4,6 +4,7 @@ With several ranks, or below float32, parameters are sharded by FSDP2. A single 
 there is nothing to shard, and on a CPU the hooks cost more than a small model's step.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -128,9 +129,13 @@ class FsdpRank:
             _recompute(self.policy)
 
     def close(self) -> None:
-        """Leave the other ranks."""
+        """Leave the other ranks, and free what holds the process group: its threads must be gone before the
+        interpreter is, since one that wants Python's lock then aborts the process."""
+        for name in ("policy", "reference", "optimizer"):
+            self.__dict__.pop(name, None)
         if self.sharded:
             process.leave()
+        gc.collect()
 
     # -- steps --------------------------------------------------------------------------------------------------
 

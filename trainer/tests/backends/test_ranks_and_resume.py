@@ -26,6 +26,7 @@ def run(job_dir: Path, world: int, steps: list[list[Any]], manifest: dict[str, A
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]),
     }
     processes = [
