@@ -14,8 +14,8 @@ stage "quick tests"
 $py -m pytest -q -n 2 --dist loadfile -m "not slow and $local"
 
 stage "slow tests"
-# They start Ray and train: one at a time, so that two cores are not shared by several.
-$py -m pytest -q -m "slow and $local" --durations=10
+# They start Ray and train. Two at a time: a start-up waits more than it computes.
+$py -m pytest -q -n 2 --dist loadfile -m "slow and $local" --durations=10
 
 trap cleanup EXIT
 stage "the cluster"

@@ -26,7 +26,8 @@ rljob logs quickstart -n team --role driver -f
 
 `-o json` and `-o yaml` print the same facts for programs. Results go to standard output, errors and warnings to
 standard error. `--set` takes a path and a YAML value and may be repeated: `--set spec.optimizer.lr=1e-6`,
-`--set spec.reward.functions[0].weight=0.5`, `--set spec.retriever=null`.
+`--set spec.reward.functions[0].weight=0.5`, `--set spec.retriever=null`. `--overlay` takes a YAML file that is merged
+into the manifest before that: mappings are merged, lists and values replaced, `null` removes a field (RFC 7386).
 """
 
 

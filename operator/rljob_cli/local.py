@@ -25,6 +25,10 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a field, such as spec.rollout.numRollout=10."),
 ]
+Overlays = Annotated[
+    list[str] | None,
+    typer.Option("--overlay", metavar="FILE", help="YAML merged into the manifest (RFC 7386); may be repeated."),
+]
 Directory = Annotated[
     Path | None, typer.Option("--dir", file_okay=False, help="The job's directory; by default runs/NAME.")
 ]
@@ -32,11 +36,12 @@ Directory = Annotated[
 
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="RLJob manifests; - reads standard input.")],
+    overlays: Overlays = None,
     sets: Sets = None,
     output: Output = Format.text,
 ) -> None:
     """Check manifests: every field, and what crosses fields. Needs no cluster."""
-    results = [_validated(file, sets) for file in files]
+    results = [_validated(file, sets, overlays) for file in files]
     data = [
         {
             "file": file,
@@ -59,9 +64,9 @@ def validate(
         raise typer.Exit(USER_ERROR)
 
 
-def _validated(file: str, sets: list[str] | None) -> tuple[str, str | None, list[Problem]]:
+def _validated(file: str, sets: list[str] | None, overlays: list[str] | None) -> tuple[str, str | None, list[Problem]]:
     try:
-        manifest = load_manifest(file, sets)
+        manifest = load_manifest(file, sets, overlays)
     except ManifestError as wrong:
         return file, None, wrong.problems
     except UserError as wrong:
@@ -72,6 +77,7 @@ def _validated(file: str, sets: list[str] | None) -> tuple[str, str | None, list
 def plan(
     file: File,
     directory: Directory = None,
+    overlays: Overlays = None,
     sets: Sets = None,
     manifests: Annotated[
         bool, typer.Option("--manifests", help="Print the objects that the operator would create, in full.")
@@ -79,7 +85,7 @@ def plan(
     output: Output = Format.text,
 ) -> None:
     """Show what a manifest amounts to: batches, steps, ranks, GPUs, memory, the objects it would become."""
-    manifest = load_manifest(file, sets)
+    manifest = load_manifest(file, sets, overlays)
     if manifests:
         refuse_problems(manifest)
         children = manifests_of(manifest.job)
@@ -146,6 +152,7 @@ def run(
         Path | None,
         typer.Option("--code", exists=True, file_okay=False, help="Folder of your modules, first on the Python path."),
     ] = None,
+    overlays: Overlays = None,
     sets: Sets = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; what an earlier run committed is kept aside.")
@@ -159,7 +166,7 @@ def run(
     summary is printed, when the job has ended.
     """
     overrides = [*(sets or []), *(["spec.checkpoint.overwrite=Replace"] if fresh else [])]
-    manifest = load_manifest(file, overrides)
+    manifest = load_manifest(file, overrides, overlays)
     refuse_problems(manifest)
     try:
         from rljob_trainer.loops.local import run_local

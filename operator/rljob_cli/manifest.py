@@ -1,4 +1,4 @@
-"""A manifest from the command line: the file, with `--set` on top."""
+"""A manifest from the command line: the file, with `--overlay` files and `--set` on top."""
 
 import copy
 import itertools
@@ -29,11 +29,41 @@ class Manifest:
         return [replace(problem, line=self.document.line(_location(problem.path)) or None) for problem in problems]
 
 
-def load_manifest(path: str, overrides: list[str] | None = None) -> Manifest:
-    """Read a file (`-`: standard input), apply `spec.path=value` overrides, validate. Raises UserError."""
-    document = override(read(path), overrides or [])
+def load_manifest(path: str, overrides: list[str] | None = None, overlays: list[str] | None = None) -> Manifest:
+    """Read a file (`-`: standard input), merge the overlay files in their order, apply `spec.path=value` overrides,
+    validate. Raises UserError."""
+    document = read(path)
+    for overlay in overlays or []:
+        document = merge(document, read(overlay))
+    document = override(document, overrides or [])
     job = job_from(document)
     return Manifest(document.source, document.value, job, document)
+
+
+def merge(document: Document, overlay: Document) -> Document:
+    """The document with an overlay on top, as a JSON merge patch (RFC 7386): mappings are merged, everything else,
+    lists too, is replaced, null removes. Raises UserError when the overlay is no mapping or is of another kind."""
+    if not isinstance(overlay.value, dict):
+        raise UserError(f"{overlay.source}: is no overlay: a mapping with the fields to change, such as spec")
+    for field in ("apiVersion", "kind"):
+        given = overlay.value.get(field)
+        if given is not None and isinstance(document.value, dict) and given != document.value.get(field):
+            raise UserError(f"{overlay.source}: {field} {given} is not that of {document.source}")
+    # A line of the overlay would be read as one of the manifest: what it changes has none.
+    lines = document.lines | dict.fromkeys(overlay.lines, 0)
+    return Document(document.source, _merged(document.value, overlay.value), lines | {(): document.lines.get((), 0)})
+
+
+def _merged(value: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(value) if isinstance(value, dict) else {}
+    for key, change in patch.items():
+        if change is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key), change)
+    return result
 
 
 def override(document: Document, overrides: list[str]) -> Document:

@@ -17,7 +17,7 @@ from rljob_trainer.config.errors import ManifestError, UserError
 
 from rljob_cli.cluster import Cluster, Obj
 from rljob_cli.exits import FAILED, OK, SUSPENDED, ClusterError
-from rljob_cli.local import File, Output, Sets
+from rljob_cli.local import File, Output, Overlays, Sets
 from rljob_cli.manifest import load_manifest
 from rljob_cli.output import Format, console, emit, table, warning
 
@@ -52,6 +52,7 @@ def submit(
     file: File,
     namespace: Namespace = None,
     context: Context = None,
+    overlays: Overlays = None,
     sets: Sets = None,
     dry_run: Annotated[
         DryRun, typer.Option("--dry-run", help="server: the apiserver checks it and stores nothing.")
@@ -61,7 +62,7 @@ def submit(
     output: Output = Format.text,
 ) -> None:
     """Send a job to the cluster (server-side apply, unknown fields refused)."""
-    manifest = load_manifest(file, sets)
+    manifest = load_manifest(file, sets, overlays)
     problems = inconsistent(manifest.job.spec)
     if problems:
         raise ManifestError(manifest.source, manifest.located(problems))

@@ -1,7 +1,9 @@
-"""`--set path=value`."""
+"""`--set path=value` and `--overlay file`."""
+
+from pathlib import Path
 
 import pytest
-from rljob_cli.manifest import override
+from rljob_cli.manifest import load_manifest, merge, override
 from rljob_trainer.config.document import parse_document
 from rljob_trainer.config.errors import UserError
 
@@ -50,3 +52,30 @@ def test_the_file_is_left_alone() -> None:
     document = parse_document(TEXT, "job.yaml")
     override(document, ["spec.rollout.batchSize=1"])
     assert document.value["spec"]["rollout"]["batchSize"] == 16
+
+
+def overlaid(text: str) -> dict:
+    return merge(parse_document(TEXT, "job.yaml"), parse_document(text.encode(), "small.yaml")).value
+
+
+def test_an_overlay_merges_mappings_replaces_lists_and_removes_nulls() -> None:
+    spec = overlaid("spec: {rollout: {numRollout: 2}, reward: {functions: [{name: math}]}}")["spec"]
+    assert spec == {"rollout": {"batchSize": 16, "numRollout": 2}, "reward": {"functions": [{"name": "math"}]}}
+    assert "reward" not in overlaid("spec: {reward: null}")["spec"]
+    assert overlaid("spec: {rollout: {generate: {type: search, search: null}}}")["spec"]["rollout"]["generate"] == {
+        "type": "search"
+    }
+
+
+@pytest.mark.parametrize("text", ["[1]", "text", "kind: Job"])
+def test_what_is_no_overlay_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"small\.yaml"):
+        overlaid(text)
+
+
+def test_set_comes_after_overlays(tmp_path: Path) -> None:
+    job, small = tmp_path / "job.yaml", tmp_path / "small.yaml"
+    job.write_text((Path(__file__).parents[2] / "examples/quickstart.yaml").read_text())
+    small.write_text("spec: {rollout: {numRollout: 2, batchSize: 4}}")
+    loaded = load_manifest(str(job), ["rollout.batchSize=8"], [str(small)]).job.spec.rollout
+    assert (loaded.num_rollout, loaded.batch_size) == (2, 8)
