@@ -40,11 +40,30 @@ class Generation:
     """The decoded tokens, special tags included."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One call of `Session.generate` and what it gave; with finish reason `abort`, what it had given so far."""
+
+    new_token_ids: list[int]
+    generation: Generation
+
+
 class Session(Protocol):
     """One sequence on an engine. Its KV cache is kept between turns."""
 
-    async def generate(self, new_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
-        """Append `new_token_ids` (prompt or observation), then generate. Raises EngineError when the engine is lost."""
+    async def generate(
+        self, new_token_ids: Sequence[int], sampling: SamplingParams, begun: Generation | None = None
+    ) -> Generation:
+        """Append `new_token_ids` (prompt or observation), then generate. Raises EngineError when the engine is lost.
+
+        `begun` is what an earlier call with the same ids gave before it was aborted: the generation goes on after its
+        tokens, and the result holds them, with their log-probabilities and versions. `sampling.max_new_tokens` counts
+        them too, and a stop string may begin within them. Engines without partial rollouts are never given it.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """End the generation that is under way, if one is: it returns what it has, with finish reason `abort`."""
         ...
 
 
@@ -105,6 +124,9 @@ class Sample:
     reward_parts: dict[str, float] = field(default_factory=dict)
     info: dict[str, float | str] = field(default_factory=dict)
     """Counters of the generate function (turns, searches, invalid_actions, search_failures …)."""
+    transcript: list[list[TurnRecord]] = field(default_factory=list)
+    """Of an aborted sample, the turns so far of each session that its generate function opened: it is continued from
+    them, see `rollout.resume`. Empty otherwise; the response is then the whole truth."""
 
     def append_generation(self, generation: Generation) -> None:
         """Append generated tokens, loss mask 1."""
@@ -132,3 +154,6 @@ class TrainSample:
     loss_mask: list[int]
     rollout_logprobs: list[float]
     advantage: float
+    policy_versions: list[int] = field(default_factory=list)
+    """Version of the weights that made each response token, −1 for observations; empty when nobody asks. Tokens of a
+    partial rollout may be older than the policy that is trained; `rollout_logprobs` are those of their own version."""
