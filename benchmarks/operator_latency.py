@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 JOBS = 20
 LATENCY_GOAL, MEMORY_GOAL = 2.0, 150.0
 GROUP = "apis/rljob.io/v1alpha1"
+RAY_JOBS = "/apis/ray.io/v1/rayjobs"
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def cluster() -> Iterator[str]:
     if given := os.environ.get("KUBECONFIG"):
         yield given
         return
+    from e2e.cluster import kuberay
     from e2e.cluster.cluster import Cluster
     from e2e.cluster.paths import Paths
 
@@ -63,6 +66,9 @@ def cluster() -> Iterator[str]:
     ours.up(control_plane_only=True)
     try:
         os.environ["PATH"] = f"{ours.tools()}{os.pathsep}{os.environ['PATH']}"
+        kubectl = ours.kubectl()
+        kuberay.apply_crds(ours.paths, kubectl)
+        ours.daemons.wait_ready(RAY_JOBS, partial(kubectl.answers, RAY_JOBS))
         yield str(ours.paths.admin_kubeconfig)
     finally:
         if not was_up:
