@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from rljob_cli import local, remote
+from rljob_cli import convert, local, remote
 from rljob_cli.exits import MEANINGS
 from rljob_cli.guard import guarded
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "A manifest, here": (local.validate, local.plan, local.run),
     "A cluster": (remote.submit, remote.status, remote.logs, remote.suspend, remote.resume),
+    "Models": (convert.convert,),
     "About": (local.schema, local.version),
 }
 for _panel, _commands in _PANELS.items():
