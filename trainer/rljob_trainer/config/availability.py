@@ -78,13 +78,6 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("rollout.overSamplingBatchSize", when=generates),
     Unavailable("rollout.dynamicFilter", when=generates),
     Unavailable("rollout.partialRollout", when=generates),
-    # Reward
-    Unavailable(
-        "reward.functions[].name",
-        ("math", "deepscaler", "dapo", "tag_count", "remote"),
-        "use em, format, length, or custom with a function of yours",
-        when=generates,
-    ),
     # Trainer
     Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
     Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),

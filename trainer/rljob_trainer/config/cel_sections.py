@@ -99,6 +99,15 @@ SECTION_RULES = (
         "function",
     ),
     Rule("spec.reward.functions[]", "self.name != 'remote' || has(self.url)", "required with name remote", "url"),
+    *(
+        Rule(
+            "spec.reward.functions[]",
+            f"self.name == 'remote' || !has(self.{field})",
+            "is for name remote, but the name is {self.name}",
+            field,
+        )
+        for field in ("url", "token")
+    ),
     Rule(
         "spec.reward",
         "self.functions.all(a, self.functions.exists_one(b, "

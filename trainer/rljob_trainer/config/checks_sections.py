@@ -118,6 +118,9 @@ def _reward(spec: RLJobSpec) -> Iterator[Problem]:
             yield Problem(f"{path}.function", f"is for name custom, but the name is {function.name}")
         if function.name == "remote" and function.url is None:
             yield Problem(f"{path}.url", "required with name remote")
+        for field, given in (("url", function.url), ("token", function.token)):
+            if function.name != "remote" and given is not None:
+                yield Problem(f"{path}.{field}", f"is for name remote, but the name is {function.name}")
     for label, count in Counter(function.label or function.name for function in functions).items():
         if count > 1:
             yield Problem("spec.reward.functions", f"{label} stands {count} times; tell them apart by label")

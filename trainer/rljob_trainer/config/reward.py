@@ -22,7 +22,9 @@ class RewardFunction(ApiModel):
     """One scored aspect."""
 
     name: RewardName
-    """`em`: exact match against the golden answers, with a format score (Search-R1). `custom`: see `function`."""
+    """`em`: exact match against the golden answers, with a format score (Search-R1). `math`: by math-verify (OpenR1).
+    `deepscaler`, `dapo`: as slime scores mathematics. `format`, `tag_count`: tags. `length`: overlong penalty (DAPO).
+    `remote`: a reward model. `custom`: see `function`. docs/rewards.md defines each."""
     weight: Annotated[float, Field(ge=-1000.0, le=1000.0)] = 1.0
     """Weight in the sum."""
     function: ImportPath | None = None

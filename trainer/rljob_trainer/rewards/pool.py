@@ -1,4 +1,4 @@
-"""Users' reward functions in worker processes, each call within its time limit."""
+"""Reward functions in worker processes, each call within its time limit."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rljob_trainer.config.errors import UserError
@@ -27,12 +27,16 @@ GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class CustomFunction:
-    """A user's function: its import path, the manifest's field that names it, its keyword arguments."""
+class WorkerFunction:
+    """A function that runs in a worker: its import path, the manifest's field that names it, its keyword arguments."""
 
     function: str
     field: str
     args: dict[str, Any]
+    memory: int | None = None
+    """Bytes that a call may allocate beyond what the process holds; None: what the machine has."""
+    text_only: bool = False
+    """The function reads prompt, response, label and metadata alone: nothing else is sent."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class WorkerLostError(RuntimeError):
 class Worker:
     """One process, see `rewards.worker`. Every wait has a limit."""
 
-    def __init__(self, functions: Sequence[CustomFunction]) -> None:
+    def __init__(self, functions: Sequence[WorkerFunction]) -> None:
         self.functions = functions
         self.limit = 1
         self.process: subprocess.Popen[bytes] | None = None
@@ -79,7 +83,7 @@ class Worker:
         self._buffer = b""
         assert self.process.stdin is not None
         os.set_blocking(self.process.stdin.fileno(), False)
-        functions = [{"function": f.function, "field": f.field, "args": f.args} for f in self.functions]
+        functions = [asdict(function) for function in self.functions]
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         names = ", ".join(f.function for f in self.functions)
         try:
@@ -156,7 +160,7 @@ class Worker:
 class WorkerPool:
     """Processes that are kept between rollouts."""
 
-    def __init__(self, functions: Sequence[CustomFunction], workers: int, timeout_seconds: float) -> None:
+    def __init__(self, functions: Sequence[WorkerFunction], workers: int, timeout_seconds: float) -> None:
         self.functions, self.timeout = functions, timeout_seconds
         self._workers = [Worker(functions) for _ in range(workers)]
         self._lock = threading.Lock()
@@ -226,7 +230,10 @@ class WorkerPool:
         limit = self.timeout + (GRACE_SECONDS if worker.asynchronous[call.which] else 0.0)
         deadline = time.monotonic() + limit
         waiting[call.number] = (call, deadline)
-        worker.send(pickle.dumps((call.number, call.which, call.sample, self.timeout)), deadline)
+        sample = call.sample
+        if worker.functions[call.which].text_only:
+            sample = replace(sample, prompt_ids=[], response_ids=[], loss_mask=[], logprobs=[], policy_versions=[])
+        worker.send(pickle.dumps((call.number, call.which, sample, self.timeout)), deadline)
 
     def _next(self, calls: deque[Call]) -> Call | None:
         with self._lock:

@@ -2,15 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.reward import RewardSpec
-from rljob_trainer.rewards.functions import Scorer, build
-from rljob_trainer.rewards.pool import CustomFunction, Outcome, WorkerPool
+from rljob_trainer.rewards.functions import VERIFIERS, Scorer, build, check_label, verifier
+from rljob_trainer.rewards.pool import Outcome, WorkerFunction, WorkerPool
+from rljob_trainer.rewards.remote import RemoteReward
 from rljob_trainer.rollout.types import Sample
 
 ERROR = "reward_error"
@@ -30,31 +33,39 @@ class ScoreReport:
 
 
 class RewardScorer:
-    """Scores rollouts; keeps the processes of custom functions. A context manager.
+    """Scores rollouts; keeps the processes of custom functions and verifiers. A context manager.
 
-    Built-in functions run here (they are linear in the response), custom ones in `workers` processes. A custom function
-    returns a number, or a dict of numbers: then its value is the entry `reward` when there is one, else the sum.
-    Raises UserError, at construction, for functions that do not exist or cannot be given their arguments.
+    Rewards that are linear in the response run here, verifiers and custom functions in `workers` processes, remote
+    ones elsewhere. A custom or remote function gives a number, or a dict of numbers: then its value is the entry
+    `reward` when there is one, else the sum. Raises UserError, at construction, for functions that do not exist or
+    cannot be given their arguments.
     """
 
     def __init__(self, spec: RewardSpec) -> None:
         self.spec = spec
         self._labels: list[str] = []
         self._built_in: dict[int, Scorer] = {}
-        custom: list[CustomFunction] = []
-        self._custom_places: list[int] = []
+        self._verifiers: dict[int, str] = {}
+        self._remote: dict[int, RemoteReward] = {}
+        in_workers: dict[int, WorkerFunction] = {}
         for place, function in enumerate(spec.functions):
             where = f"spec.reward.functions[{place}]"
             label = function.label or function.name
             self._labels.append(label if label not in self._labels else f"{label}-{place + 1}")
-            if function.name != "custom":
-                self._built_in[place] = build(function, where)
-            elif function.function is None:
-                raise UserError(f"{where}.function is required for a custom reward", hint="package.module:name")
+            if function.name == "custom":
+                if function.function is None:
+                    raise UserError(f"{where}.function is required for a custom reward", hint="package.module:name")
+                in_workers[place] = WorkerFunction(function.function, f"{where}.function", function.args)
+            elif function.name in VERIFIERS:
+                in_workers[place] = verifier(function, where)
+                self._verifiers[place] = function.name
+            elif function.name == "remote":
+                self._remote[place] = RemoteReward(function, place, spec.timeout_seconds)
             else:
-                custom.append(CustomFunction(function.function, f"{where}.function", function.args))
-                self._custom_places.append(place)
-        self._pool = WorkerPool(custom, spec.workers, spec.timeout_seconds) if custom else None
+                self._built_in[place] = build(function, where)
+        self._in_workers = list(in_workers)
+        functions = list(in_workers.values())
+        self._pool = WorkerPool(functions, spec.workers, spec.timeout_seconds) if functions else None
 
     def __enter__(self) -> Self:
         return self
@@ -63,43 +74,68 @@ class RewardScorer:
         self.close()
 
     def close(self) -> None:
-        """End the processes of custom functions."""
+        """End the processes that score."""
         if self._pool is not None:
             self._pool.close()
 
     def score(self, samples: Sequence[Sample]) -> ScoreReport:
         """Set `reward` and `reward_parts` (the unweighted value of each function) of every sample.
 
-        A sample whose custom function fails, runs out of time or returns no finite number gets `failureReward`, no
+        A sample one of whose functions fails, runs out of time or returns no finite number gets `failureReward`, no
         parts, and `info["reward_error"]`. A label that a built-in function cannot read raises UserError.
         """
+        for place, name in self._verifiers.items():
+            for sample in samples:
+                with self._readable(place, sample):
+                    check_label(name, sample.label)
         report = ScoreReport(samples=len(samples))
-        custom = self._pool.run(samples) if self._pool is not None else [[] for _ in samples]
-        for sample, outcomes in zip(samples, custom, strict=True):
-            problem = next((text for text in map(_problem, outcomes) if text is not None), None)
+        for sample, outcomes in zip(samples, self._outcomes(samples), strict=True):
+            problem = next((text for text in map(_problem, outcomes.values()) if text is not None), None)
             sample.info.pop(ERROR, None)
             if problem is not None:
                 sample.reward, sample.reward_parts = self.spec.failure_reward, {}
                 sample.info[ERROR] = problem
                 report.failures += 1
-                report.timeouts += any(outcome.timed_out for outcome in outcomes)
+                report.timeouts += any(outcome.timed_out for outcome in outcomes.values())
                 report.errors[problem] += 1
                 continue
-            self._set(sample, dict(zip(self._custom_places, outcomes, strict=True)))
+            self._set(sample, outcomes)
         return report
+
+    def _outcomes(self, samples: Sequence[Sample]) -> list[dict[int, Outcome]]:
+        """What workers and remote models say: of every sample, by the place of the function."""
+        outcomes: list[dict[int, Outcome]] = [{} for _ in samples]
+        if not samples or not (self._pool or self._remote):
+            return outcomes
+        with ThreadPoolExecutor(len(self._remote) + 1) as threads:
+            asked = {place: threads.submit(remote.run, samples) for place, remote in self._remote.items()}
+            answers = self._pool.run(samples) if self._pool is not None else [[] for _ in samples]
+            for given, answer in zip(outcomes, answers, strict=True):
+                given.update(zip(self._in_workers, answer, strict=False))
+            for place, future in asked.items():
+                for given, outcome in zip(outcomes, future.result(), strict=True):
+                    given[place] = outcome
+        return outcomes
+
+    @contextmanager
+    def _readable(self, place: int, sample: Sample) -> Iterator[None]:
+        """A label that cannot be read is the user's to correct, whatever function notices it."""
+        try:
+            yield
+        except ValueError as error:
+            raise UserError(
+                f"spec.reward.functions[{place}] ({self.spec.functions[place].name}), row {sample.row} of the data: "
+                f"{error}",
+                hint="check spec.data.train.labelKey",
+            ) from error
 
     def _set(self, sample: Sample, outcomes: dict[int, Outcome]) -> None:
         total = 0.0
         parts: dict[str, float] = {}
         for place, (function, label) in enumerate(zip(self.spec.functions, self._labels, strict=True)):
             if place in self._built_in:
-                try:
+                with self._readable(place, sample):
                     value = float(self._built_in[place](sample))
-                except ValueError as error:
-                    raise UserError(
-                        f"spec.reward.functions[{place}] ({function.name}), row {sample.row} of the data: {error}",
-                        hint="check spec.data.train.labelKey",
-                    ) from error
             else:
                 result = outcomes[place].value
                 assert result is not None
@@ -118,10 +154,10 @@ def score(samples: Sequence[Sample], spec: RewardSpec) -> ScoreReport:
 
 
 def _problem(outcome: Outcome) -> str | None:
-    if outcome.timed_out:
-        return "the reward function ran out of time"
     if outcome.error is not None:
         return outcome.error
+    if outcome.timed_out:
+        return "the reward function ran out of time"
     value = outcome.value
     numbers = list(value.values()) if isinstance(value, dict) else [value]
     if not numbers or not all(isinstance(number, float) and math.isfinite(number) for number in numbers):

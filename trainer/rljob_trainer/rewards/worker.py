@@ -1,4 +1,4 @@
-"""A process that runs users' reward functions: `python -m rljob_trainer.rewards.worker`. It may be killed at any time.
+"""A process that runs reward functions: `python -m rljob_trainer.rewards.worker`. It may be killed at any time.
 
 Protocol, over its standard input and output: frames of a 4-byte big-endian length and a body. The first frame in
 (JSON) names the functions and the import path; each further one (pickle, from the parent alone) is a request
@@ -11,11 +11,14 @@ import inspect
 import json
 import os
 import pickle
+import resource
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from rljob_trainer.config.errors import UserError
@@ -38,36 +41,63 @@ def write_frame(stream: BinaryIO, body: bytes) -> None:
     stream.flush()
 
 
-async def serve(stdin: BinaryIO, stdout: BinaryIO, functions: list[tuple[Callable[..., Any], dict[str, Any]]]) -> None:
+@dataclass(frozen=True)
+class Entry:
+    """One function: its keyword arguments, and the bytes that a call may allocate (None: no limit)."""
+
+    function: Callable[..., Any]
+    args: dict[str, Any]
+    memory: int | None = None
+
+
+async def serve(stdin: BinaryIO, stdout: BinaryIO, functions: list[Entry]) -> None:
     """Answer requests until the input ends. Async functions run side by side, others one after the other."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
     while (frame := await loop.run_in_executor(None, read_frame, stdin)) is not None:
         number, which, sample, limit = pickle.loads(frame)  # the parent process alone writes to this pipe
-        function, args = functions[which]
-        task = asyncio.create_task(answer(stdout, number, function, sample, args, limit))
+        task = asyncio.create_task(answer(stdout, number, functions[which], sample, limit))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     if tasks:
         await asyncio.gather(*tasks)
 
 
-async def answer(
-    stdout: BinaryIO, number: int, function: Callable[..., Any], sample: Any, args: dict[str, Any], limit: float
-) -> None:
+async def answer(stdout: BinaryIO, number: int, entry: Entry, sample: Any, limit: float) -> None:
     """Run one function on one sample and report the value, or what went wrong. Only an async function can be stopped
     from in here when its time is up; for others the parent ends the process."""
     reply: dict[str, Any]
     try:
-        value = function(sample, **args)
+        with memory_limit(entry.memory):
+            value = entry.function(sample, **entry.args)
         if inspect.isawaitable(value):
             value = await asyncio.wait_for(value, limit)
         reply = {"number": number, "value": as_numbers(value)}
     except TimeoutError:
         reply = {"number": number, "timeout": True}
+    except MemoryError as error:
+        reply = {"number": number, "error": f"MemoryError: {error or 'it ran out of memory'}"}
     except Exception as error:  # noqa: BLE001 - whatever a user's function raises costs its sample, and is reported
         reply = {"number": number, "error": f"{type(error).__name__}: {error}"}
     write_frame(stdout, json.dumps(reply).encode())
+
+
+@contextmanager
+def memory_limit(allowance: int | None) -> Iterator[None]:
+    """Let the address space of this process grow by `allowance` bytes at most; beyond it, MemoryError (or, in code
+    that does not know what to do then, the end of the process). Nothing where the size cannot be read."""
+    if allowance is None or not os.path.exists("/proc/self/statm"):
+        yield
+        return
+    with open("/proc/self/statm", encoding="ascii") as statistics:
+        size = int(statistics.read().split()[0]) * resource.getpagesize()
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = size + allowance
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 def as_numbers(value: Any) -> float | dict[str, float]:
@@ -98,11 +128,14 @@ def main() -> None:
     start = json.loads(frame)
     sys.path[:] = start["path"]
     try:
-        functions = [(load_function(item["function"], item["field"]), item["args"]) for item in start["functions"]]
+        functions = [
+            Entry(load_function(item["function"], item["field"]), item["args"], item["memory"])
+            for item in start["functions"]
+        ]
     except UserError as error:
         write_frame(stdout, json.dumps({"ready": False, "message": error.message, "hint": error.hint}).encode())
         return
-    asynchronous = [inspect.iscoroutinefunction(function) for function, _ in functions]
+    asynchronous = [inspect.iscoroutinefunction(entry.function) for entry in functions]
     write_frame(stdout, json.dumps({"ready": True, "asynchronous": asynchronous}).encode())
     asyncio.run(serve(stdin, stdout, functions))
 

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
-
-RETRYABLE = frozenset({429, 502, 503, 504})
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
-MAX_ANSWER_BYTES = 16 << 20
+from rljob_trainer.http_caller import LONGEST_PAUSE, AwayError, CallError, HttpCaller
 
 Document = Mapping[str, str]
 
 
-class SearchError(RuntimeError):
+class SearchError(CallError):
     """A search was not answered: the service is away, too slow, or answers something else."""
 
 
@@ -45,16 +41,24 @@ class SearchClient:
         max_batch: int = 32,
     ) -> None:
         self.url = retrieve_address(url)
-        self._topk, self._timeout, self._limit, self._proxy, self._max_batch = topk, timeout, limit, proxy, max_batch
-        self._session: aiohttp.ClientSession | None = None
+        self._topk, self._timeout, self._limit, self._max_batch = topk, timeout, limit, max_batch
+        self._caller = HttpCaller(self.url, timeout=timeout, proxy=proxy)
         self._waiting: list[_Query] = []
         self._sending: set[asyncio.Task[None]] = set()
-        self.requests = self.retries = self.failures = 0
+        self.failures = 0
+
+    @property
+    def requests(self) -> int:
+        """Requests sent."""
+        return self._caller.requests
+
+    @property
+    def retries(self) -> int:
+        """Requests that were sent again."""
+        return self._caller.retries
 
     async def __aenter__(self) -> Self:
-        # The limit on connections is the semaphore's; the time limits are those of each search.
-        connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        await self._caller.__aenter__()
         return self
 
     async def __aexit__(
@@ -63,8 +67,7 @@ class SearchClient:
         for task in self._sending:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        await self._caller.__aexit__(kind, error, traceback)
 
     async def search(self, query: str) -> list[Document]:
         """The documents for `query`, best first. Raises SearchError."""
@@ -99,8 +102,8 @@ class SearchClient:
     async def _send(self, queries: list[_Query]) -> None:
         try:
             results = await self._ask([query.text for query in queries], min(query.deadline for query in queries))
-        except SearchError as error:
-            if len(queries) > 1 and not isinstance(error, _AwayError):
+        except CallError as error:
+            if len(queries) > 1 and not isinstance(error, AwayError):
                 # One odd query must not cost the others their answer.
                 for query in queries:
                     self._spawn(self._send([query]))
@@ -115,34 +118,7 @@ class SearchClient:
 
     async def _ask(self, texts: list[str], deadline: float) -> list[list[Document]]:
         body = {"queries": texts, "topk": self._topk, "return_scores": True}
-        pause, reason = FIRST_PAUSE, "no answer"
-        while (left := deadline - time.monotonic()) > 0:
-            wait = pause
-            try:
-                assert self._session is not None
-                self.requests += 1
-                timeout = aiohttp.ClientTimeout(total=left)
-                async with self._session.post(self.url, json=body, proxy=self._proxy, timeout=timeout) as response:
-                    if response.status == 200:
-                        return _documents(await _json(response, self.url), len(texts), self.url)
-                    reason = f"HTTP {response.status}: {(await response.text(errors='replace'))[:200]}"
-                    if response.status not in RETRYABLE:
-                        raise SearchError(f"{self.url} answered {reason}")
-                    wait = max(pause, _seconds(response.headers.get("Retry-After")))
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-                reason = f"{type(error).__name__}: {error}"
-            except TimeoutError:
-                break
-            except aiohttp.ClientError as error:
-                raise SearchError(f"{self.url}: {type(error).__name__}: {error}") from None
-            self.retries += 1
-            await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 2, LONGEST_PAUSE)
-        raise _AwayError(f"{self.url} gave no answer within {self._timeout:g} s ({reason})")
-
-
-class _AwayError(SearchError):
-    """The service did not answer in time: asking again at once would only take longer."""
+        return _documents(await self._caller.post(body, deadline=deadline), len(texts), self.url)
 
 
 def retrieve_address(url: str) -> str:
@@ -150,20 +126,6 @@ def retrieve_address(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     host, _, path = rest.partition("/")
     return url if path.strip("/") else f"{scheme}{separator}{host}/retrieve"
-
-
-async def _json(response: aiohttp.ClientResponse, url: str) -> Any:
-    data = bytearray()
-    async for part in response.content.iter_chunked(1 << 16):
-        data += part
-        if len(data) > MAX_ANSWER_BYTES:
-            raise SearchError(f"{url} answered more than {MAX_ANSWER_BYTES >> 20} MiB")
-    import orjson
-
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise SearchError(f"{url} answered something that is not JSON: {error}") from None
 
 
 def _documents(answer: Any, count: int, url: str) -> list[list[Document]]:
@@ -179,10 +141,3 @@ def _document(entry: Any, url: str) -> Document:
     if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
         raise SearchError(f"{url} answered a document without text in `contents`")
     return {"id": str(document.get("id", "")), "contents": document["contents"]}
-
-
-def _seconds(retry_after: str | None) -> float:
-    try:
-        return min(max(float(retry_after or 0.0), 0.0), LONGEST_PAUSE)
-    except ValueError:  # an HTTP date; the usual pause will do
-        return 0.0

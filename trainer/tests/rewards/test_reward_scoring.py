@@ -7,6 +7,7 @@ import pytest
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.reward import RewardSpec
 from rljob_trainer.rewards import RewardScorer, score
+from rljob_trainer.rewards.worker import memory_limit
 from rljob_trainer.rollout.types import Sample
 
 MODULE = """
@@ -154,7 +155,11 @@ def test_functions_that_cannot_be_had(hooks: str, function: str, message: str) -
         ({"name": "length"}, r"args\.maxLength is required"),
         ({"name": "length", "args": {"maxLength": 10, "buffer": 20}}, "at most maxLength"),
         ({"name": "custom"}, r"functions\[0\]\.function is required"),
-        ({"name": "remote"}, "not available yet"),
+        ({"name": "remote"}, r"functions\[0\]\.url is required"),
+        ({"name": "math", "args": {"strict": True}}, "'math' has no argument 'strict'"),
+        ({"name": "dapo", "args": {"strictBox": "yes"}}, "'yes' is neither true nor false"),
+        ({"name": "format", "args": {"style": "json"}}, "'json' is none of search, think"),
+        ({"name": "remote", "url": "http://x", "args": {"batchSize": 0}}, "0 is not a whole number of at least 1"),
     ],
 )
 def test_bad_specifications(function: dict[str, Any], message: str) -> None:
@@ -162,6 +167,45 @@ def test_bad_specifications(function: dict[str, Any], message: str) -> None:
         RewardScorer(spec(function))
 
 
-def test_a_label_that_cannot_be_read_is_the_users_to_correct() -> None:
+@pytest.mark.parametrize("name", ["em", "math", "deepscaler", "dapo"])
+def test_a_label_that_cannot_be_read_is_the_users_to_correct(name: str) -> None:
     with pytest.raises(UserError, match="row 17 of the data"):
-        score([sample("x", label=None, row=17)], spec({"name": "em"}))
+        score([sample("x", label=None, row=17)], spec({"name": name}))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "count", "form"),
+    [
+        ("Q\n<think>\n", "x\n</think>\n<answer>\ny\n</answer>", 1.0, 1.0),
+        ("Q\n", "x\n</think>\n<answer>\ny\n</answer>", 0.75, 0.0),
+        ("Q <think> off", "x\n</think>\n<answer>\ny\n</answer>", 0.75, 0.0),
+    ],
+)
+def test_a_thought_that_the_prompt_opens_belongs_to_the_response(
+    prompt: str, response: str, count: float, form: float
+) -> None:
+    one = Sample(prompt, [1], response=response, label="x")
+    score([one], spec({"name": "tag_count"}, {"name": "format", "args": {"style": "think"}}))
+    assert one.reward_parts == {"tag_count": count, "format": form}
+
+
+def test_tags_without_line_breaks_on_request() -> None:
+    one = sample("<think>x</think><answer>y</answer>")
+    score([one], spec({"name": "tag_count", "args": {"newlines": False}}))
+    assert one.reward == 1.0
+
+
+@pytest.mark.slow
+def test_a_verifier_that_hangs_or_eats_memory_costs_one_sample() -> None:
+    hang, fine = r"\int_0^1 x^{1000} e^{x^{50}} dx", "x^{3}+7"
+    samples = [sample(f"\\boxed{{{text}}}", label="7+x^3") for text in (fine, hang, fine)]
+    report = score(samples, spec({"name": "math"}, timeoutSeconds=3.0, failureReward=-1.0))
+    assert [s.reward for s in samples] == [1.0, -1.0, 1.0]
+    assert (report.failures, report.timeouts) == (1, 1)
+    assert "ran out of time" in str(samples[1].info["reward_error"])
+
+
+def test_memory_is_bounded() -> None:
+    with memory_limit(64 << 20), pytest.raises(MemoryError):
+        bytearray(256 << 20)
+    assert len(bytearray(256 << 20)) == 256 << 20

@@ -1,0 +1,112 @@
+"""Mathematical accuracy by math-verify, as OpenR1 scores it. Runs in a worker process."""
+
+import logging
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from rljob_trainer.rewards.guard import guard
+from rljob_trainer.rewards.text import final_answer, label_text, last_boxed
+from rljob_trainer.rollout.types import Sample
+
+READ = 4000
+"""Characters at the end of a response in which an answer without a box is looked for."""
+_DELIMITER = re.compile(r"\$+|\\[()\[\]]")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d,])")
+_PERCENT = re.compile(r"\s*\\?%\s*\Z")
+
+
+def math(sample: Sample) -> float:
+    """1.0 when the response's answer is mathematically equal to the label, else 0.0.
+
+    The answer is looked for after the last `</think>` (an unfinished thought has none) and within the last
+    `<answer>` block if there is one. There it is the last `\\boxed{…}`; without a box, what stands in an `<answer>`
+    block without LaTeX delimiters; else the formula (`$…$`, `\\(…\\)`) that math-verify takes for the answer.
+    The label is read the same way; a bare `1/2` or `\\frac{1}{2}` is taken as LaTeX.
+
+    Equality is math-verify's: numbers to 6 decimals, expressions by sympy, sets, intervals, tuples and matrices by
+    their elements, relations by both sides; the same text is always equal. A percentage is equal to its number and to
+    its hundredth. Raises ValueError for a label that is no mathematics, TooLargeError for expressions that are not
+    worth trying.
+    """
+    gold_text, text = label_text(sample.label, "math"), final_answer(sample)
+    if text is None:
+        return 0.0
+    gold = _formula(gold_text, alone=True)
+    answer = _formula(text, alone="<answer>" in sample.response)
+    if answer and gold and answer.text.replace(" ", "") == gold.text.replace(" ", ""):
+        return 1.0
+    golds = _read(gold, hundredth=answer is None or not _PERCENT.search(answer.text))
+    if not golds:
+        raise ValueError(f"math-verify cannot read the label {gold_text[:200]!r}")
+    answers = _read(answer, hundredth=gold is None or not _PERCENT.search(gold.text))
+    return float(any(_equal(one, other) for one in golds for other in answers))
+
+
+def warm_up() -> None:
+    """Import what verifying needs, so that no sample's time limit pays for it."""
+    math(Sample("", [], response=r"\boxed{\frac{1}{2}}", label="0.5"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Formula:
+    """Where mathematics stands: a formula, or a sentence with formulas in it."""
+
+    text: str
+    sentence: bool = False
+    anchored: bool = False
+    """Only a formula that is presented as the answer (`the answer is $…$`) is one."""
+
+
+def _formula(text: str, *, alone: bool) -> _Formula | None:
+    """The inside of the last box, else the text. `alone`: the text is nothing but the answer."""
+    inner = last_boxed(text)
+    if inner is not None:
+        return _Formula(re.sub(r"\\?\$", "", inner))
+    text = text.strip()[-READ:]
+    if alone and not _DELIMITER.search(text.strip("$")):
+        return _Formula(text.strip("$"))
+    return _Formula(text, sentence=True, anchored=not alone) if _DELIMITER.search(text) else None
+
+
+@cache
+def _configuration(anchored: bool) -> list[Any]:
+    from math_verify import LatexExtractionConfig
+
+    for name in ("math_verify.parser", "math_verify.grader"):  # they warn that the time limit is ours: it is
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=not anchored)]
+
+
+def _read(formula: _Formula | None, *, hundredth: bool) -> list[Any]:
+    """What math-verify reads: sympy objects. Its own time limits (signals) are off: the worker's holds."""
+    from math_verify import parse
+
+    if formula is None:
+        return []
+    text = formula.text.replace("\u2212", "-")
+    for part in _DELIMITER.split(text) if formula.sentence else [text]:
+        guard(part)
+    texts = [text]
+    if not formula.sentence:
+        number = _PERCENT.sub("", _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text))
+        texts = [rf"$\boxed{{{number}}}$"]
+        if hundredth and _PERCENT.search(text):
+            texts.append(rf"$\boxed{{\frac{{{number}}}{{100}}}}$")
+    configuration = _configuration(formula.anchored)
+    found: list[Any] = []
+    for text in texts:
+        found += parse(text, configuration, "no_fallback", "first_match", parsing_timeout=None, raise_on_error=True)
+    return found
+
+
+def _equal(gold: Any, answer: Any) -> bool:
+    from math_verify import verify
+
+    try:
+        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001 - what sympy cannot compare is not equal
+        return False
