@@ -5,20 +5,34 @@ of all samples in one vector of N values (no padding) with `sample`, an int64 ve
 token belongs to. So nothing can depend on padding, and sums over micro batches and ranks add up to the whole.
 """
 
-from rljob_trainer.algorithms.advantages import grpo_advantages
+from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
 from rljob_trainer.algorithms.aggregate import token_weights
 from rljob_trainer.algorithms.entropy import token_entropy
+from rljob_trainer.algorithms.estimate import TokenAdvantages, estimate_advantages
 from rljob_trainer.algorithms.kl import kl_estimate
-from rljob_trainer.algorithms.policy_loss import ppo_clip_loss
+from rljob_trainer.algorithms.policy_loss import cispo_loss, gspo_loss, ppo_clip_loss
+from rljob_trainer.algorithms.returns import discounted_sums, gae, token_rewards, whiten
 from rljob_trainer.algorithms.tis import TisResult, normalize_by_mean, tis_weights
+from rljob_trainer.algorithms.value_loss import clipped_value_loss, explained_variance
 
 __all__ = [
     "TisResult",
+    "TokenAdvantages",
+    "cispo_loss",
+    "clipped_value_loss",
+    "discounted_sums",
+    "estimate_advantages",
+    "explained_variance",
+    "gae",
     "grpo_advantages",
+    "gspo_loss",
     "kl_estimate",
     "normalize_by_mean",
     "ppo_clip_loss",
+    "rloo_advantages",
     "tis_weights",
     "token_entropy",
+    "token_rewards",
     "token_weights",
+    "whiten",
 ]

@@ -12,14 +12,16 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from rljob_trainer.algorithms import kl_estimate
 from rljob_trainer.backends import process
-from rljob_trainer.backends.errors import NonFiniteError
+from rljob_trainer.backends.critic import Critic, CriticLoss, backward
 from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Row, collate, plan
+from rljob_trainer.backends.optimize import adamw, gradient_norm, step
+from rljob_trainer.backends.packed_attention import use_packed_attention
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
-from rljob_trainer.backends.schedule import learning_rate
-from rljob_trainer.backends.shards import full, parameters, shard_policy
+from rljob_trainer.backends.shards import full, parameters, recompute_blocks, shard_policy
 from rljob_trainer.backends.state import load_state, save_state
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
@@ -27,7 +29,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.optimizer import OptimizerSpec
 from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.models.build import DTYPES
-from rljob_trainer.rollout.types import TrainSample
+from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.weights.arrays import Array, to_array
 
 Stage = Literal["sft", "rl"]
@@ -41,6 +43,17 @@ class SftRowLike(Protocol):
 
     @property
     def loss_mask(self) -> Sequence[int]: ...
+
+
+def _sft_row(row: SftRowLike) -> Row:
+    """With `lengths`, the row holds several documents."""
+    return Row(row.input_ids, row.loss_mask, getattr(row, "lengths", None))
+
+
+def _store(rows: list[list[float]], batch: MicroBatch, values: Tensor) -> None:
+    """Put the values of a pass, one per trained token, where their rows are."""
+    for row, part in zip(batch.rows, torch.split(values.cpu(), batch.sample_tokens.tolist()), strict=False):
+        rows[row] = part.tolist()
 
 
 class FsdpRank:
@@ -61,12 +74,16 @@ class FsdpRank:
                 hint="use bfloat16, or float32 on CPU",
             )
         self.sharded = world_size > 1 or self.dtype != torch.float32
+        # A GPU computes no padding; on a CPU padded rows of one length are the faster.
+        self.packed = self.device.type == "cuda"
         self.stage: Stage = "sft"
         self.rendezvous: process.Rendezvous | None = None
         self.tokenizer: Any = None
         self.policy: Policy
         self.reference: Policy | None = None
         self.optimizer: torch.optim.AdamW
+        self.critic: Critic | None = None
+        self.critic_optimizer: torch.optim.AdamW
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -99,8 +116,8 @@ class FsdpRank:
         self.tokenizer = self.tokenizer or load_tokenizer(self.spec.model, self.job_dir)
         self.policy = self._new_policy(load=commit_dir is None)
         torch.manual_seed(self.spec.seed + self.rank)
-        self.stage, self.reference = "sft", None
-        self.optimizer = self._new_optimizer(self.spec.sft.optimizer if self.spec.sft else self.spec.optimizer)
+        self.stage, self.reference, self.critic = "sft", None, None
+        self.optimizer = adamw(self.policy, self.spec.sft.optimizer if self.spec.sft else self.spec.optimizer)
         if commit_dir is not None:
             load_state(self, commit_dir)
         return self.stage
@@ -111,27 +128,37 @@ class FsdpRank:
         if self.stage == "rl":
             return
         self.enter_rl()
-        if self.reference is not None and self.spec.checkpoint.ref_load is None:
-            for (_, mine), (_, frozen) in zip(parameters(self.policy), parameters(self.reference), strict=True):
-                with torch.no_grad():
-                    frozen.copy_(mine)
+        mine = dict(parameters(self.policy))
+        with torch.no_grad():
+            if self.reference is not None and self.spec.checkpoint.ref_load is None:
+                for name, frozen in parameters(self.reference):
+                    frozen.copy_(mine[name])
+            if self.critic is not None:
+                prefix = f"{self.policy.hf.base_model_prefix}."
+                trunk = {name.removeprefix(prefix): value for name, value in mine.items()}
+                for name, parameter in parameters(self.critic):
+                    if name in trunk:
+                        parameter.copy_(trunk[name])
 
     def enter_rl(self) -> None:
         """Stage `rl` with a reference (its weights still to come, unless `refLoad` gives them) and a new optimizer."""
         self.stage = "rl"
         kl = self.spec.algorithm.kl
         self.reference = None
-        if kl.monitor or kl.loss_coef > 0:
+        if kl.monitor or kl.loss_coef > 0 or kl.reward_coef > 0:
             self.reference = self._new_policy(load=False, path=self.spec.checkpoint.ref_load).eval()
             self.reference.requires_grad_(False)
-        self.optimizer = self._new_optimizer(self.spec.optimizer)
+        self.optimizer = adamw(self.policy, self.spec.optimizer)
+        if self.spec.algorithm.advantage_estimator == "gae":
+            self.critic = self._new_critic()
+            self.critic_optimizer = adamw(self.critic, self.spec.algorithm.critic.optimizer)
         if self.spec.trainer.recompute.granularity == "full":
-            _recompute(self.policy)
+            recompute_blocks(self.policy.hf)
 
     def close(self) -> None:
         """Leave the other ranks, and free what holds the process group: its threads must be gone before the
         interpreter is, since one that wants Python's lock then aborts the process."""
-        for name in ("policy", "reference", "optimizer"):
+        for name in ("policy", "reference", "optimizer", "critic", "critic_optimizer"):
             self.__dict__.pop(name, None)
         if self.sharded:
             process.leave()
@@ -143,8 +170,8 @@ class FsdpRank:
         """One optimizer step on demonstrations: mean cross entropy over the trained tokens of the global batch."""
         if self.stage != "sft" or self.spec.sft is None:
             raise RuntimeError("sft_step: not in the stage of supervised fine-tuning")
-        data = [Row(row.input_ids, row.loss_mask) for row in rows]
-        totals = process.all_reduce(torch.tensor([sum(sum(row.mask[1:]) for row in data), len(data)]))
+        data = [_sft_row(row) for row in rows]
+        totals = process.all_reduce(torch.tensor([sum(len(row.trained()) for row in data), len(data)]))
         tokens = int(totals[0])
         if tokens == 0:
             raise ValueError("sft_step: no trained token in the whole batch")
@@ -175,6 +202,29 @@ class FsdpRank:
             result.append([next(source) if mask and at >= first else 0.0 for at, mask in enumerate(sample.loss_mask)])
         return result
 
+    @torch.no_grad()
+    def token_signals(self, samples: Sequence[TrainSample]) -> list[TokenSignals]:
+        """What advantages are made of beside rewards, under the weights as they are: the critic's values (`gae`) and
+        the KL against the reference (`kl.rewardCoef`). Wanted once per rollout, before its first step. Collective."""
+        if self.stage != "rl":
+            raise RuntimeError("token_signals before begin_rl")
+        rows, spec = [to_row(sample) for sample in samples], self.spec.algorithm.kl
+        kl: list[list[float]] | None = [[] for _ in rows] if spec.reward_coef else None
+        values: list[list[float]] | None = [[] for _ in rows] if self.critic is not None else None
+        for batch in self._batches(rows):
+            if kl is not None:
+                assert self.reference is not None
+                logprobs, _ = self._forward(self.policy, batch)
+                ref, _ = self._forward(self.reference, batch)
+                _store(kl, batch, kl_estimate(logprobs, ref, spec.estimator))
+            if self.critic is not None and values is not None:
+                moved = self._move(batch.input_ids), self._move(batch.positions)
+                _store(values, batch, self.critic(*moved, batch.packing))
+        return [
+            TokenSignals(None if kl is None else kl[at], None if values is None else values[at])
+            for at in range(len(rows))
+        ]
+
     def rl_step(
         self,
         samples: Sequence[TrainSample],
@@ -192,10 +242,13 @@ class FsdpRank:
             raise RuntimeError("rl_step before begin_rl")
         algorithm = self.spec.algorithm
         rows = [to_row(sample) for sample in samples]
-        totals = count(samples, rows)
+        totals = count(samples, rows, by_prompt=algorithm.loss_aggregation == "per_prompt")
         if totals.samples == 0:
             raise ValueError("rl_step: the batch is empty")
-        loss_of = RlLoss(algorithm, samples, totals, old_logprobs, self.device)
+        constant = self.spec.rollout.sampling.max_response_length
+        loss_of = RlLoss(algorithm, samples, totals, old_logprobs, self.device, constant_length=constant)
+        what = f"RL step {lr_step}"
+        finish_critic = self._critic_step(loss_of, samples, rows, lr_step, total_steps, what)
         if loss_of.needs_logprobs_first:
             loss_of.set_batch_weights(loss_of.old or self._trained_logprobs(rows))
         entropy_mode = "gradient" if algorithm.entropy_coef else "value"
@@ -208,8 +261,28 @@ class FsdpRank:
             logprobs, entropy = self._forward(self.policy, batch, entropy=entropy_mode)
             loss_of(batch, logprobs, ref, entropy).backward()  # type: ignore[no-untyped-call]
         metrics = loss_of.metrics()
-        norm, lr = self._apply(self.spec.optimizer, metrics["loss"], lr_step, total_steps, f"RL step {lr_step}")
-        return metrics | {"grad_norm": norm, "lr": lr}
+        norm, lr = self._apply(self.spec.optimizer, metrics["loss"], lr_step, total_steps, what)
+        return metrics | {"grad_norm": norm, "lr": lr} | finish_critic()
+
+    def _critic_step(
+        self, loss: RlLoss, samples: Sequence[TrainSample], rows: Sequence[Row], number: int, total: int, what: str
+    ) -> Callable[[], dict[str, float]]:
+        """Gradients of the critic, if there is one, found to be finite. The result applies them and says the metrics:
+        after the policy's turn, so that a step is applied to both or to neither."""
+        critic, spec = self.critic, self.spec.algorithm.critic
+        if critic is None:
+            return dict
+        critic.zero_grad(set_to_none=True)
+        critic_loss = CriticLoss(loss, samples, spec.value_clip, self.device)
+        backward(critic, critic_loss, self._batches(rows), self._move)
+        metrics = critic_loss.metrics()
+        norm = gradient_norm(critic, metrics["value_loss"], f"{what}, critic", self.rank)
+
+        def finish() -> dict[str, float]:
+            lr = step(critic, self.critic_optimizer, spec.optimizer, norm, number, total)
+            return metrics | {"critic_grad_norm": float(norm), "critic_lr": lr}
+
+        return finish
 
     # -- weights and state --------------------------------------------------------------------------------------
 
@@ -246,73 +319,62 @@ class FsdpRank:
         model = build_model(
             spec, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=load
         )  # fmt: skip
-        policy = Policy(model).to(self.device)
-        policy.train()
-        if self.spec.sft is not None and self.spec.sft.gradient_checkpointing and self.stage == "sft":
-            _recompute(policy)
-        if self.sharded:
-            shard_policy(policy, model.base_model.layers, self.spec.trainer.fsdp, self.dtype, self.device.type)
-        return policy
+        return self._prepare(Policy(model), model)
 
-    def _new_optimizer(self, spec: OptimizerSpec) -> torch.optim.AdamW:
-        """AdamW; weight decay on matrices alone, not on norms and biases, as Megatron and slime have it."""
-        named = [parameter for _, parameter in parameters(self.policy)]
-        groups = [
-            {"params": [p for p in named if p.ndim >= 2], "weight_decay": spec.weight_decay},
-            {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True,
-        )  # fmt: skip
+    def _new_critic(self) -> Critic:
+        """The policy's architecture with a head for values; the weights are still to come."""
+        model = build_model(
+            self.spec.model, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=False
+        )
+        return self._prepare(Critic(model.base_model), model)
+
+    def _prepare[M: nn.Module](self, module: M, model: Any) -> M:
+        """Attention, device and shards of a policy or critic over the transformers model `model`."""
+        if self.packed or (self.spec.sft is not None and self.spec.sft.packing):
+            use_packed_attention(model)
+        module = module.to(self.device)
+        module.train()
+        if self.stage == "sft":
+            recompute = self.spec.sft is not None and self.spec.sft.gradient_checkpointing
+        else:
+            recompute = self.spec.trainer.recompute.granularity == "full"
+        if recompute:
+            recompute_blocks(model)
+        if self.sharded:
+            shard_policy(module, model.base_model.layers, self.spec.trainer.fsdp, self.dtype, self.device.type)
+        return module
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[MicroBatch]:
         """The share cut into micro batches; as many as the rank with most has, since each is a collective."""
         trainer = self.spec.trainer
         limit = trainer.max_tokens_per_gpu if trainer.use_dynamic_batch_size else None
-        batches = plan([len(row.ids) for row in rows], trainer.micro_batch_size, limit)
+        packed = self.packed or any(row.lengths is not None for row in rows)
+        batches = plan([len(row.ids) for row in rows], trainer.micro_batch_size, limit, packed=packed)
         number = int(process.all_reduce(torch.tensor([len(batches)]), "max")) if self.sharded else len(batches)
         for at in range(number):
-            yield collate(rows, batches[at] if at < len(batches) else [])
+            yield collate(rows, batches[at] if at < len(batches) else [], packed=packed)
 
     def _forward(
         self, policy: Policy, batch: MicroBatch, *, entropy: str = "none", temperature: float | None = None
     ) -> tuple[Tensor, Tensor | None]:
         # The engine reports log softmax(logits / T): the trainer speaks of the same distribution (greedy counts as 1).
         temperature = temperature or self.spec.rollout.sampling.temperature or 1.0
-        move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(self.device)  # noqa: E731
-        result: tuple[Tensor, Tensor | None] = policy(
-            move(batch.input_ids), move(batch.positions), move(batch.targets), temperature, entropy
-        )
+        moved = [self._move(tensor) for tensor in (batch.input_ids, batch.positions, batch.targets)]
+        result: tuple[Tensor, Tensor | None] = policy(*moved, temperature, entropy, batch.packing)
         return result
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
 
     @torch.no_grad()
     def _trained_logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         result: list[list[float]] = [[] for _ in rows]
         for batch in self._batches(rows):
             logprobs, _ = self._forward(self.policy, batch)
-            for row, part in zip(batch.rows, torch.split(logprobs.cpu(), batch.sample_tokens.tolist()), strict=False):
-                result[row] = part.tolist()
+            _store(result, batch, logprobs)
         return result
 
-    def _apply(self, spec: OptimizerSpec, loss: float, step: int, total: int, what: str) -> tuple[float, float]:
+    def _apply(self, spec: OptimizerSpec, loss: float, number: int, total: int, what: str) -> tuple[float, float]:
         """Clip and step, unless the loss or the gradient is not finite. Returns the norm before clipping and the lr."""
-        with_grad = [parameter for _, parameter in parameters(self.policy) if parameter.grad is not None]
-        norm = full(nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None]))
-        value = float(norm)
-        if not (torch.isfinite(norm).item() and torch.isfinite(torch.tensor(loss)).item()):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(what, loss, value, self.rank)
-        if spec.clip_grad > 0:
-            nn.utils.clip_grads_with_norm_(with_grad, spec.clip_grad, norm)
-        lr = learning_rate(spec, step, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return value, lr
-
-
-def _recompute(policy: Policy) -> None:
-    """Recompute activations of each block in the backward pass."""
-    policy.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        norm = gradient_norm(self.policy, loss, what, self.rank)
+        return float(norm), step(self.policy, self.optimizer, spec, norm, number, total)

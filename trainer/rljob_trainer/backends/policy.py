@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from rljob_trainer.algorithms.entropy import token_entropy
+from rljob_trainer.backends.microbatch import Packing
 
-PLAIN_HEAD = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+PLAIN_HEAD = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe"})
 """Model types whose logits are the output projection of the last hidden state and nothing else."""
 
 
@@ -26,19 +27,21 @@ class Policy(nn.Module):
         targets: Tensor,
         temperature: float = 1.0,
         entropy: str = "none",
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """log π(targets) at `positions` under softmax(logits / temperature), and the entropy there.
 
-        input_ids: [B, T] int64, padded on the right: causal attention needs no mask then. positions: [N] int64 into
-        the flattened [B·T]. targets: [N]. `entropy`: `none`, `value` (no gradient) or `gradient`.
-        Returns ([N] float32, [N] float32 or None).
+        input_ids: [B, T] int64, padded on the right: causal attention needs no mask then; or, with `packing`, [1, T] of
+        documents one after another. positions: [N] int64 into the flattened ids. targets: [N]. `entropy`: `none`,
+        `value` (no gradient) or `gradient`. Returns ([N] float32, [N] float32 or None).
         """
+        bounds = document_bounds(packing, input_ids.device)
         if self.plain_head:
-            hidden = self.hf.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+            hidden = self.hf.base_model(input_ids=input_ids, use_cache=False, **bounds).last_hidden_state
             chosen = hidden.flatten(0, 1).index_select(0, positions)
             logits = self.hf.get_output_embeddings()(chosen).float()
         else:
-            logits = self.hf(input_ids=input_ids, use_cache=False).logits
+            logits = self.hf(input_ids=input_ids, use_cache=False, **bounds).logits
             logits = logits.flatten(0, 1).index_select(0, positions).float()
         if temperature != 1.0:
             logits = logits / temperature
@@ -49,3 +52,17 @@ class Policy(nn.Module):
             return logprobs, token_entropy(logits)
         with torch.no_grad():
             return logprobs, token_entropy(logits.detach())
+
+
+def document_bounds(packing: Packing | None, device: torch.device) -> dict[str, Any]:
+    """Where documents begin, as arguments that transformers' models pass on to their attention."""
+    if packing is None:
+        return {}
+    bounds = packing.bounds.to(device)
+    return {
+        "position_ids": packing.position_ids.to(device),
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": packing.longest,
+        "max_length_k": packing.longest,
+    }

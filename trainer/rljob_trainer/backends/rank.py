@@ -6,7 +6,7 @@ from typing import Any
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.rollout.types import TrainSample
+from rljob_trainer.rollout.types import TokenSignals, TrainSample
 
 
 class TrainerRank:
@@ -60,6 +60,10 @@ class TrainerRank:
     def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
         """Log-probabilities under the weights as they are, one per response token, 0 where not trained."""
         return self._rank.compute_logprobs(samples)
+
+    def token_signals(self, samples: Sequence[TrainSample]) -> list[TokenSignals]:
+        """Values and KL of the trained tokens, for advantages that are made of more than rewards."""
+        return self._rank.token_signals(samples)
 
     def rl_step(
         self,

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rljob_trainer.algorithms import kl_estimate, normalize_by_mean, ppo_clip_loss, tis_weights, token_weights
+from rljob_trainer.algorithms import (
+    cispo_loss,
+    gspo_loss,
+    kl_estimate,
+    normalize_by_mean,
+    ppo_clip_loss,
+    tis_weights,
+    token_weights,
+)
 from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Row
 from rljob_trainer.backends.process import all_reduce
@@ -18,7 +26,7 @@ from rljob_trainer.rollout.types import TrainSample
 
 SUMS = (
     "loss", "pg_loss", "kl", "entropy", "clipfrac", "ratio_mean", "logprob_diff_mean", "mismatch_kl",
-    "tis_weight_mean", "tis_ratio", "tis_above", "tis_below", "tis_units", "tis_vetoed",
+    "tis_weight_mean", "tis_weight_squares", "tis_ratio", "tis_above", "tis_below", "tis_units", "tis_vetoed",
 )  # fmt: skip
 MAXIMA = ("ratio_max", "logprob_diff_max")
 
@@ -31,6 +39,10 @@ class Totals:
     tokens: int
     """Trained tokens."""
     response_tokens: int
+    prompt_tokens: Sequence[int] = ()
+    """Trained tokens of each prompt's samples, by `TrainSample.group`."""
+    prompts: int = 0
+    """Prompts with at least one sample."""
 
 
 def to_row(sample: TrainSample) -> Row:
@@ -44,11 +56,21 @@ def to_row(sample: TrainSample) -> Row:
     return Row([*sample.prompt_ids, *sample.response_ids], [0] * len(sample.prompt_ids) + list(sample.loss_mask))
 
 
-def count(samples: Sequence[TrainSample], rows: Sequence[Row]) -> Totals:
-    """Totals over all ranks (collective)."""
-    mine = [len(samples), sum(sum(row.mask[1:]) for row in rows), sum(len(s.response_ids) for s in samples)]
-    values = all_reduce(torch.tensor(mine, dtype=torch.int64)).tolist()
-    return Totals(*values)
+def count(samples: Sequence[TrainSample], rows: Sequence[Row], *, by_prompt: bool = False) -> Totals:
+    """Totals over all ranks (collective); those of prompts where asked for."""
+    tokens = [len(row.trained()) for row in rows]
+    mine = [len(samples), sum(tokens), sum(len(s.response_ids) for s in samples)]
+    number_of_samples, trained, response = all_reduce(torch.tensor(mine, dtype=torch.int64)).tolist()
+    if not by_prompt:
+        return Totals(number_of_samples, trained, response)
+    groups = torch.tensor([sample.group for sample in samples], dtype=torch.int64)
+    number = int(all_reduce(torch.tensor([int(groups.max()) + 1 if len(groups) else 0]), "max"))
+    table = torch.zeros(2, number, dtype=torch.int64)
+    table[0].index_add_(0, groups, torch.tensor(tokens, dtype=torch.int64))
+    table[1].index_add_(0, groups, torch.ones_like(groups))
+    table = all_reduce(table)
+    prompts = int((table[1] > 0).sum())
+    return Totals(number_of_samples, trained, response, prompt_tokens=table[0].tolist(), prompts=prompts)
 
 
 def of_trained(values: Sequence[float], sample: TrainSample) -> list[float]:
@@ -73,15 +95,21 @@ class RlLoss:
         totals: Totals,
         old_logprobs: Sequence[Sequence[float]] | None,
         device: torch.device,
+        *,
+        constant_length: int | None = None,
     ) -> None:
-        if spec.loss_aggregation not in ("per_sample", "per_token"):
-            raise UserError(
-                f"spec.algorithm.lossAggregation: {spec.loss_aggregation!r} is not available with the fsdp backend",
-                hint="use per_sample or per_token",
-            )
-        self.spec, self.totals, self.device = spec, totals, device
+        """`constant_length`: tokens that a sample's sum is divided by, for the aggregation `constant`. For
+        `per_prompt`, `totals` must have been counted by prompt."""
+        self.spec, self.totals, self.device, self.constant_length = spec, totals, device, constant_length
+        self.prompt_tokens: Tensor | None = None
+        if spec.loss_aggregation == "per_prompt":
+            by_prompt = torch.tensor(totals.prompt_tokens, dtype=torch.int64)
+            self.prompt_tokens = by_prompt[[sample.group for sample in samples]]
         self.meters = Meters(SUMS, MAXIMA)
         self.advantages = torch.tensor([sample.advantage for sample in samples], dtype=torch.float32, device=device)
+        self.token_advantages: list[list[float]] | None = None
+        if any(sample.advantages is not None for sample in samples):
+            self.token_advantages = [_token_advantages(sample) for sample in samples]
         self.rollout: list[list[float]] | None = None
         if all(len(sample.rollout_logprobs) == len(sample.response_ids) for sample in samples):
             self.rollout = [of_trained(sample.rollout_logprobs, sample) for sample in samples]
@@ -118,25 +146,51 @@ class RlLoss:
             weights = normalize_by_mean(weights, total, number)
         self.weights = [part.tolist() for part in torch.split(weights, sizes)]
 
+    def token_weights(self, batch: MicroBatch) -> Tensor:
+        """[N]: what each token counts in the loss of the global batch."""
+        prompt_tokens = None if self.prompt_tokens is None else self.prompt_tokens[batch.rows].to(self.device)
+        if prompt_tokens is not None and not batch.rows:
+            prompt_tokens = torch.zeros(1, device=self.device)  # the pass of a rank without rows
+        return token_weights(
+            batch.sample.to(self.device),
+            self.spec.loss_aggregation,
+            sample_tokens=batch.sample_tokens.to(self.device),
+            batch_samples=self.totals.samples,
+            batch_tokens=self.totals.tokens,
+            prompt_tokens=prompt_tokens,
+            batch_prompts=self.totals.prompts,
+            constant_length=self.constant_length,
+        )
+
+    def _advantages(self, batch: MicroBatch, sample: Tensor) -> Tensor:
+        if self.token_advantages is not None:
+            return gather(self.token_advantages, batch, self.device)
+        return self.advantages[torch.tensor(batch.rows, dtype=torch.int64, device=self.device)][sample]
+
+    def _policy_loss(
+        self, logprobs: Tensor, old: Tensor, advantages: Tensor, sample: Tensor, number: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        spec = self.spec
+        if spec.policy_loss == "gspo":
+            return gspo_loss(
+                logprobs, old, advantages, sample, number, eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high
+            )
+        if spec.policy_loss == "cispo":
+            return cispo_loss(logprobs, old, advantages, eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high)
+        return ppo_clip_loss(
+            logprobs, old, advantages,
+            eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high, dual_clip=spec.dual_clip,
+        )  # fmt: skip
+
     def __call__(self, batch: MicroBatch, logprobs: Tensor, ref: Tensor | None, entropy: Tensor | None) -> Tensor:
         """The micro batch's share of the loss: a scalar; the shares of all micro batches and ranks add up to the loss.
 
         logprobs: [N] of the policy, with gradient. ref: [N] of the reference. entropy: [N].
         """
         spec, sample = self.spec, batch.sample.to(self.device)
-        weight = token_weights(
-            sample,
-            spec.loss_aggregation,
-            sample_tokens=batch.sample_tokens.to(self.device),
-            batch_samples=self.totals.samples,
-            batch_tokens=self.totals.tokens,
-        )
-        advantages = self.advantages[torch.tensor(batch.rows, dtype=torch.int64, device=self.device)][sample]
+        weight, advantages = self.token_weights(batch), self._advantages(batch, sample)
         old = logprobs.detach() if self.old is None else gather(self.old, batch, self.device)
-        pg, clipped, ratio = ppo_clip_loss(
-            logprobs, old, advantages,
-            eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high, dual_clip=spec.dual_clip,
-        )  # fmt: skip
+        pg, clipped, ratio = self._policy_loss(logprobs, old, advantages, sample, max(len(batch.rows), 1))
         rollout = gather(self.rollout, batch, self.device) if self.rollout is not None else None
         if spec.tis.enabled and rollout is not None:
             if self.weights is not None:
@@ -146,11 +200,13 @@ class RlLoss:
                 importance = result.weights
                 self._add_stats(result.stats)
             pg = pg * importance
-            self.meters.add(tis_weight_mean=importance.double().sum())
+            exact = importance.double()
+            self.meters.add(tis_weight_mean=exact.sum(), tis_weight_squares=exact.square().sum())
         loss = (weight * pg).sum()
         self.meters.add(pg_loss=loss.detach().double())
         if ref is not None:
-            kl = (weight * kl_estimate(logprobs, ref, spec.kl.estimator)).sum()
+            off_policy = torch.exp(logprobs - old) if spec.kl.unbiased else None
+            kl = (weight * kl_estimate(logprobs, ref, spec.kl.estimator, off_policy)).sum()
             self.meters.add(kl=kl.detach().double())
             if spec.kl.loss_coef:
                 loss = loss + spec.kl.loss_coef * kl
@@ -185,10 +241,13 @@ class RlLoss:
         """Metrics of the step, the same on all ranks (collective)."""
         values, totals = self.meters.reduce(), self.totals
         tokens, units = max(totals.tokens, 1), max(values.pop("tis_units"), 1.0)
+        squares = values.pop("tis_weight_squares")
+        effective = values["tis_weight_mean"] ** 2 / (tokens * squares) if squares else 0.0
         for name in ("clipfrac", "ratio_mean", "logprob_diff_mean", "mismatch_kl", "tis_weight_mean"):
             values[name] /= tokens
         tis = {"tis_ratio_mean": values.pop("tis_ratio") / units}
         tis["tis_weight_mean"] = values.pop("tis_weight_mean")
+        tis["tis_effective_samples"] = effective  # (Σw)² / (n·Σw²): 1 when all weights are equal
         tis["tis_above_fraction"] = values.pop("tis_above") / units
         tis["tis_below_fraction"] = values.pop("tis_below") / units
         tis["tis_veto_fraction"] = values.pop("tis_vetoed") / max(totals.samples, 1)
@@ -199,6 +258,14 @@ class RlLoss:
             "tokens": float(totals.tokens),
             "response_length": totals.response_tokens / max(totals.samples, 1),
         }
+
+
+def _token_advantages(sample: TrainSample) -> list[float]:
+    tokens = len(of_trained(sample.loss_mask, sample))
+    values = [sample.advantage] * tokens if sample.advantages is None else sample.advantages
+    if len(values) != tokens:
+        raise ValueError(f"a sample has {tokens} trained tokens and {len(values)} advantages: they must be aligned")
+    return values
 
 
 def _options(spec: TisSpec) -> dict[str, Any]:

@@ -36,6 +36,11 @@ def shard_policy(policy: nn.Module, layers: nn.ModuleList, spec: FsdpSpec, dtype
             module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
+def recompute_blocks(model: Any) -> None:
+    """Recompute the activations of each block of a transformers model in the backward pass (non-reentrant)."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def local(tensor: Tensor) -> Tensor:
     """This rank's rows of a sharded tensor, sharing its memory; the tensor itself when it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,6 +1,7 @@
 """What a rank puts into a commit, and how it takes it up again: exactly, to the bit, for the same number of ranks."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def save_state(rank: "FsdpRank", directory: str | Path) -> list[FileEntry]:
     """Weights, reference, optimizer and generators of this rank; rank 0 adds the layout. Returns manifest entries."""
     tensors: dict[str, Tensor] = {}
-    for name, parameter in parameters(rank.policy):
-        tensors[f"model.{name}"] = local(parameter)
-        state = rank.optimizer.state.get(parameter, {})
-        for key in MOMENTS:
-            if key in state:
-                tensors[f"optimizer.{key}.{name}"] = local(state[key])
-        if "step" in state:
-            tensors[f"optimizer.step.{name}"] = local(torch.as_tensor(state["step"])).reshape(1)
+    for model, optimizer, module, adam in _trained(rank):
+        for name, parameter in parameters(module):
+            tensors[f"{model}.{name}"] = local(parameter)
+            state = adam.state.get(parameter, {})
+            for key in MOMENTS:
+                if key in state:
+                    tensors[f"{optimizer}.{key}.{name}"] = local(state[key])
+            if "step" in state:
+                tensors[f"{optimizer}.step.{name}"] = local(torch.as_tensor(state["step"])).reshape(1)
     if rank.reference is not None:
         tensors |= {f"reference.{name}": local(parameter) for name, parameter in parameters(rank.reference)}
     tensors["rng.cpu"] = torch.get_rng_state()
@@ -60,15 +62,16 @@ def load_state(rank: "FsdpRank", directory: str | Path) -> None:
         surplus = reader.names("model.") - {f"model.{name}" for name, _ in parameters(rank.policy)}
         if surplus:
             raise UserError(f"the model has no tensor {min(surplus)!r} of the commit: it was made with another model")
-        for name, parameter in parameters(rank.policy):
-            _copy(reader, f"model.{name}", parameter, rank)
-            if f"optimizer.step.{name}" not in reader:
-                continue
-            state = rank.optimizer.state[parameter]
-            state["step"] = reader.own(f"optimizer.step.{name}", 0).reshape(()).to(rank.device)
-            for key in MOMENTS:
-                state[key] = torch.zeros_like(parameter)
-                _copy(reader, f"optimizer.{key}.{name}", state[key], rank)
+        for model, optimizer, module, adam in _trained(rank):
+            for name, parameter in parameters(module):
+                _copy(reader, f"{model}.{name}", parameter, rank)
+                if f"{optimizer}.step.{name}" not in reader:
+                    continue
+                state = adam.state[parameter]
+                state["step"] = reader.own(f"{optimizer}.step.{name}", 0).reshape(()).to(local(parameter).device)
+                for key in MOMENTS:
+                    state[key] = torch.zeros_like(parameter)
+                    _copy(reader, f"{optimizer}.{key}.{name}", state[key], rank)
         if rank.reference is not None:
             for name, parameter in parameters(rank.reference):
                 if f"reference.{name}" in reader:
@@ -77,6 +80,13 @@ def load_state(rank: "FsdpRank", directory: str | Path) -> None:
             torch.set_rng_state(reader.own("rng.cpu", rank.rank))
             if rank.device.type == "cuda" and "rng.cuda" in reader:
                 torch.cuda.set_rng_state(reader.own("rng.cuda", rank.rank))
+
+
+def _trained(rank: "FsdpRank") -> Iterator[tuple[str, str, nn.Module, torch.optim.AdamW]]:
+    """What is trained: the prefixes of its tensors' names, the module and its optimizer."""
+    yield "model", "optimizer", rank.policy, rank.optimizer
+    if rank.critic is not None:
+        yield "critic", "critic_optimizer", rank.critic, rank.critic_optimizer
 
 
 def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpRank") -> None:

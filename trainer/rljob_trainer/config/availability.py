@@ -45,6 +45,10 @@ def _fsdp(spec: RLJobSpec) -> bool:
     return trains(spec) and spec.trainer.backend == "fsdp"
 
 
+def _megatron(spec: RLJobSpec) -> bool:
+    return trains_rl(spec) and spec.trainer.backend == "megatron"
+
+
 TABLE: tuple[Unavailable, ...] = (
     Unavailable("mode", ("Evaluate", "Generate"), "use Train"),
     # Model
@@ -62,15 +66,7 @@ TABLE: tuple[Unavailable, ...] = (
     # SFT
     Unavailable("sft.packing"),
     # Algorithm
-    Unavailable(
-        "algorithm.advantageEstimator",
-        ("rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"),
-        "use grpo",
-        when=trains_rl,
-    ),
-    Unavailable("algorithm.policyLoss", ("gspo", "cispo"), "use ppo_clip", when=trains_rl),
-    Unavailable("algorithm.lossAggregation", ("per_prompt", "constant"), "use per_sample or per_token", when=trains_rl),
-    Unavailable("algorithm.kl.rewardCoef", use="use algorithm.kl.lossCoef", when=trains_rl),
+    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=_megatron),
     # Rollout
     Unavailable("rollout.engine", ("sglang",), "use torch", when=generates),
     Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
@@ -81,7 +77,6 @@ TABLE: tuple[Unavailable, ...] = (
     # Trainer
     Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
     Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),
-    Unavailable("trainer.balanceData", when=trains),
     *(
         Unavailable(f"trainer.parallelism.{degree}", range(2, 1025), "use 1 (data parallelism alone)", when=_fsdp)
         for degree in ("tensor", "pipeline", "context", "expert")

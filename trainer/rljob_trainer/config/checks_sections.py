@@ -74,6 +74,8 @@ def _algorithm(spec: RLJobSpec) -> Iterator[Problem]:
         yield Problem("spec.algorithm.epsClip", f"{algorithm.eps_clip:g} is not below 1")
     if algorithm.dual_clip is not None and algorithm.dual_clip <= 1:
         yield Problem("spec.algorithm.dualClip", f"{algorithm.dual_clip:g} is not above 1")
+    if algorithm.dual_clip is not None and algorithm.policy_loss != "ppo_clip":
+        yield Problem("spec.algorithm.dualClip", f"is for policyLoss ppo_clip, but it is {algorithm.policy_loss}")
     if tis.enabled and not spec.rollout.return_logprobs:
         yield Problem("spec.algorithm.tis", "needs the engine's log-probabilities: set spec.rollout.returnLogprobs")
     if tis.enabled and tis.lower_bound > tis.upper_bound:

@@ -69,7 +69,7 @@ class TrainerSpec(ApiModel):
     max_tokens_per_gpu: PositiveInt = 4608
     """Tokens per forward pass and rank, for `useDynamicBatchSize`."""
     balance_data: bool = False
-    """Spread samples over data-parallel ranks by length."""
+    """Share samples out to data-parallel ranks by the work that their lengths make, instead of in turn."""
     recompute: Recompute = Field(default_factory=Recompute)
     """Activation recomputation."""
     fsdp: FsdpSpec = Field(default_factory=FsdpSpec)

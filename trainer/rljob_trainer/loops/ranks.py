@@ -4,20 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rljob_trainer.backends.balance import restore, shares
 from rljob_trainer.config.arithmetic import world_size
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor
 from rljob_trainer.loops.waiting import gather
-from rljob_trainer.rollout.types import TrainSample
+from rljob_trainer.rollout.types import TokenSignals, TrainSample
 
 START_SECONDS = 600.0
 Calls = dict[str, Any]
 """Calls under way: worker name → ObjectRef."""
-
-
-def share[T](items: Sequence[T], rank: int, size: int) -> Sequence[T]:
-    """The items of one rank: every `size`-th, so that shares differ by one item at most and none is dropped."""
-    return items[rank::size]
 
 
 class RankGroup:
@@ -30,6 +26,7 @@ class RankGroup:
         from rljob_trainer.backends.rank import TrainerRank
 
         self.size = world_size(job.spec)
+        self._balanced = job.spec.trainer.balance_data
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
         self._tick = tick
         gpus = 1 if job.spec.trainer.gpus_per_replica else 0
@@ -53,9 +50,10 @@ class RankGroup:
 
     def submit_sft(self, rows: Sequence[Any], step: int, total_steps: int) -> Calls:
         """Start one SFT step on `rows`, the global batch; `step` counts from 0 within the stage."""
+        shares = self._shares([len(row.input_ids) for row in rows])
         return {
-            f"rank {rank}": actor.sft_step.remote(share(rows, rank, self.size), step, total_steps)
-            for rank, actor in enumerate(self._ranks)
+            f"rank {rank}": actor.sft_step.remote(_pick(rows, own), step, total_steps)
+            for rank, (actor, own) in enumerate(zip(self._ranks, shares, strict=True))
         }
 
     def sft_result(self, calls: Calls, step: int) -> dict[str, float]:
@@ -69,12 +67,13 @@ class RankGroup:
 
     def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
         """Log-probabilities of `samples` under the weights as they are, in the order of `samples`."""
-        calls = {
-            f"rank {rank}": actor.compute_logprobs.remote(share(samples, rank, self.size))
-            for rank, actor in enumerate(self._ranks)
-        }
-        shares = self._wait(calls, "computing log-probabilities")
-        return [shares[number % self.size][number // self.size] for number in range(len(samples))]
+        result: list[list[float]] = self._of_each("compute_logprobs", samples, "computing log-probabilities")
+        return result
+
+    def token_signals(self, samples: Sequence[TrainSample]) -> list[TokenSignals]:
+        """The critic's values and the KL of the samples' tokens, in the order of `samples`."""
+        result: list[TokenSignals] = self._of_each("token_signals", samples, "computing values and KL")
+        return result
 
     def rl_step(
         self,
@@ -86,12 +85,9 @@ class RankGroup:
         """One optimizer step on `samples`, the global batch; `step` counts from 0 within the stage."""
         calls = {
             f"rank {rank}": actor.rl_step.remote(
-                share(samples, rank, self.size),
-                step,
-                total_steps,
-                None if old_logprobs is None else share(old_logprobs, rank, self.size),
+                _pick(samples, own), step, total_steps, None if old_logprobs is None else _pick(old_logprobs, own)
             )
-            for rank, actor in enumerate(self._ranks)
+            for rank, (actor, own) in enumerate(zip(self._ranks, self._shares(_lengths(samples)), strict=True))
         }
         result: dict[str, float] = self._wait(calls, f"RL step {step}")[0]
         return result
@@ -109,8 +105,27 @@ class RankGroup:
         """Write the model as a Hugging Face folder."""
         self._wait(self._call("export_hf", str(directory)), "exporting the model")
 
+    def _shares(self, lengths: Sequence[int]) -> list[list[int]]:
+        return shares(lengths, self.size, balanced=self._balanced)
+
+    def _of_each(self, method: str, samples: Sequence[TrainSample], doing: str) -> list[Any]:
+        numbers = self._shares(_lengths(samples))
+        calls = {
+            f"rank {rank}": getattr(actor, method).remote(_pick(samples, own))
+            for rank, (actor, own) in enumerate(zip(self._ranks, numbers, strict=True))
+        }
+        return restore(self._wait(calls, doing), numbers)
+
     def _call(self, method: str, *args: Any) -> Calls:
         return {f"rank {rank}": getattr(actor, method).remote(*args) for rank, actor in enumerate(self._ranks)}
 
     def _wait(self, calls: Calls, doing: str, limit: float | None = None) -> list[Any]:
         return list(gather(calls, limit=limit or self._limit, doing=doing, tick=self._tick).values())
+
+
+def _pick[T](items: Sequence[T], numbers: Sequence[int]) -> list[T]:
+    return [items[number] for number in numbers]
+
+
+def _lengths(samples: Sequence[TrainSample]) -> list[int]:
+    return [len(sample.prompt_ids) + len(sample.response_ids) for sample in samples]

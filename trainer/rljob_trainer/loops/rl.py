@@ -2,6 +2,7 @@
 
 from rljob_trainer.config.arithmetic import batch_plan
 from rljob_trainer.data.prompts import PromptSource
+from rljob_trainer.loops.credit import Credit
 from rljob_trainer.loops.evaluate import evaluate
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.samples import (
@@ -71,7 +72,8 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     generate_seconds = run.timer.seconds("generate")
     with run.timer.phase("reward"):
         run.score(samples)
-        advantages = advantages_of(samples, spec.algorithm)
+    with run.timer.phase("train"):
+        advantages = advantages_of(samples, spec.algorithm, run.ranks.token_signals)
     if not advantages:
         reasons = sorted({str(sample.info.get("error", sample.status)) for sample in samples})
         raise RolloutFailedError(
@@ -92,7 +94,7 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     return values
 
 
-def _train(run: Run, samples: list[Sample], advantages: dict[int, float]) -> dict[str, float]:
+def _train(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> dict[str, float]:
     """Optimizer steps on the rollout. Returns the mean of their metrics."""
     steps = batch_plan(run.job.spec).num_steps_per_rollout
     batches = train_batches(samples, advantages, steps)
@@ -111,10 +113,11 @@ def _train(run: Run, samples: list[Sample], advantages: dict[int, float]) -> dic
     return {key: sum(result[key] for result in results) / len(results) for key in results[0]}
 
 
-def _keep_completions(run: Run, samples: list[Sample], advantages: dict[int, float]) -> None:
+def _keep_completions(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> None:
     for number, sample in enumerate(samples[: run.job.spec.tracking.log_completions]):
         segments = segments_of(sample, run.data.tokenizer)
-        run.recorder.completion(run.state, "train", sample, segments, advantages.get(number))
+        credit = advantages.get(number)
+        run.recorder.completion(run.state, "train", sample, segments, None if credit is None else credit.advantage)
 
 
 def _statuses(samples: list[Sample]) -> dict[str, int]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from rljob_trainer.algorithms.advantages import grpo_advantages
+from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
 from rljob_trainer.config.algorithm import AlgorithmSpec
 from rljob_trainer.config.reward import RewardSpec
 from rljob_trainer.config.rollout import SamplingSpec
+from rljob_trainer.loops.credit import Ask, Credit, by_token, token_credit, train_sample
 from rljob_trainer.loops.seeds import sample_seed
 from rljob_trainer.rollout.types import Sample, SamplingParams, Tokenizer, TrainSample
 
@@ -49,35 +50,31 @@ def trainable(sample: Sample) -> bool:
     return sample.status in ("completed", "truncated") and sample.reward is not None and any(sample.loss_mask)
 
 
-def advantages_of(samples: Sequence[Sample], spec: AlgorithmSpec) -> dict[int, float]:
-    """Advantage by the number of the sample. Failed samples have none and do not count in their group."""
+def advantages_of(samples: Sequence[Sample], spec: AlgorithmSpec, ask: Ask | None = None) -> dict[int, Credit]:
+    """Credit by the number of the sample. Failed samples have none and do not count in their group. `ask` reaches the
+    ranks, for algorithms that need more than rewards."""
     numbers = [number for number, sample in enumerate(samples) if trainable(sample)]
     if not numbers:
         return {}
+    if by_token(spec):
+        return dict(zip(numbers, token_credit([samples[number] for number in numbers], spec, ask), strict=True))
     rewards = torch.tensor([samples[number].reward for number in numbers], dtype=torch.float64)
     groups = torch.tensor([samples[number].group for number in numbers])
-    values = grpo_advantages(rewards, groups, normalize_by_std=spec.normalize_by_std)
-    return dict(zip(numbers, values.tolist(), strict=True))
+    if spec.advantage_estimator == "rloo":
+        values = rloo_advantages(rewards, groups)
+    else:
+        values = grpo_advantages(rewards, groups, normalize_by_std=spec.normalize_by_std)
+    return {number: Credit(value) for number, value in zip(numbers, values.tolist(), strict=True)}
 
 
-def train_batches(samples: Sequence[Sample], advantages: Mapping[int, float], steps: int) -> list[list[TrainSample]]:
+def train_batches(samples: Sequence[Sample], advantages: Mapping[int, Credit], steps: int) -> list[list[TrainSample]]:
     """The rollout cut into `steps` batches of whole groups where that divides, none of its samples left over."""
     size = len(samples) // steps
     batches = []
     for step in range(steps):
         numbers = range(step * size, (step + 1) * size if step < steps - 1 else len(samples))
         batches.append(
-            [
-                TrainSample(
-                    prompt_ids=samples[number].prompt_ids,
-                    response_ids=samples[number].response_ids,
-                    loss_mask=samples[number].loss_mask,
-                    rollout_logprobs=samples[number].logprobs,
-                    advantage=advantages[number],
-                )
-                for number in numbers
-                if number in advantages
-            ]
+            [train_sample(samples[number], advantages[number]) for number in numbers if number in advantages]
         )
     return batches
 

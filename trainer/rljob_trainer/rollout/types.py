@@ -154,6 +154,25 @@ class TrainSample:
     loss_mask: list[int]
     rollout_logprobs: list[float]
     advantage: float
+    """Of every trained token, where `advantages` is None."""
     policy_versions: list[int] = field(default_factory=list)
     """Version of the weights that made each response token, −1 for observations; empty when nobody asks. Tokens of a
     partial rollout may be older than the policy that is trained; `rollout_logprobs` are those of their own version."""
+    group: int = 0
+    """The prompt: samples of one have the same number, from 0."""
+    advantages: list[float] | None = None
+    """One per trained token, where they differ within the sample."""
+    values: list[float] | None = None
+    """The critic's value at each trained token before the rollout's first step (`gae`)."""
+    returns: list[float] | None = None
+    """What the critic should have said at each trained token (`gae`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSignals:
+    """What the ranks say of a sample's trained tokens before advantages are known."""
+
+    kl: list[float] | None = None
+    """Estimates of KL(π ‖ π_ref), for a penalty in the reward."""
+    values: list[float] | None = None
+    """The critic's values, for `gae`."""

@@ -255,9 +255,8 @@ def test_misuse_is_refused_in_words(make_rank: Make) -> None:
         rank.rl_step([], 0, 1)
     with pytest.raises(ValueError, match="aligned"):
         rank.rl_step([replace(samples(1, 1)[0], loss_mask=[1] * 50)], 0, 1)
-    other = make_rank({"algorithm": {"lossAggregation": "per_prompt"}})
-    other.begin_rl()
-    with pytest.raises(UserError, match="per_prompt"):
-        other.rl_step(samples(1, 2), 0, 1)
+    batch = samples(1, 1)[0]
+    with pytest.raises(ValueError, match="2 advantages"):
+        rank.rl_step([replace(batch, loss_mask=[1] * len(batch.loss_mask), advantages=[1, 2])], 0, 1)
     with pytest.raises(UserError, match="float16"):
         make_rank({"model": {"dtype": "float16"}})
