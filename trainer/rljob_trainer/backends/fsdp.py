@@ -31,6 +31,7 @@ from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.weights.arrays import Array, to_array
+from rljob_trainer.weights.buckets import TensorInfo
 
 Stage = Literal["sft", "rl"]
 
@@ -290,6 +291,17 @@ class FsdpRank:
         """All weights in `model.dtype` under their Hugging Face names (tied ones once), on rank 0; {} elsewhere.
         Collective. The arrays are copies; bfloat16 is carried as uint16 (see `weights.arrays`)."""
         return {name: to_array(value) for name, value in self._gather() if self.rank == 0}
+
+    def weights_layout(self) -> list[TensorInfo]:
+        """Name, whole shape and dtype of every tensor that `gather_weights` gives, sorted; the same on all ranks."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return [TensorInfo(name, tuple(parameter.shape), dtype) for name, parameter in parameters(self.policy)]
+
+    def gather_weights(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """The named tensors in `model.dtype`, whole, on this rank's device. Collective: all ranks ask for the same."""
+        known = dict(parameters(self.policy))
+        for name in names:
+            yield name, full(known[name].detach().to(self.dtype))
 
     def save(self, directory: str | Path) -> list[FileEntry]:
         """Write this rank's state into a commit's (temporary) folder, durably; entries for the manifest. Collective."""

@@ -1,12 +1,16 @@
 """One training rank as the driver sees it. A Ray actor by `ray.remote(TrainerRank)`, or a plain object."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
+
+if TYPE_CHECKING:
+    from rljob_trainer.weights.buckets import Bucket
+    from rljob_trainer.weights.fingerprint import Entry
 
 
 class TrainerRank:
@@ -25,10 +29,12 @@ class TrainerRank:
             )
         from rljob_trainer.backends.fsdp import FsdpRank
         from rljob_trainer.metrics.exporter import ProcessMetrics
+        from rljob_trainer.weights.export import WeightExporter
 
         self._exported = ProcessMetrics(parsed.metadata.name, "rank", rank)
         self._metrics_port = parsed.spec.tracking.metrics_port
         self._rank = FsdpRank(parsed, job_dir, rank, world_size)
+        self._exporter = WeightExporter(self._rank, rank)
 
     def rendezvous(self) -> tuple[str, int]:
         """On rank 0: where the ranks meet (host, port). The port is held from here on."""
@@ -80,6 +86,34 @@ class TrainerRank:
     def full_weights(self) -> dict[str, Any]:
         """All weights as numpy arrays under Hugging Face names on rank 0, {} on the others (which must call it too)."""
         return self._rank.full_weights()
+
+    def weights_plan(self, max_bytes: int) -> "list[Bucket]":
+        """The buckets in which the weights travel to the engines."""
+        return self._exporter.plan(max_bytes)
+
+    def export_bucket(self, bucket: "Bucket", *after: None) -> bytes:
+        """A bucket in this GPU's memory, for an engine on the same GPU. Collective. `after`: calls to wait for."""
+        return self._exporter.share(bucket)
+
+    def open_weights_group(self) -> tuple[str, int]:
+        """On rank 0: where the engines meet it."""
+        return self._exporter.address()
+
+    def join_weights_group(self, port: int, world_size: int, name: str) -> None:
+        """On rank 0: make the NCCL group of weights with the engines; returns when all are there."""
+        self._exporter.join_group(port, world_size, name)
+
+    def broadcast_bucket(self, bucket: "Bucket", group: str) -> None:
+        """Broadcast a bucket from rank 0 to the engines of `group`. Collective."""
+        self._exporter.broadcast(bucket, group)
+
+    def write_bucket(self, bucket: "Bucket", file: str) -> None:
+        """Write a bucket to a safetensors file (rank 0). Collective."""
+        self._exporter.write(bucket, file)
+
+    def finish_export(self, *after: None) -> "tuple[str, dict[str, Entry]]":
+        """Digest and table of what was exported since the last call; `after`: calls to wait for."""
+        return self._exporter.finish()
 
     def save(self, directory: str) -> list[FileEntry]:
         """Write this rank's state into the folder of a `CommitWriter`; entries for `CommitWriter.add`."""

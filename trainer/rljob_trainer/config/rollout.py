@@ -105,6 +105,8 @@ class RolloutSpec(ApiModel):
     """GPUs of one engine (its tensor parallelism); 0 on CPU."""
     engine_args: FreeMap = Field(default_factory=dict)
     """Arguments passed to the engine as they are. SGLang: its ServerArgs. torch: `slots`, `prefillChunk`."""
+    weight_sync: Literal["auto", "disk"] = "auto"
+    """How SGLang gets new weights. `auto`: GPU memory when colocated, else NCCL. `disk`: files in the job's storage."""
     over_sampling_batch_size: PositiveInt | None = None
     """Prompts asked for at once, of which `batchSize` are kept (dynamic sampling)."""
     dynamic_filter: ImportPath | Literal["nonzero_std"] | None = None

@@ -6,16 +6,18 @@ with the same result.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from rljob_trainer.config.job import RLJob
-from rljob_trainer.loops.placement import ROLLOUT_RESOURCE, make_actor
+from rljob_trainer.loops.placement import ROLLOUT_RESOURCE, engine_gpu_share, make_actor
 from rljob_trainer.loops.waiting import TICK_SECONDS, WorkerError, WorkerStuckError, gather, result_of
+from rljob_trainer.loops.weight_sync import ObjectStoreSync, WeightSync
+from rljob_trainer.loops.weight_sync import engine_name as _name
+from rljob_trainer.rollout.routing import by_group, route
 from rljob_trainer.rollout.types import Sample, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -24,42 +26,71 @@ UPDATE_SECONDS = 600.0
 HEALTH_EVERY_SECONDS = 10.0
 HEALTH_LIMIT_SECONDS = 120.0
 """An engine whose process does not answer `health` for this long is lost."""
-CALLS_AT_ONCE = 64
+CALLS_AT_ONCE = 256
 
 
 class EngineLimitError(RuntimeError):
     """More engines were lost than `rollout.maxEngineRestarts` allows."""
 
 
-@dataclass
-class _Serving:
-    version: int
-    digest: str
-    weights: Any  # ObjectRef of the arrays
-
-
 class EngineGroup:
     """All engines of the job. `tick` runs about once a second while they are waited for."""
 
     def __init__(
-        self, job: RLJob, job_dir: Path, tick: Callable[[], None], on_replaced: Callable[[str], None] = lambda why: None
+        self,
+        job: RLJob,
+        job_dir: Path,
+        tick: Callable[[], None],
+        on_replaced: Callable[[str], None] = lambda why: None,
+        *,
+        sync: WeightSync,
     ) -> None:
-        self._job, self._job_dir, self._tick, self._on_replaced = job, job_dir, tick, on_replaced
+        self._job, self._job_dir, self._tick, self._on_replaced, self._sync = job, job_dir, tick, on_replaced, sync
         self._manifest = job.to_manifest()
         self._restarts_left = job.spec.rollout.max_engine_restarts
-        self._serving: _Serving | None = None
-        self._engines = [self._make(index) for index in range(job.spec.rollout.replicas)]
+        self._version: int | None = None
+        self._asleep = False
+        self.may_send = True
+        """Whether the ranks' weights are those of the version that is served. Off while they are trained beside the
+        generation: an engine that is replaced then gets its weights with the next version."""
+        self.actors = [self._make(index) for index in range(job.spec.rollout.replicas)]
 
     def start(self) -> None:
-        """Load configuration and tokenizer on every engine."""
-        calls = {_name(index): engine.start.remote() for index, engine in enumerate(self._engines)}
+        """Load configuration and tokenizer on every engine. Colocated ones give their GPU memory back at once."""
+        calls = {_name(index): engine.start.remote() for index, engine in enumerate(self.actors)}
         gather(calls, limit=START_SECONDS, doing="starting", tick=self._tick)
+        self.sleep()
 
-    def update_weights(self, version: int, digest: str, weights: dict[str, Any]) -> None:
-        """Make every engine serve `weights`. Each recomputes the digest over what it then serves."""
-        self._serving = _Serving(version, digest, ray.put(weights))
-        for index in range(len(self._engines)):
-            self._update(index)
+    @property
+    def sleeps(self) -> bool:
+        """Whether engines leave their GPU to the ranks while those train."""
+        return self._job.spec.placement.type == "colocated" and self._job.spec.rollout.engine == "sglang"
+
+    def sleep(self) -> None:
+        """Colocated engines give their GPU memory back; the next update wakes them."""
+        if not self.sleeps or self._asleep:
+            return
+        calls = {_name(index): engine.sleep.remote() for index, engine in enumerate(self.actors)}
+        gather(calls, limit=UPDATE_SECONDS, doing="giving memory back", tick=self._tick)
+        self._asleep = True
+
+    def update_weights(self, version: int) -> None:
+        """Make every engine serve the ranks' weights as `version`. Each recomputes the digest over what it serves."""
+        self._sync.prepare(version)
+        self._version, self.may_send = version, True
+        self._send(range(len(self.actors)))
+        self._asleep = False
+
+    def submit(
+        self,
+        samples: Sequence[Sample],
+        sampling: SamplingParams,
+        retriever_url: str | None,
+        *,
+        loads: Sequence[int] = (),
+    ) -> "Generating":
+        """Start generating `samples`; see `Generating`. `loads`: samples that each engine has under way already."""
+        return Generating(self, samples, sampling, retriever_url, loads or [0] * len(self.actors))
 
     def generate(
         self,
@@ -74,51 +105,25 @@ class EngineGroup:
 
         Raises WorkerStuckError after `limit` seconds, EngineLimitError when too many engines were lost.
         """
-        numbers = [list(range(index, len(samples), len(self._engines))) for index in range(len(self._engines))]
-        done: dict[int, Sample] = {}
-        calls: dict[Any, int] = {}
-
-        def submit(index: int) -> None:
-            mine = [samples[number] for number in numbers[index]]
-            calls[self._engines[index].generate.remote(mine, sampling, retriever_url)] = index
-
-        def replace(index: int, why: WorkerError) -> None:
-            for ref in [ref for ref, owner in calls.items() if owner == index]:
-                del calls[ref]
-            self._replace(index, why)
-            submit(index)
-
-        for index in range(len(self._engines)):
-            if numbers[index]:
-                submit(index)
+        generating = self.submit(samples, sampling, retriever_url)
         start = time.monotonic()
-        health = _HealthWatch()
-        while calls:
-            ready, _ = ray.wait(list(calls), num_returns=1, timeout=TICK_SECONDS)
-            for ref in ready:
-                index = calls[ref]
-                try:
-                    results = result_of(ref, _name(index), "generating")
-                except WorkerError as error:
-                    replace(index, error)
-                else:
-                    del calls[ref]
-                    done.update(zip(numbers[index], results, strict=True))
+        while not generating.done:
+            generating.poll(TICK_SECONDS)
             tick()
-            busy = sorted(set(calls.values()))
-            if busy and time.monotonic() - start > limit:
-                waiting = ", ".join(f"{_name(index)} ({len(numbers[index])} samples)" for index in busy)
-                raise WorkerStuckError(
-                    _name(busy[0]), f"{waiting} did not finish within spec.rollout.timeoutSeconds = {limit:.0f}"
-                )
-            for index, why in health.look({index: self._engines[index] for index in busy}):
-                replace(index, why)
-        return [done[number] for number in range(len(samples))]
+            if not generating.done and time.monotonic() - start > limit:
+                raise generating.too_late(limit)
+        return generating.results()
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Numbers of every engine, by its name."""
-        calls = {_name(index): engine.metrics.remote() for index, engine in enumerate(self._engines)}
+        calls = {_name(index): engine.metrics.remote() for index, engine in enumerate(self.actors)}
         return gather(calls, limit=60.0, doing="reporting metrics", tick=self._tick)
+
+    def replace(self, index: int, why: WorkerError) -> None:
+        """A new engine in the place of a lost one, with the current weights where they can be had."""
+        self._spawn_instead(index, why)
+        if self._version is not None and (self.may_send or isinstance(self._sync, ObjectStoreSync)):
+            self._send([index])
 
     def _make(self, index: int) -> Any:
         from rljob_trainer.rollout.worker import RolloutWorker
@@ -130,31 +135,24 @@ class EngineGroup:
             str(self._job_dir),
             index,
             name=_name(index),
-            gpus=self._job.spec.rollout.gpus_per_engine,
+            gpus=engine_gpu_share(self._job.spec),
             concurrency=CALLS_AT_ONCE,
         )
 
-    def _update(self, index: int) -> None:
-        """Give an engine the current weights; one that fails is replaced."""
-        serving = self._serving
-        if serving is None:
-            return
-        name, doing = _name(index), f"taking over weights of version {serving.version}"
+    def _send(self, indices: Iterable[int]) -> None:
+        """Give engines the current weights; one that fails is replaced, and gets them, too."""
+        waiting = list(indices)
+        assert self._version is not None
         while True:
-            call = self._engines[index].update_weights.remote(serving.version, serving.digest, serving.weights)
             try:
-                digest = gather({name: call}, limit=UPDATE_SECONDS, doing=doing, tick=self._tick)[name]
-                if digest != serving.digest:
-                    raise WorkerStuckError(
-                        name, f"{name} serves weights of another digest than version {serving.version}"
-                    )
+                self._sync.send(self._version, {index: self.actors[index] for index in waiting})
                 return
             except WorkerError as error:
-                self._spawn_instead(index, error)
-
-    def _replace(self, index: int, why: WorkerError) -> None:
-        self._spawn_instead(index, why)
-        self._update(index)
+                failed = next((index for index in waiting if _name(index) == error.worker), None)
+                if failed is None:
+                    raise
+                self._spawn_instead(failed, error)
+                # All take part anew: an exchange that ended half way may have left the others without a version.
 
     def _spawn_instead(self, index: int, why: WorkerError) -> None:
         """A new engine in the place of a lost one, started; it has no weights yet."""
@@ -165,14 +163,95 @@ class EngineGroup:
                 raise EngineLimitError(f"{why}; spec.rollout.maxEngineRestarts = {limit} is used up")
             self._restarts_left -= 1
             self._on_replaced(str(why))
-            ray.kill(self._engines[index])
-            self._engines[index] = self._make(index)
+            ray.kill(self.actors[index])
+            self.actors[index] = self._make(index)
             try:
-                started = {_name(index): self._engines[index].start.remote()}
+                started = {_name(index): self.actors[index].start.remote()}
                 gather(started, limit=START_SECONDS, doing="starting", tick=self._tick)
+                if self.sleeps:  # an update wakes every engine it goes to
+                    gather(
+                        {_name(index): self.actors[index].sleep.remote()},
+                        limit=UPDATE_SECONDS,
+                        doing="giving memory back",
+                        tick=self._tick,
+                    )
                 return
             except WorkerError as error:
                 why = error
+
+
+class Generating:
+    """Samples under way. `poll` moves them on; a lost engine is replaced there and its samples are made again."""
+
+    def __init__(
+        self,
+        group: EngineGroup,
+        samples: Sequence[Sample],
+        sampling: SamplingParams,
+        retriever_url: str | None,
+        loads: Sequence[int],
+    ) -> None:
+        self._group, self._samples, self._arguments = group, samples, (sampling, retriever_url)
+        groups = by_group([sample.group for sample in samples])
+        self._numbers: dict[int, list[int]] = {}
+        for numbers, index in zip(groups, route(map(len, groups), loads), strict=True):
+            self._numbers.setdefault(index, []).extend(numbers)
+        self._done: dict[int, Sample] = {}
+        self._calls: dict[Any, int] = {}
+        self._health = _HealthWatch()
+        for index in self._numbers:
+            self._submit(index)
+
+    @property
+    def done(self) -> bool:
+        """Whether all samples are there."""
+        return not self._calls
+
+    @property
+    def loads(self) -> list[int]:
+        """Samples under way, by engine."""
+        busy = set(self._calls.values())
+        return [len(self._numbers.get(i, ())) if i in busy else 0 for i in range(len(self._group.actors))]
+
+    def results(self) -> list[Sample]:
+        """The samples in the order they were given. Only when `done`."""
+        return [self._done[number] for number in range(len(self._samples))]
+
+    def poll(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for something to be ready, and take it in. Raises EngineLimitError."""
+        if not self._calls:
+            return
+        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+        for ref in ready:
+            index = self._calls[ref]
+            try:
+                results = result_of(ref, _name(index), "generating")
+            except WorkerError as error:
+                self._replace(index, error)
+            else:
+                del self._calls[ref]
+                self._done.update(zip(self._numbers[index], results, strict=True))
+        busy = sorted(set(self._calls.values()))
+        for index, why in self._health.look({index: self._group.actors[index] for index in busy}):
+            self._replace(index, why)
+
+    def too_late(self, limit: float) -> WorkerStuckError:
+        """The error that says which engines have not finished within `limit` seconds."""
+        busy = sorted(set(self._calls.values()))
+        waiting = ", ".join(f"{_name(index)} ({len(self._numbers[index])} samples)" for index in busy)
+        return WorkerStuckError(
+            _name(busy[0]), f"{waiting} did not finish within spec.rollout.timeoutSeconds = {limit:.0f}"
+        )
+
+    def _submit(self, index: int) -> None:
+        mine = [self._samples[number] for number in self._numbers[index]]
+        self._calls[self._group.actors[index].generate.remote(mine, *self._arguments)] = index
+
+    def _replace(self, index: int, why: WorkerError) -> None:
+        for ref in [ref for ref, owner in self._calls.items() if owner == index]:
+            del self._calls[ref]
+        self._group.replace(index, why)
+        self._submit(index)
 
 
 class _HealthWatch:
@@ -207,7 +286,3 @@ class _HealthWatch:
                 message = f"{_name(index)} has not answered for {now - since:.0f} s"
                 lost.append((index, WorkerStuckError(_name(index), message)))
         return lost
-
-
-def _name(index: int) -> str:
-    return f"engine {index}"

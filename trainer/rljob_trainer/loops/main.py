@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 
 from rljob_trainer.cluster.progress import ProgressReporter
-from rljob_trainer.config.arithmetic import engine_count, generates, rl_steps, sft_steps, world_size
+from rljob_trainer.config.arithmetic import engine_count, generates, rl_steps, sft_steps, total_gpus, world_size
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.hooks import load_function
 from rljob_trainer.loops.jobdir import claim
@@ -101,7 +101,7 @@ def check_hooks(job: RLJob) -> None:
 def _start_ray(job: RLJob, local: bool, stop: StopFlag, stack: ExitStack) -> None:
     ranks, engines = world_size(job.spec), engine_count(job.spec)
     if local:
-        start_local_ray(ranks, max(engines, 1))
+        start_local_ray(ranks, max(engines, 1), total_gpus(job.spec))
     else:
         join_ray()
     stack.callback(ray.shutdown)

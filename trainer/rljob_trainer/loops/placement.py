@@ -12,6 +12,9 @@ from typing import Any
 
 import ray
 
+from rljob_trainer.config.arithmetic import generates
+from rljob_trainer.config.job import RLJobSpec
+
 TRAINER_RESOURCE = "rljob_trainer"
 ROLLOUT_RESOURCE = "rljob_rollout"
 OBJECT_STORE_BYTES = 256 * 1024**2
@@ -22,8 +25,26 @@ class PlacementError(RuntimeError):
     """The resources that the job needs are not there in time."""
 
 
-def start_local_ray(ranks: int, engines: int) -> None:
-    """Start a Ray of this process's own that offers the resources of `ranks` and `engines`.
+COLOCATED_SHARE = 0.5
+"""Share of a GPU that Ray books for a rank and for an engine which take turns on it."""
+
+
+def rank_gpu_share(spec: RLJobSpec) -> float:
+    """What Ray books of a GPU for a training rank."""
+    if spec.trainer.gpus_per_replica == 0:
+        return 0.0
+    return COLOCATED_SHARE if spec.placement.type == "colocated" and generates(spec) else 1.0
+
+
+def engine_gpu_share(spec: RLJobSpec) -> float:
+    """What Ray books of GPUs for an engine."""
+    if spec.placement.type == "colocated" and spec.trainer.gpus_per_replica:
+        return COLOCATED_SHARE
+    return float(spec.rollout.gpus_per_engine)
+
+
+def start_local_ray(ranks: int, engines: int, gpus: int = 0) -> None:
+    """Start a Ray of this process's own that offers the resources of `ranks` and `engines`, and `gpus`.
 
     It is quiet (no dashboard, no usage reports) and small (the object store holds two copies of small weights).
     """
@@ -34,7 +55,7 @@ def start_local_ray(ranks: int, engines: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
         num_cpus=ranks + engines,
-        num_gpus=0,
+        num_gpus=gpus,
         resources={TRAINER_RESOURCE: ranks, ROLLOUT_RESOURCE: engines},
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,

@@ -7,9 +7,10 @@ from typing import Any
 from rljob_trainer.backends.balance import restore, shares
 from rljob_trainer.config.arithmetic import world_size
 from rljob_trainer.config.job import RLJob
-from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor
+from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor, rank_gpu_share
 from rljob_trainer.loops.waiting import gather
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
+from rljob_trainer.weights.buckets import Bucket
 
 START_SECONDS = 600.0
 Calls = dict[str, Any]
@@ -29,7 +30,7 @@ class RankGroup:
         self._balanced = job.spec.trainer.balance_data
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
         self._tick = tick
-        gpus = 1 if job.spec.trainer.gpus_per_replica else 0
+        gpus = rank_gpu_share(job.spec)
         manifest = job.to_manifest()
         self._ranks = [
             make_actor(
@@ -96,6 +97,37 @@ class RankGroup:
         """All weights as numpy arrays under their Hugging Face names."""
         weights: dict[str, Any] = self._wait(self._call("full_weights"), "gathering the weights")[0]
         return weights
+
+    def weights_plan(self, max_bytes: int) -> list[Bucket]:
+        """The buckets in which the weights travel."""
+        plan: list[Bucket] = self._wait({"rank 0": self._ranks[0].weights_plan.remote(max_bytes)}, "planning")[0]
+        return plan
+
+    def export_bucket(self, bucket: Bucket, *after: Any) -> list[Any]:
+        """Refs of every rank's payload for engines on its GPU; `after`: refs to wait for."""
+        return [actor.export_bucket.remote(bucket, *after) for actor in self._ranks]
+
+    def open_weights_group(self) -> tuple[str, int]:
+        """Where the engines meet rank 0."""
+        where: tuple[str, int] = self._wait({"rank 0": self._ranks[0].open_weights_group.remote()}, "listening")[0]
+        return where
+
+    def join_weights_group(self, port: int, world_size: int, name: str) -> Any:
+        """Ref of rank 0's joining."""
+        return self._ranks[0].join_weights_group.remote(port, world_size, name)
+
+    def broadcast_bucket(self, bucket: Bucket, group: str) -> list[Any]:
+        """Refs of the ranks' calls; rank 0 sends."""
+        return [actor.broadcast_bucket.remote(bucket, group) for actor in self._ranks]
+
+    def write_bucket(self, bucket: Bucket, file: str) -> list[Any]:
+        """Refs of the ranks' calls; rank 0 writes."""
+        return [actor.write_bucket.remote(bucket, file) for actor in self._ranks]
+
+    def finish_export(self, *after: Any) -> Any:
+        """Ref of rank 0's digest and table of what was exported; the others drop theirs."""
+        calls = [actor.finish_export.remote(*after) for actor in self._ranks]
+        return calls[0]
 
     def save(self, directory: Path) -> list[Any]:
         """Every rank writes its state into `directory`. Returns the entries of the manifest."""

@@ -81,6 +81,8 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
         )
     tokens = sum(sum(sample.loss_mask) for sample in samples)
     values = rollout_metrics(samples, run.em_label)
+    with run.timer.phase("sync"):
+        run.before_training()
     with run.timer.phase("train"):
         values |= _train(run, samples, advantages)
     state.rollout += 1

@@ -18,11 +18,11 @@ from rljob_trainer.loops.record import Recorder
 from rljob_trainer.loops.samples import em_label
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.loops.stop import StopFlag
+from rljob_trainer.loops.weight_sync import make_weight_sync
 from rljob_trainer.metrics.timing import PhaseTimer
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.rewards import RewardScorer
 from rljob_trainer.rollout.types import Sample, SamplingParams
-from rljob_trainer.weights import weights_digest
 
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
@@ -97,7 +97,8 @@ class Run:
         self.ranks = RankGroup(job, place.job_dir, self.beat)
         self.engines: EngineGroup | None = None
         if generates(job.spec):
-            self.engines = EngineGroup(job, place.job_dir, self.beat, self._engine_replaced)
+            sync = make_weight_sync(job.spec, self.ranks, place.job_dir, self.beat)
+            self.engines = EngineGroup(job, place.job_dir, self.beat, self._engine_replaced, sync=sync)
 
     def start(self, commit: Commit | None) -> None:
         """Start ranks and engines; take up `commit`, or begin."""
@@ -163,9 +164,13 @@ class Run:
         if self.engines is None or self._synced == self.state.policy_version:
             return
         with self.timer.phase("sync"):
-            weights = self.ranks.full_weights()
-            self.engines.update_weights(self.state.policy_version, weights_digest(weights), weights)
+            self.engines.update_weights(self.state.policy_version)
             self._synced = self.state.policy_version
+
+    def before_training(self) -> None:
+        """Colocated engines leave the GPU to the ranks."""
+        if self.engines is not None:
+            self.engines.sleep()
 
     def generate(self, samples: Sequence[Sample], sampling: SamplingParams) -> list[Sample]:
         """Generate every sample. A stop that is asked for meanwhile leaves it and commits the last boundary."""

@@ -22,6 +22,7 @@ from rljob_trainer.rollout.generate import (
     SingleTurnGenerate,
 )
 from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
+from rljob_trainer.rollout.serving import Receiver, ServingEngine, receiver
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.types import EngineError, Sample, SamplingParams
 from rljob_trainer.weights.arrays import Array
@@ -43,9 +44,10 @@ class RolloutService:
     ) -> None:
         self.job, self.job_dir, self.engine_index = job, job_dir, engine_index
         self._stuck_seconds = stuck_seconds
-        self._engine: TorchEngine | None = None
+        self._engine: ServingEngine | None = None
         self._searches: dict[str, SearchClient] = {}
         self._search_limit: asyncio.Semaphore | None = None
+        self._searches_lock = asyncio.Lock()
         self._url: str | None = None
         self._samples = 0
         self._failed = 0
@@ -58,22 +60,16 @@ class RolloutService:
     async def start(self) -> dict[str, Any]:
         """Load config, tokenizer and generate function; the weights come later. Raises UserError."""
         spec = self.job.spec
-        if spec.rollout.engine != "torch":
-            raise UserError(f"spec.rollout.engine: {spec.rollout.engine} is not available in this version; use torch.")
-        self._engine = await asyncio.to_thread(_build_engine, spec, self.job_dir)
+        if spec.rollout.engine == "sglang":
+            # Not on a thread: SGLang binds to this event loop, and its processes end with the thread that made them.
+            self._engine = build_sglang(spec, self.job_dir, self.engine_index)
+        else:
+            self._engine = await asyncio.to_thread(_build_engine, spec, self.job_dir)
         self._search_limit = asyncio.Semaphore(
             max(1, spec.rollout.generate.search.concurrency // spec.rollout.replicas)
         )
         self._generate = self._generate_function()
-        options = self._engine.options
-        return {
-            "engine": self.engine_index,
-            "device": options.device,
-            "dtype": str(options.dtype).removeprefix("torch."),
-            "deterministic": options.deterministic,
-            "slots": options.slots,
-            "max_context_length": self._engine.max_context_length,
-        }
+        return {"engine": self.engine_index} | self._started().facts()
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Array | torch.Tensor] | str) -> str:
         """Serve `weights` (arrays by Hugging Face names, or a folder of safetensors files) as `version`.
@@ -96,7 +92,7 @@ class RolloutService:
         no weights, dies or hangs, and when `rollout.timeoutSeconds` is over (it then names samples that wait).
         """
         engine, limit = self._started(), float(self.job.spec.rollout.timeout_seconds)
-        if engine.version is None:
+        if engine.version is None and not hasattr(engine, "begin_update"):  # one that can be updated waits for it
             raise EngineError(f"{self.name} has no weights yet")
         await self._use_retriever(retriever_url)
         tasks = [asyncio.create_task(self._generate(sample, sampling, engine)) for sample in samples]
@@ -121,6 +117,11 @@ class RolloutService:
         self._samples += len(results)
         self._failed += sum(sample.status == "failed" for sample in results)
         return results
+
+    @property
+    def receiver(self) -> Receiver:
+        """The engine as one that takes weights in buckets. Raises EngineError for the torch engine."""
+        return receiver(self._started(), self.name)
 
     def health(self) -> dict[str, Any]:
         """What is served. Raises EngineError when the engine is dead or hangs."""
@@ -153,7 +154,7 @@ class RolloutService:
         if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown)
 
-    def _started(self) -> TorchEngine:
+    def _started(self) -> ServingEngine:
         if self._engine is None:
             raise EngineError(f"{self.name} is not started")
         return self._engine
@@ -179,12 +180,13 @@ class RolloutService:
                 "spec.rollout.generate.search: there is no retriever to ask.",
                 hint="Add spec.retriever, or name one in spec.rollout.generate.search.url.",
             )
-        if url not in self._searches:
-            assert self._search_limit is not None
-            client = SearchClient(
-                url, topk=spec.topk, timeout=spec.timeout_seconds, limit=self._search_limit, proxy=spec.proxy
-            )
-            self._searches[url] = await client.__aenter__()
+        async with self._searches_lock:
+            if url not in self._searches:
+                assert self._search_limit is not None
+                client = SearchClient(
+                    url, topk=spec.topk, timeout=spec.timeout_seconds, limit=self._search_limit, proxy=spec.proxy
+                )
+                self._searches[url] = await client.__aenter__()
         self._url = url
 
     async def _search(self, query: str) -> Sequence[Document]:
@@ -208,6 +210,13 @@ def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> TorchEngine:
         spec.rollout.engine_args, deterministic=deterministic, device=device, dtype=DTYPES[spec.model.dtype]
     )
     return TorchEngine(config, tokenizer, _context_length(spec, config.max_position_embeddings), options)
+
+
+def build_sglang(spec: RLJobSpec, job_dir: str | Path, engine_index: int) -> ServingEngine:
+    """SGLang's engine for this job. Raises UserError for arguments that it does not know."""
+    from rljob_trainer.rollout.sglang_engine.build import build
+
+    return build(spec, job_dir, engine_index, lambda positions: _context_length(spec, positions))
 
 
 def _context_length(spec: RLJobSpec, positions: int) -> int:

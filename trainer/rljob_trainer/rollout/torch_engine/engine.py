@@ -147,6 +147,16 @@ class TorchEngine:
 
     # -- health ------------------------------------------------------------------------------------------------------
 
+    def facts(self) -> dict[str, Any]:
+        """What a worker tells of its engine at the start."""
+        return {
+            "device": self.options.device,
+            "dtype": str(self.options.dtype).removeprefix("torch."),
+            "deterministic": self.options.deterministic,
+            "slots": self.options.slots,
+            "max_context_length": self.max_context_length,
+        }
+
     def check(self, stuck_seconds: float) -> None:
         """Raises EngineError when the engine's thread is dead, or has not finished a step for `stuck_seconds`."""
         if self._failure is not None:

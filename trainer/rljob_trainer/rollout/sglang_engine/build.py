@@ -1,0 +1,34 @@
+"""Puts an SGLang engine together for a job."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rljob_trainer.config.job import RLJobSpec
+from rljob_trainer.models import build_config, load_tokenizer
+from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, known_arguments, server_arguments
+from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
+from rljob_trainer.rollout.sglang_engine.folder import architecture_name, write_model_folder
+
+
+def build(
+    spec: RLJobSpec, job_dir: str | Path, engine_index: int, context_length: Callable[[int], int]
+) -> SglangEngine:
+    """The engine of `spec`, started, without weights. `context_length` gives the longest sequence from the model's
+    number of positions. Raises UserError for arguments that SGLang does not know or does not start with."""
+    check_arguments(spec.rollout.engine_args, known_arguments())
+    tokenizer = load_tokenizer(spec.model, job_dir)
+    config = build_config(spec.model, job_dir, tokenizer)
+    longest = context_length(config.max_position_embeddings)
+    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    folder = tempfile.TemporaryDirectory(prefix="rljob-engine-")
+    model = write_model_folder(Path(folder.name) / "model", config, tokenizer, architecture_name(config))
+    return SglangEngine(
+        tokenizer,
+        longest,
+        server_arguments(spec, str(model), longest, engine_index),
+        vocab_size=int(config.vocab_size),
+        eos_ids=[i for i in eos if i is not None],
+        deterministic=bool(spec.deterministic),
+        folder=folder,
+    )

@@ -1,0 +1,369 @@
+"""SGLang's in-process engine behind the protocols of `rollout.types` and `rollout.serving`.
+
+The engine's own processes (scheduler and model, one per GPU; detokenizer) are children of this one; the tokenizer
+manager runs here, on the event loop that constructed it, and is called directly: its blocking front is for scripts.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.rollout.health import Event, Health
+from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids
+from rljob_trainer.rollout.sglang_engine.served import served_name
+from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer
+from rljob_trainer.weights.fingerprint import differing, digest
+
+logger = logging.getLogger(__name__)
+DRAIN_SECONDS = 60.0
+ABORT_EVERY_SECONDS = 0.05
+SERVED_SECONDS = 60.0
+
+
+class SglangEngine:
+    """One engine over `tp_size` GPUs. All methods belong to the event loop that made it.
+
+    A turn that new weights interrupt goes on with them: each of its tokens carries the version that made it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_context_length: int,
+        arguments: Mapping[str, Any],
+        *,
+        vocab_size: int,
+        eos_ids: Sequence[int] = (),
+        deterministic: bool = False,
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+        make: Callable[..., Any] | None = None,
+    ) -> None:
+        """`folder` is where the engine was started from, kept while it lives. `make` builds the engine from
+        `arguments`; by default SGLang's."""
+        self.tokenizer, self.max_context_length = tokenizer, max_context_length
+        self.version: int | None = None
+        self.digest: str | None = None
+        self.health = Health.begin(time.monotonic())
+        self._arguments, self._vocab_size, self._deterministic = dict(arguments), vocab_size, deterministic
+        self._eos_ids = frozenset(i for i in (*eos_ids, tokenizer.eos_token_id) if i is not None)
+        self._tp = int(arguments.get("tp_size", 1))
+        self._serves = asyncio.Event()
+        self._in_flight = 0
+        self._generated = self._prompted = self._requests = self._interrupted = 0
+        self._sync_seconds = 0.0
+        self._update_began = 0.0
+        self._asleep = False
+        self._folder = folder or tempfile.TemporaryDirectory(prefix="rljob-engine-")
+        try:
+            self._engine = (make or _sglang)(**self._arguments)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise UserError(f"spec.rollout.engineArgs: SGLang does not start with them: {error}") from error
+        self._manager = self._engine.tokenizer_manager
+        self._on("ready")
+
+    # -- generating --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open(self, seed: int) -> AsyncIterator["SglangSession"]:
+        """A session. Its draws depend on `seed` with deterministic inference, else on the engine's own generator."""
+        if self.version is None and not self._serves.is_set() and self.health.state == "dead":
+            raise EngineError(f"the engine is dead: {self.health.why}")
+        yield SglangSession(self, seed if self._deterministic else None)
+
+    async def run_turn(
+        self, context: Sequence[int], sampling: SamplingParams, seed: int | None
+    ) -> tuple[Part, list[int]]:
+        """Generate after `context`; the turn and the version of each of its tokens."""
+        parts: list[Part] = []
+        versions: list[int] = []
+        ids = list(context)
+        room = min(sampling.max_new_tokens, self.max_context_length - len(ids))
+        while room > 0:
+            await self._serves.wait()
+            version = self.version
+            if version is None:
+                raise EngineError(f"the engine serves nothing: {self.health.why or self.health.state}")
+            part = await self._request(ids, sampling_request(sampling, room, seed))
+            parts.append(part)
+            versions += [version] * len(part.token_ids)
+            ids += part.token_ids
+            room -= len(part.token_ids)
+            if part.finish_reason != "abort":
+                break
+            self._interrupted += 1
+        if not parts:
+            return Part([], [], "length"), []
+        turn = join(parts, sampling.stop, self.tokenizer)
+        if turn.finish_reason == "abort":  # interrupted at its very last token
+            turn = Part(turn.token_ids, turn.logprobs, "length")
+        return turn, versions[: len(turn.token_ids)]
+
+    async def _request(self, ids: list[int], params: dict[str, Any]) -> Part:
+        self._in_flight += 1
+        self._requests += 1
+        try:
+            answer = await self._engine.async_generate(input_ids=ids, sampling_params=params, return_logprob=True)
+        except ValueError as error:
+            if "aborted" in str(error):
+                return Part([], [], "abort")
+            raise EngineError(f"SGLang refused a request of {len(ids)} tokens: {error}") from error
+        finally:
+            self._in_flight -= 1
+        part = read_answer(answer)
+        self.health = self.health.alive(time.monotonic())
+        self._generated += len(part.token_ids)
+        self._prompted += len(ids)
+        return part
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    async def begin_update(self) -> None:
+        """Interrupt what is under way and serve nothing until `finish_update`. Raises EngineError when it goes on."""
+        self._update_began = time.monotonic()
+        self._on("sync")
+        self._serves.clear()
+        self.version = self.digest = None
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self._in_flight:
+            self._manager.abort_request(abort_all=True)
+            await asyncio.sleep(ABORT_EVERY_SECONDS)
+            if time.monotonic() > deadline:
+                raise EngineError(f"{self._in_flight} requests did not stop within {DRAIN_SECONDS:.0f} s")
+
+    async def load_bucket(self, payloads: Sequence[bytes]) -> None:
+        """Take over a flattened bucket by CUDA IPC: payload k is for GPU k of this engine."""
+        from sglang.srt.managers.io_struct import UpdateWeightsFromTensorReqInput
+
+        if len(payloads) != self._tp:
+            raise EngineError(f"{len(payloads)} payloads for {self._tp} GPUs")
+        request = UpdateWeightsFromTensorReqInput(
+            serialized_named_tensors=list(payloads), load_format="flattened_bucket", flush_cache=False
+        )
+        self._hold(await self._manager.update_weights_from_tensor(request, None))
+
+    async def join_group(self, host: str, port: int, first_rank: int, world_size: int, name: str) -> None:
+        """Join the NCCL group `name` with this engine's GPUs as ranks from `first_rank` on."""
+        from sglang.srt.managers.io_struct import InitWeightsUpdateGroupReqInput
+
+        request = InitWeightsUpdateGroupReqInput(
+            master_address=host, master_port=port, rank_offset=first_rank, world_size=world_size, group_name=name
+        )
+        self._hold(await self._manager.init_weights_update_group(request, None))
+
+    async def leave_group(self, name: str) -> None:
+        """Leave a group: its members changed, and a new one follows."""
+        from sglang.srt.managers.io_struct import DestroyWeightsUpdateGroupReqInput
+
+        request = DestroyWeightsUpdateGroupReqInput(group_name=name)
+        self._hold(await self._manager.destroy_weights_update_group(request, None))
+
+    async def receive_bucket(
+        self, names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]], group: str
+    ) -> None:
+        """Take over a flattened bucket that rank 0 of `group` broadcasts."""
+        from sglang.srt.managers.io_struct import UpdateWeightsFromDistributedReqInput
+
+        request = UpdateWeightsFromDistributedReqInput(
+            names=list(names),
+            dtypes=list(dtypes),
+            shapes=[list(shape) for shape in shapes],
+            group_name=group,
+            load_format="flattened_bucket",
+            flush_cache=False,
+        )
+        self._hold(await self._manager.update_weights_from_distributed(request, None))
+
+    async def load_folder(self, folder: str) -> None:
+        """Take over a folder of safetensors files, with a config beside them."""
+        from sglang.srt.managers.io_struct import UpdateWeightFromDiskReqInput
+
+        request = UpdateWeightFromDiskReqInput(model_path=folder, load_format="auto", flush_cache=False)
+        self._hold(await self._manager.update_weights_from_disk(request, None))
+
+    async def load_weights(self, weights: Mapping[str, Any], version: int, digest: str | None = None) -> str:
+        """Not how this engine gets its weights: they would travel through host memory as a whole."""
+        raise EngineError("SGLang takes weights in buckets or from a folder")
+
+    async def finish_update(self, version: int, digest: str, table: Mapping[str, Sequence[Any]]) -> str:
+        """Drop what the caches hold of the old weights, check the new ones, serve them as `version`.
+
+        Raises EngineError when what is served is not what `table` (the sender's entries by name) says.
+        """
+        served = await self._verify(table, digest)
+        if not await self._flush():
+            raise EngineError("the engine's cache could not be emptied after new weights")
+        self.version, self.digest = version, served
+        self._on("synced")
+        self._sync_seconds += time.monotonic() - self._update_began
+        self._serves.set()
+        return served
+
+    async def sleep(self) -> None:
+        """Give back the memory of weights, KV cache and graphs."""
+        from sglang.srt.managers.io_struct import ReleaseMemoryOccupationReqInput
+
+        if self._asleep:
+            return
+        await self.begin_update()
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while not await self._flush():  # the scheduler may still hold the last batch's results
+            await asyncio.sleep(ABORT_EVERY_SECONDS)
+            if time.monotonic() > deadline:
+                raise EngineError(f"the engine was not idle within {DRAIN_SECONDS:.0f} s")
+        await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput(tags=None), None)
+        self._asleep = True
+
+    async def wake(self, tags: Sequence[str]) -> None:
+        """Take memory again for `tags`."""
+        from sglang.srt.managers.io_struct import ResumeMemoryOccupationReqInput
+
+        await self._manager.resume_memory_occupation(ResumeMemoryOccupationReqInput(tags=list(tags)), None)
+        if "kv_cache" in tags:
+            self._asleep = False
+
+    async def _flush(self) -> bool:
+        answer = await self._manager.flush_cache()
+        return bool(getattr(answer, "success", answer))
+
+    async def _verify(self, table: Mapping[str, Sequence[Any]], wanted: str) -> str:
+        """The digest over `table` as this engine serves it."""
+        sent = {name: (str(dtype), tuple(shape), int(total)) for name, (dtype, shape, total) in table.items()}
+        if digest(sent) != wanted:
+            raise EngineError("the digest that was sent is not that of the table that was sent")
+        if self._tp > 1:  # shards of a tensor cannot be compared with the whole
+            return wanted
+        told = await self._ask_served({served_name(name): shape for name, (_, shape, _) in sent.items()})
+        served = {}
+        for name in sent:
+            found = told.get(served_name(name))
+            if found is None:
+                raise EngineError(f"SGLang serves no tensor for {name}")
+            served[name] = (str(found[0]), tuple(found[1]), int(found[2]))
+        if wrong := differing(sent, served):
+            raise EngineError(f"{len(wrong)} tensors are not served as they were sent, such as {wrong[0]}")
+        return digest(served)
+
+    async def _ask_served(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Entries of the served tensors, as the engine's own process computes them; see `served.report_served`."""
+        from sglang.srt.managers.io_struct import UpdateWeightsFromTensorReqInput
+        from sglang.srt.utils import MultiprocessingSerializer
+        from torch import empty
+
+        question = Path(self._folder.name) / "served.json"
+        answer = question.with_name("served.json.0")
+        answer.unlink(missing_ok=True)
+        question.write_text(json.dumps(shapes), encoding="utf-8")
+        request = UpdateWeightsFromTensorReqInput(
+            serialized_named_tensors=[MultiprocessingSerializer.serialize([(str(question), empty(0))])],
+            load_format=self._arguments["custom_weight_loader"][0],
+            flush_cache=False,
+        )
+        self._hold(await self._manager.update_weights_from_tensor(request, None))
+        told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return told
+
+    def _hold(self, result: Any) -> None:
+        """Raises EngineError when SGLang says that an update failed."""
+        success, message = bool(result[0]), str(result[1])
+        self.health = self.health.alive(time.monotonic())
+        if not success:
+            raise EngineError(f"SGLang did not take over weights: {message}")
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """What `start` tells."""
+        return {
+            "device": "cuda",
+            "dtype": self._arguments.get("dtype", "auto"),
+            "deterministic": self._deterministic,
+            "tp_size": self._tp,
+            "max_context_length": self.max_context_length,
+        }
+
+    def check(self, stuck_seconds: float) -> None:
+        """Raises EngineError when a child process is gone, or nothing came back for `stuck_seconds` under load."""
+        now = time.monotonic()
+        if not self._in_flight:
+            self.health = self.health.alive(now)
+        gone = [pid for pid in self._children() if not _lives(pid)]
+        if gone and self.health.state != "dead":
+            self._on("lost", f"process {gone[0]} of the engine is gone")
+        if self.health.state == "dead":
+            raise EngineError(f"the engine is dead: {self.health.why}")
+        heard = float(getattr(self._manager, "last_receive_tstamp", 0.0) or 0.0)
+        silence = min(time.time() - heard, now - self.health.heard) if heard else now - self.health.heard
+        if self._in_flight and silence > stuck_seconds:
+            raise EngineError(f"the engine has not answered for {silence:.0f} s")
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start, and what is under way."""
+        return {
+            "generated_tokens": float(self._generated),
+            "prefilled_tokens": float(self._prompted),
+            "requests": float(self._requests),
+            "interrupted": float(self._interrupted),
+            "sync_seconds": self._sync_seconds,
+            "running": float(self._in_flight),
+        }
+
+    def shutdown(self) -> None:
+        """End the engine's processes."""
+        self._on("lost", "shut down")
+        self._serves.set()
+        self._engine.shutdown()
+        self._folder.cleanup()
+
+    def _children(self) -> list[int]:
+        get = getattr(self._engine, "get_all_child_pids", None)
+        return [int(pid) for pid in get()] if get is not None else []
+
+    def _on(self, event: Event, why: str = "") -> None:
+        self.health = self.health.on(event, time.monotonic(), why)
+
+
+class SglangSession:
+    """One sequence. SGLang's prefix cache keeps what its turns have in common."""
+
+    def __init__(self, engine: SglangEngine, seed: int | None) -> None:
+        self._engine, self._seed = engine, seed
+        self._ids: list[int] = []
+
+    async def generate(self, new_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+        """Append `new_token_ids`, then generate until a stop, `max_new_tokens` or the end of the context.
+
+        Raises EngineError when the engine is lost, ValueError for token ids outside the vocabulary.
+        """
+        engine = self._engine
+        if any(not 0 <= token < engine._vocab_size for token in new_token_ids):
+            raise ValueError(f"token ids must lie in 0 … {engine._vocab_size - 1}")
+        self._ids += new_token_ids
+        turn, versions = await engine.run_turn(self._ids, sampling, self._seed)
+        self._ids += turn.token_ids
+        shown = shown_ids(turn, engine._eos_ids)
+        text = engine.tokenizer.decode(shown, skip_special_tokens=False) if shown else ""
+        return Generation(turn.token_ids, turn.logprobs, versions, turn.finish_reason, turn.stop, text)
+
+
+def _sglang(**arguments: Any) -> Any:
+    # An answer longer than the model's positions is never asked for; SGLang counts its own slack against them.
+    os.environ.setdefault("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", "1")
+    from sglang.srt.entrypoints.engine import Engine
+
+    return Engine(**arguments)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")
