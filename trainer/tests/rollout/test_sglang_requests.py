@@ -1,0 +1,203 @@
+"""SGLang's requests, answers and arguments, without SGLang."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import RLJob
+from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
+from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
+from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids, stop_end
+from rljob_trainer.rollout.sglang_engine.served import served_name, table_of
+from rljob_trainer.rollout.types import EngineError, SamplingParams
+from rljob_trainer.weights.fingerprint import differing, entries
+
+from .conftest import TextTokenizer, plain_tokens
+
+KNOWN = frozenset({"attention_backend", "mem_fraction_static", "cuda_graph_max_bs"})
+
+
+def spec_of(**rollout: Any) -> Any:
+    spec = {"model": {"path": "m"}, "rollout": {"engine": "sglang"} | rollout, "placement": {"type": "colocated"}}
+    manifest = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "x"}, "spec": spec}
+    return RLJob.model_validate(manifest).spec
+
+
+def test_a_wrong_argument_is_refused_with_the_right_one() -> None:
+    with pytest.raises(UserError, match=r"engineArgs.atention_backend: SGLang has no such argument") as caught:
+        check_arguments({"atention_backend": "triton"}, KNOWN)
+    assert "did you mean attention_backend?" in str(caught.value)
+    with pytest.raises(UserError, match=r"engineArgs.tp_size: is decided by spec.rollout.gpusPerEngine"):
+        check_arguments({"tp_size": 2}, KNOWN)
+    check_arguments({"attention_backend": "triton"}, KNOWN)
+    check_arguments({"anything": 1}, None)
+
+
+def test_the_users_arguments_win() -> None:
+    spec = spec_of(gpusPerEngine=2, engineArgs={"mem_fraction_static": 0.3, "cuda_graph_max_bs": 64})
+    arguments = server_arguments(spec, "/folder", 100, 1)
+    assert (arguments["tp_size"], arguments["mem_fraction_static"], arguments["cuda_graph_max_bs"]) == (2, 0.3, 64)
+    assert arguments["enable_memory_saver"]
+    assert arguments["load_format"] == "dummy"
+    assert arguments["context_length"] >= 100
+
+
+def test_sampling_becomes_a_request() -> None:
+    request = sampling_request(SamplingParams(temperature=0.7, top_p=0.9, top_k=5, stop=("</a>",)), 33, 2**40)
+    assert (request["max_new_tokens"], request["stop"], request["no_stop_trim"]) == (33, ["</a>"], True)
+    assert 0 <= request["sampling_seed"] < 2**31
+    assert "sampling_seed" not in sampling_request(SamplingParams(), 1, None)
+
+
+def answer(ids: list[int], kind: str = "stop", matched: Any = None, count: int | None = None) -> dict[str, Any]:
+    drawn = [(-0.5 * number, token, None) for number, token in enumerate(ids)]
+    reason = {"type": kind} | ({} if matched is None else {"matched": matched})
+    return {
+        "meta_info": {"output_token_logprobs": drawn, "finish_reason": reason, "completion_tokens": count or len(ids)}
+    }
+
+
+def test_answers_are_token_ids_with_log_probs() -> None:
+    part = read_answer(answer([5, 6, 1], matched=1))
+    assert part == Part([5, 6, 1], [0.0, -0.5, -1.0], "stop", None)
+    assert shown_ids(part, {1}) == [5, 6]
+    assert read_answer(answer([5], matched="</a>")).stop == "</a>"
+    with pytest.raises(ValueError, match="3 tokens and gave 2"):
+        read_answer(answer([1, 2], count=3))
+    with pytest.raises(ValueError, match="unknown"):
+        read_answer(answer([1], kind="melted"))
+
+
+def test_a_stop_string_across_an_interruption_still_ends_the_turn(tokenizer: TextTokenizer) -> None:
+    ids = list(range(3, 11))
+    stop = tokenizer.decode(ids[3:5])
+    assert stop_end(ids, [stop], tokenizer) == (5, stop)
+    parts = [Part(ids[:4], [0.0] * 4, "abort"), Part(ids[4:], [0.0] * 4, "length")]
+    assert join(parts, [stop], tokenizer) == Part(ids[:5], [0.0] * 5, "stop", stop)
+    assert join(parts, [], tokenizer).token_ids == ids
+    assert stop_end(ids, ["nowhere"], tokenizer) is None
+
+
+class Fused(torch.nn.Module):
+    """Two modules as SGLang fuses them, and an embedding padded to a multiple of four rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens = torch.nn.Embedding(8, 4)
+        self.qkv_proj = torch.nn.Linear(4, 8, bias=True)
+        self.qkv_proj.output_partition_sizes = [4, 2, 2]  # type: ignore[assignment]
+
+
+def test_served_tensors_are_told_under_the_senders_names() -> None:
+    model = Fused()
+    weight, embedding = model.qkv_proj.weight.data, model.embed_tokens.weight.data
+    sent = {
+        "q_proj.weight": weight[:4],
+        "k_proj.weight": weight[4:6],
+        "v_proj.weight": weight[6:],
+        "v_proj.bias": model.qkv_proj.bias.data[6:],
+        "embed_tokens.weight": embedding[:6],
+    }
+    shapes = {served_name(name): tensor.shape for name, tensor in sent.items()}
+    served = table_of(model, {name: list(shape) for name, shape in shapes.items()})
+    wanted = {served_name(name): value for name, value in entries(sent).items()}
+    assert differing(wanted, served) == []
+    model.qkv_proj.weight.data[4, 0] += 1
+    assert differing(wanted, table_of(model, {n: list(s) for n, s in shapes.items()})) == [served_name("k_proj.weight")]
+
+
+class Manager:
+    """SGLang's tokenizer manager as far as the engine uses it; requests wait until they are told to go on."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[str]] = []
+
+    def abort_request(self, abort_all: bool) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_result("abort")
+
+    async def flush_cache(self) -> bool:
+        return True
+
+
+class Script:
+    """An engine that gives one more token (and waits) until it is left alone."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.tokenizer_manager = Manager()
+        self.asked: list[list[int]] = []
+
+    async def async_generate(self, input_ids: list[int], sampling_params: Any, return_logprob: bool) -> dict[str, Any]:
+        self.asked.append(list(input_ids))
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.tokenizer_manager.waiting.append(future)
+        kind = await future
+        made = [10] if kind == "abort" else [11] * sampling_params["max_new_tokens"]
+        return answer(made, kind)
+
+
+async def test_new_weights_interrupt_a_turn_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace()
+
+    def make(**arguments: Any) -> Script:
+        made.engine = Script()
+        return made.engine
+
+    engine = SglangEngine(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=make)
+
+    async def agreed(table: Any, wanted: str) -> str:
+        return wanted
+
+    monkeypatch.setattr(engine, "_verify", agreed)
+    await engine.begin_update()
+    await engine.finish_update(1, "one", {})
+
+    async def turn() -> Any:
+        async with engine.open(0) as session:
+            return await session.generate([4, 5], SamplingParams(max_new_tokens=4))
+
+    task = asyncio.create_task(turn())
+    await asyncio.sleep(0.01)
+    await engine.begin_update()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    assert engine.version is None
+    await engine.finish_update(2, "two", {})
+    await asyncio.sleep(0.01)
+    made.engine.tokenizer_manager.waiting[-1].set_result("length")
+    generation = await task
+    assert generation.token_ids == [10, 11, 11, 11]
+    assert generation.policy_versions == [1, 2, 2, 2]
+    assert generation.finish_reason == "length"
+    assert made.engine.asked == [[4, 5], [4, 5, 10]]
+    assert engine.stats()["interrupted"] == 1.0
+
+
+async def test_arguments_that_sglang_does_not_take_are_the_users(tokenizer: TextTokenizer) -> None:
+    def make(**arguments: Any) -> Any:
+        raise ValueError("attention_backend must be one of …")
+
+    with pytest.raises(UserError, match="engineArgs: SGLang does not start with them: attention_backend"):
+        SglangEngine(tokenizer, 64, {}, vocab_size=97, make=make)
+
+
+async def test_a_table_that_is_not_the_digests_is_refused(tokenizer: TextTokenizer) -> None:
+    engine = SglangEngine(tokenizer, 64, {}, vocab_size=97, make=Script)
+    await engine.begin_update()
+    with pytest.raises(EngineError, match="not that of the table"):
+        await engine.finish_update(1, "fp1:wrong", {"a": ("float32", (1,), 3)})
+    assert engine.version is None
+
+
+def test_importing_needs_no_sglang() -> None:
+    import sys
+
+    import rljob_trainer.rollout.sglang_engine.build as build
+
+    assert Path(build.__file__).name == "build.py"
+    assert "sglang" not in sys.modules

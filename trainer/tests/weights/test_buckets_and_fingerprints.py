@@ -1,0 +1,87 @@
+"""Bucket planning and the digest that a GPU can compute."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rljob_trainer.weights.buckets import TensorInfo, plan_buckets
+from rljob_trainer.weights.export import WeightExporter
+from rljob_trainer.weights.fingerprint import differing, digest, entries, tensor_sum
+
+TENSORS = st.lists(
+    st.tuples(
+        st.lists(st.integers(1, 64), min_size=1, max_size=2).map(tuple), st.sampled_from(["bfloat16", "float32"])
+    ),
+    max_size=30,
+).map(lambda found: [TensorInfo(f"t{number:02}", shape, dtype) for number, (shape, dtype) in enumerate(found)])
+
+
+@given(TENSORS, st.integers(1, 5000))
+def test_every_tensor_is_in_one_bucket_and_buckets_keep_their_size(tensors: list[TensorInfo], limit: int) -> None:
+    buckets = plan_buckets(tensors, limit)
+    assert [tensor for bucket in buckets for tensor in bucket.tensors] == tensors
+    for bucket in buckets:
+        assert len({tensor.dtype for tensor in bucket.tensors}) == 1
+        assert bucket.nbytes <= limit or len(bucket.tensors) == 1
+
+
+def test_two_tensors_of_one_name_are_refused() -> None:
+    one = TensorInfo("a", (2,), "float32")
+    with pytest.raises(ValueError, match="same name"):
+        plan_buckets([one, one])
+    with pytest.raises(ValueError, match="0 bytes"):
+        plan_buckets([one], 0)
+
+
+def test_a_digest_sees_every_change() -> None:
+    torch.manual_seed(0)
+    tensors = {"a": torch.randn(7, 5), "b": torch.randn(33).bfloat16(), "c": torch.randn(3, 3)}
+    table = entries(tensors)
+    assert digest(table) == digest(dict(reversed(table.items())))
+    for name in tensors:
+        changed = {key: value.clone() for key, value in tensors.items()}
+        changed[name].view(-1)[-1] += 1
+        assert differing(table, entries(changed)) == [name]
+    swapped = tensors | {"c": tensors["c"].T.contiguous()}
+    assert differing(table, entries(swapped)) == ["c"]
+    assert digest(entries(tensors | {"a": tensors["a"].reshape(5, 7)})) != digest(table)
+    assert differing(table, {name: value for name, value in table.items() if name != "b"}) == ["b"]
+
+
+def test_a_view_sums_like_its_copy() -> None:
+    whole = torch.randn(40, 6)
+    assert tensor_sum(whole[7:19]) == tensor_sum(whole[7:19].clone())
+    assert tensor_sum(torch.zeros(4)) != tensor_sum(torch.zeros(5))
+
+
+class Source:
+    """A rank's weights."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self.tensors = {"a": torch.randn(3, 4), "b": torch.randn(5), "c": torch.randn(2, 2).bfloat16()}
+
+    def weights_layout(self) -> list[TensorInfo]:
+        return [
+            TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in self.tensors.items()
+        ]
+
+    def gather_weights(self, names):  # type: ignore[no-untyped-def]
+        return ((name, self.tensors[name]) for name in names)
+
+
+def test_files_hold_what_the_table_says(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from safetensors.torch import load_file
+
+    source = Source()
+    exporter = WeightExporter(source, 0)
+    plan = exporter.plan(60)
+    assert len(plan) == 3
+    for number, bucket in enumerate(plan):
+        exporter.write(bucket, str(tmp_path / "v1" / f"{number}.safetensors"))
+    sent, table = exporter.finish()
+    read = {name: t for file in (tmp_path / "v1").iterdir() for name, t in load_file(file).items()}
+    assert entries(read) == table
+    assert digest(entries(source.tensors)) == sent
+    assert exporter.finish()[1] == {}
