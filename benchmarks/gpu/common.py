@@ -60,9 +60,10 @@ def model_folder(folder: Path, shape: str) -> Path:
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
+    trainer: Any = trainers
     words.train_from_iterator(
         ["hello world the quick brown fox " * 50],
-        trainers.BpeTrainer(
+        trainer.BpeTrainer(
             vocab_size=600, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         ),
     )

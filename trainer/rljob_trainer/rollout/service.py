@@ -195,7 +195,7 @@ class RolloutService:
         return await self._searches[self._url].search(query)
 
 
-def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> TorchEngine:
+def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> ServingEngine:
     if spec.rollout.gpus_per_engine > 1:
         raise UserError(
             f"spec.rollout.gpusPerEngine: the torch engine uses one GPU, not {spec.rollout.gpus_per_engine}."

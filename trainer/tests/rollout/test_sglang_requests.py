@@ -116,7 +116,7 @@ class Manager:
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[str]] = []
 
-    def abort_request(self, abort_all: bool) -> None:
+    def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         for future in self.waiting:
             if not future.done():
                 future.set_result("abort")
@@ -132,7 +132,9 @@ class Script:
         self.tokenizer_manager = Manager()
         self.asked: list[list[int]] = []
 
-    async def async_generate(self, input_ids: list[int], sampling_params: Any, return_logprob: bool) -> dict[str, Any]:
+    async def async_generate(
+        self, input_ids: list[int], sampling_params: Any, return_logprob: bool, rid: str
+    ) -> dict[str, Any]:
         self.asked.append(list(input_ids))
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.tokenizer_manager.waiting.append(future)
@@ -176,6 +178,32 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on(monkeypatch: pytest.M
     assert generation.finish_reason == "length"
     assert made.engine.asked == [[4, 5], [4, 5, 10]]
     assert engine.stats()["interrupted"] == 1.0
+
+
+async def test_an_aborted_turn_gives_what_it_has_and_can_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script()
+    engine = SglangEngine(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=lambda **arguments: script)
+
+    async def agreed(table: Any, wanted: str) -> str:
+        return wanted
+
+    monkeypatch.setattr(engine, "_verify", agreed)
+    await engine.begin_update()
+    await engine.finish_update(3, "three", {})
+    async with engine.open(0) as session:
+        task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=4)))
+        await asyncio.sleep(0.01)
+        await session.abort()
+        begun = await task
+    assert (begun.token_ids, begun.finish_reason) == ([10], "abort")
+    async with engine.open(0) as session:
+        task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=4), begun))
+        await asyncio.sleep(0.01)
+        script.tokenizer_manager.waiting[-1].set_result("length")
+        whole = await task
+    assert (whole.token_ids, whole.finish_reason) == ([10, 11, 11, 11], "length")
+    assert whole.policy_versions == [3, 3, 3, 3]
+    assert script.asked == [[4, 5], [4, 5, 10]]
 
 
 async def test_arguments_that_sglang_does_not_take_are_the_users(tokenizer: TextTokenizer) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,8 +53,9 @@ class SglangEngine:
         self.version: int | None = None
         self.digest: str | None = None
         self.health = Health.begin(time.monotonic())
-        self._arguments, self._vocab_size, self._deterministic = dict(arguments), vocab_size, deterministic
-        self._eos_ids = frozenset(i for i in (*eos_ids, tokenizer.eos_token_id) if i is not None)
+        self.vocab_size = vocab_size
+        self._arguments, self._deterministic = dict(arguments), deterministic
+        self.eos_ids = frozenset(i for i in (*eos_ids, tokenizer.eos_token_id) if i is not None)
         self._tp = int(arguments.get("tp_size", 1))
         self._serves = asyncio.Event()
         self._in_flight = 0
@@ -79,38 +81,46 @@ class SglangEngine:
         yield SglangSession(self, seed if self._deterministic else None)
 
     async def run_turn(
-        self, context: Sequence[int], sampling: SamplingParams, seed: int | None
-    ) -> tuple[Part, list[int]]:
-        """Generate after `context`; the turn and the version of each of its tokens."""
-        parts: list[Part] = []
-        versions: list[int] = []
-        ids = list(context)
-        room = min(sampling.max_new_tokens, self.max_context_length - len(ids))
+        self, session: "SglangSession", sampling: SamplingParams, begun: Part, versions: list[int]
+    ) -> Part:
+        """Generate after what `session` holds; `begun` is what the turn has already, `versions` grows with it."""
+        parts = [begun] if begun.token_ids else []
+        ids = session.ids + begun.token_ids
+        room = min(sampling.max_new_tokens, self.max_context_length - len(session.ids)) - len(begun.token_ids)
         while room > 0:
             await self._serves.wait()
+            if session.stopped:
+                break
             version = self.version
             if version is None:
                 raise EngineError(f"the engine serves nothing: {self.health.why or self.health.state}")
-            part = await self._request(ids, sampling_request(sampling, room, seed))
+            session.request = uuid.uuid4().hex
+            part = await self._request(session.request, ids, sampling_request(sampling, room, session.seed))
             parts.append(part)
             versions += [version] * len(part.token_ids)
             ids += part.token_ids
             room -= len(part.token_ids)
-            if part.finish_reason != "abort":
+            if part.finish_reason != "abort" or session.stopped:
                 break
             self._interrupted += 1
         if not parts:
-            return Part([], [], "length"), []
+            return Part([], [], "abort" if session.stopped else "length")
         turn = join(parts, sampling.stop, self.tokenizer)
-        if turn.finish_reason == "abort":  # interrupted at its very last token
+        if turn.finish_reason == "abort" and not (session.stopped and room > 0):  # interrupted at its very last token
             turn = Part(turn.token_ids, turn.logprobs, "length")
-        return turn, versions[: len(turn.token_ids)]
+        return turn
 
-    async def _request(self, ids: list[int], params: dict[str, Any]) -> Part:
+    def abort(self, request: str) -> None:
+        """End a request: it returns what it has."""
+        self._manager.abort_request(rid=request)
+
+    async def _request(self, request: str, ids: list[int], params: dict[str, Any]) -> Part:
         self._in_flight += 1
         self._requests += 1
         try:
-            answer = await self._engine.async_generate(input_ids=ids, sampling_params=params, return_logprob=True)
+            answer = await self._engine.async_generate(
+                input_ids=list(ids), sampling_params=params, return_logprob=True, rid=request
+            )
         except ValueError as error:
             if "aborted" in str(error):
                 return Part([], [], "abort")
@@ -334,23 +344,40 @@ class SglangSession:
     """One sequence. SGLang's prefix cache keeps what its turns have in common."""
 
     def __init__(self, engine: SglangEngine, seed: int | None) -> None:
-        self._engine, self._seed = engine, seed
-        self._ids: list[int] = []
+        self._engine, self.seed = engine, seed
+        self.ids: list[int] = []
+        """Prompt, turns and observations so far."""
+        self.request = ""
+        """The last request."""
+        self.stopped = False
 
-    async def generate(self, new_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    async def generate(
+        self, new_token_ids: Sequence[int], sampling: SamplingParams, begun: Generation | None = None
+    ) -> Generation:
         """Append `new_token_ids`, then generate until a stop, `max_new_tokens` or the end of the context.
 
-        Raises EngineError when the engine is lost, ValueError for token ids outside the vocabulary.
+        `begun`: see `rollout.types.Session`. Raises EngineError when the engine is lost, ValueError for token ids
+        outside the vocabulary.
         """
         engine = self._engine
-        if any(not 0 <= token < engine._vocab_size for token in new_token_ids):
-            raise ValueError(f"token ids must lie in 0 … {engine._vocab_size - 1}")
-        self._ids += new_token_ids
-        turn, versions = await engine.run_turn(self._ids, sampling, self._seed)
-        self._ids += turn.token_ids
-        shown = shown_ids(turn, engine._eos_ids)
+        if any(not 0 <= token < engine.vocab_size for token in new_token_ids):
+            raise ValueError(f"token ids must lie in 0 … {engine.vocab_size - 1}")
+        self.ids += new_token_ids
+        self.stopped = False
+        before = Part([], [], "abort") if begun is None else Part(list(begun.token_ids), list(begun.logprobs), "abort")
+        versions = [] if begun is None else list(begun.policy_versions)
+        turn = await engine.run_turn(self, sampling, before, versions)
+        self.ids += turn.token_ids
+        shown = shown_ids(turn, engine.eos_ids)
         text = engine.tokenizer.decode(shown, skip_special_tokens=False) if shown else ""
-        return Generation(turn.token_ids, turn.logprobs, versions, turn.finish_reason, turn.stop, text)
+        count = len(turn.token_ids)
+        return Generation(turn.token_ids, turn.logprobs, versions[:count], turn.finish_reason, turn.stop, text)
+
+    async def abort(self) -> None:
+        """End the generation that is under way: it returns what it has."""
+        self.stopped = True
+        if self.request:
+            self._engine.abort(self.request)
 
 
 def _sglang(**arguments: Any) -> Any:
