@@ -13,7 +13,7 @@ from rljob_operator.render.context import Context
 from rljob_operator.settings import Settings
 from rljob_operator.trouble import ready
 
-STAGES = ("", "Prepare", "SFT", "RL", "Evaluate", "Done")
+STAGES = ("", "Prepare", "SFT", "RL", "Evaluate", "Generate", "Done")
 
 
 @dataclass

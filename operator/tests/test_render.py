@@ -107,6 +107,12 @@ def test_golden(case):
     assert text == file.read_text(encoding="utf-8"), "rendered objects changed: RLJOB_UPDATE_GOLDEN=1 and read the diff"
 
 
+@pytest.mark.parametrize("mode", ["Evaluate", "Generate"])
+def test_a_job_that_does_not_train_has_engines_and_no_trainer(mode):
+    body = rendered(job_manifest(mode=mode))[-1]
+    assert [group["groupName"] for group in body["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == ["rollout"]
+
+
 job_names = st.builds(
     lambda first, rest: (first + rest).rstrip("-"),
     st.sampled_from(string.ascii_lowercase),

@@ -90,8 +90,27 @@ def sft_steps(spec: RLJobSpec, rows: int | None = None) -> int | None:
     return max(1, math.ceil(rows * spec.sft.num_epochs / spec.sft.batch_size))
 
 
-def total_steps(spec: RLJobSpec, sft_rows: int | None = None) -> int | None:
-    """Optimizer steps of the whole job, SFT and RL; None while the rows of an SFT by epochs are not known."""
+def evaluate_steps(spec: RLJobSpec) -> int:
+    """Steps of an evaluate-only job: one for each set."""
+    return len(spec.evaluation.datasets) if spec.mode == "Evaluate" else 0
+
+
+def generate_steps(spec: RLJobSpec, prompts: int) -> int:
+    """Steps of a generate-only job over `prompts` prompts: rollouts, the last of which may be smaller."""
+    if spec.mode != "Generate":
+        return 0
+    return min(spec.rollout.num_rollout, math.ceil(prompts / spec.rollout.batch_size))
+
+
+def total_steps(spec: RLJobSpec, sft_rows: int | None = None, prompts: int | None = None) -> int | None:
+    """Steps of the whole job: of the optimizer (SFT and RL), or sets to evaluate, or rollouts to generate.
+
+    None while the rows of an SFT by epochs, or the prompts of a generate-only job, are not known.
+    """
+    if spec.mode == "Evaluate":
+        return evaluate_steps(spec)
+    if spec.mode == "Generate":
+        return None if prompts is None else generate_steps(spec, prompts)
     sft = sft_steps(spec, sft_rows)
     return None if sft is None else sft + rl_steps(spec)
 

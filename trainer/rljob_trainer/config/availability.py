@@ -49,8 +49,11 @@ def _megatron(spec: RLJobSpec) -> bool:
     return trains_rl(spec) and spec.trainer.backend == "megatron"
 
 
+def _sglang(spec: RLJobSpec) -> bool:
+    return generates(spec) and spec.rollout.engine == "sglang"
+
+
 TABLE: tuple[Unavailable, ...] = (
-    Unavailable("mode", ("Evaluate", "Generate"), "use Train"),
     # Model
     Unavailable("model.source.type", ("persistentVolumeClaim", "objectStore"), "use auto, hub or path"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
@@ -71,9 +74,7 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("rollout.engine", ("sglang",), "use torch", when=generates),
     Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
     Unavailable("rollout.generate.search.backend", ("google",), "use local", when=generates),
-    Unavailable("rollout.overSamplingBatchSize", when=generates),
-    Unavailable("rollout.dynamicFilter", when=generates),
-    Unavailable("rollout.partialRollout", when=generates),
+    Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
     # Trainer
     Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
     Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),
@@ -97,10 +98,6 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("checkpoint.load", use="use model.path"),
     Unavailable("checkpoint.warmStart"),
     Unavailable("checkpoint.hub", use="push the exported model yourself"),
-    # Tracking
-    Unavailable("tracking.wandb", use="metrics.jsonl and Prometheus are always there"),
-    Unavailable("tracking.tensorboard", use="metrics.jsonl and Prometheus are always there"),
-    Unavailable("tracking.mlflow", use="metrics.jsonl and Prometheus are always there"),
     # Lifecycle
     Unavailable("lifecycle.queue"),
     Unavailable("lifecycle.health.rewardStalled", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),

@@ -178,6 +178,18 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
+        "self.mode != 'Generate' || !has(self.rollout.dynamicFilter)",
+        "is for training; a generate-only job filters by spec.output",
+        "rollout.dynamicFilter",
+    ),
+    Rule(
+        "spec",
+        "self.mode != 'Generate' || !has(self.rollout.overSamplingBatchSize)",
+        "is for training; a generate-only job takes every prompt",
+        "rollout.overSamplingBatchSize",
+    ),
+    Rule(
+        "spec",
         "!self.evaluation.withoutRetriever || has(self.retriever)",
         "needs spec.retriever",
         "evaluation.withoutRetriever",

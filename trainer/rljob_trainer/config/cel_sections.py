@@ -86,6 +86,13 @@ SECTION_RULES = (
         "overSamplingBatchSize",
     ),
     Rule(
+        "spec.rollout",
+        "!self.partialRollout || (has(self.overSamplingBatchSize) && self.overSamplingBatchSize != self.batchSize)",
+        "has no effect unless overSamplingBatchSize is above batchSize {self.batchSize}: when the batch is "
+        "full, nothing is unfinished",
+        "partialRollout",
+    ),
+    Rule(
         "spec.reward.functions[]",
         "self.name != 'custom' || has(self.function)",
         "required with name custom",

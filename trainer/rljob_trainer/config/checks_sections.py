@@ -108,6 +108,21 @@ def _rollout(spec: RLJobSpec) -> Iterator[Problem]:
             "spec.rollout.overSamplingBatchSize",
             f"{rollout.over_sampling_batch_size} is below batchSize {rollout.batch_size}",
         )
+    elif rollout.partial_rollout and (rollout.over_sampling_batch_size or 0) <= rollout.batch_size:
+        yield Problem(
+            "spec.rollout.partialRollout",
+            f"has no effect unless overSamplingBatchSize is above batchSize {rollout.batch_size}: when the batch is "
+            "full, nothing is unfinished",
+        )
+
+
+def _generate_only(spec: RLJobSpec) -> Iterator[Problem]:
+    if spec.mode != "Generate":
+        return
+    if spec.rollout.dynamic_filter is not None:
+        yield Problem("spec.rollout.dynamicFilter", "is for training; a generate-only job filters by spec.output")
+    if spec.rollout.over_sampling_batch_size is not None:
+        yield Problem("spec.rollout.overSamplingBatchSize", "is for training; a generate-only job takes every prompt")
 
 
 def _reward(spec: RLJobSpec) -> Iterator[Problem]:
@@ -174,6 +189,7 @@ SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _algorithm,
     _generate,
     _rollout,
+    _generate_only,
     _reward,
     _retriever,
     _evaluation,

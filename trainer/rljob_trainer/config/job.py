@@ -14,6 +14,7 @@ from rljob_trainer.config.images import ImagesSpec
 from rljob_trainer.config.lifecycle import LifecycleSpec
 from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.config.optimizer import OptimizerSpec
+from rljob_trainer.config.output import OutputSpec
 from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.config.reward import RewardSpec
 from rljob_trainer.config.rollout import RolloutSpec
@@ -59,6 +60,8 @@ class RLJobSpec(ApiModel):
     """The retrieval service that answers searches; none is deployed without this section."""
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     """Held-out data sets scored during and after training."""
+    output: OutputSpec = Field(default_factory=OutputSpec)
+    """What a generate-only job writes."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """Commits and exports."""
     storage: StorageSpec = Field(default_factory=StorageSpec)

@@ -86,7 +86,7 @@ class RolloutSpec(ApiModel):
     engine: Literal["torch", "sglang"] = "sglang"
     """`sglang` on GPUs; `torch`: the embedded engine, for CPU and as the reference."""
     num_rollout: PositiveInt = 3000
-    """Rollouts (generate, train, sync) of the whole job."""
+    """Rollouts (generate, train, sync) of the whole job. `mode: Generate` ends earlier, with the last prompt."""
     batch_size: PositiveInt = 16
     """Prompts per rollout."""
     n_samples_per_prompt: PositiveInt = 8
@@ -108,11 +108,17 @@ class RolloutSpec(ApiModel):
     weight_sync: Literal["auto", "disk"] = "auto"
     """How SGLang gets new weights. `auto`: GPU memory when colocated, else NCCL. `disk`: files in the job's storage."""
     over_sampling_batch_size: PositiveInt | None = None
-    """Prompts asked for at once, of which `batchSize` are kept (dynamic sampling)."""
+    """Prompts held at once, of which `batchSize` make up a rollout; the rest wait for the next. By default equal."""
     dynamic_filter: ImportPath | Literal["nonzero_std"] | None = None
-    """Keeps or drops a group (DAPO: groups whose rewards differ)."""
+    """Keeps or drops a group, then replaced by another prompt's. `nonzero_std`: DAPO's, groups whose rewards differ;
+    or `def f(samples) -> bool`."""
+    max_prompts_per_rollout: PositiveInt | None = None
+    """Prompts drawn for one rollout at most when a filter drops groups; by default 16 × `overSamplingBatchSize`."""
     partial_rollout: bool = False
-    """Keep unfinished samples for the next rollout."""
+    """Once the batch is full, keep unfinished samples with their tokens and go on with them in the next rollout."""
+    partial_rollout_tokens: PositiveInt | None = None
+    """With `partialRollout`: tokens a sample is given between two looks at whether the batch is full; by default a
+    quarter of `maxResponseLength`."""
     timeout_seconds: PositiveInt = 3600
     """A rollout that takes longer fails the attempt, naming the samples that wait."""
     max_engine_restarts: NonNegativeInt = 3

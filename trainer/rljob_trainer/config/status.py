@@ -97,12 +97,12 @@ class RLJobStatus(ApiModel):
     """Attempts that failed; compared with backoffLimit."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=32)] = Field(default_factory=list)
     """The latest attempts."""
-    stage: Literal["", "Prepare", "SFT", "RL", "Evaluate", "Done"] = ""
+    stage: Literal["", "Prepare", "SFT", "RL", "Evaluate", "Generate", "Done"] = ""
     """What the driver is doing."""
     step: NonNegativeInt = 0
-    """Optimizer steps trained, SFT included."""
+    """Optimizer steps trained, SFT included; sets evaluated or rollouts generated where nothing is trained."""
     total_steps: NonNegativeInt = 0
-    """Optimizer steps asked for."""
+    """Steps asked for."""
     progress: ShortStr | None = None
     """`step/totalSteps`."""
     reward: ShortStr | None = None

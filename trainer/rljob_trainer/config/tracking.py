@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rljob_trainer.config.base import ApiModel, NonNegativeInt, PathStr, SecretKeyRef, ShortStr, Url
+from rljob_trainer.config.base import ApiModel, NonNegativeInt, PathStr, SecretKeyRef, ShortStr
 
 
 class WandbSpec(ApiModel):
@@ -26,14 +26,14 @@ class TensorBoardSpec(ApiModel):
     """TensorBoard event files."""
 
     log_dir: PathStr = "tensorboard"
-    """Folder of the event files."""
+    """Folder of the event files, beneath the job's directory unless absolute."""
 
 
 class MlflowSpec(ApiModel):
     """MLflow."""
 
-    tracking_uri: Url
-    """Address of the server."""
+    tracking_uri: Annotated[str, Field(pattern=r"^(https?://|file:)[^\s]+$", max_length=2048)]
+    """Address of the server, or a folder (`file:mlruns`, beneath the job's directory unless absolute)."""
     experiment: ShortStr
     """Experiment."""
     token: SecretKeyRef | None = None
@@ -46,7 +46,7 @@ class TrackingSpec(ApiModel):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9090
     """Port of the driver's /metrics; 0 serves none. Ranks and engines take ports of their own."""
     log_completions: NonNegativeInt = 4
-    """Samples per rollout written to `completions.jsonl` with rewards and policy versions."""
+    """Samples per rollout written to `completions.jsonl` and the trackers, with rewards and policy versions."""
     wandb: WandbSpec | None = None
     """Weights & Biases."""
     tensorboard: TensorBoardSpec | None = None

@@ -3,16 +3,18 @@
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import ray
 
+from rljob_trainer.checkpoint import Commit
 from rljob_trainer.cluster.progress import ProgressReporter
-from rljob_trainer.config.arithmetic import engine_count, generates, rl_steps, sft_steps, total_gpus, world_size
+from rljob_trainer.config.arithmetic import engine_count, generates, total_gpus, trains, world_size
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.hooks import load_function
-from rljob_trainer.loops.jobdir import claim
+from rljob_trainer.loops.jobdir import claim, learning_fields
 from rljob_trainer.loops.placement import (
     ROLLOUT_RESOURCE,
     TRAINER_RESOURCE,
@@ -28,6 +30,8 @@ from rljob_trainer.loops.train import choose_commit, train
 from rljob_trainer.metrics.display import make_display
 from rljob_trainer.metrics.exporter import serve
 from rljob_trainer.metrics.memory import PeakMemory
+from rljob_trainer.metrics.trackers import RunFacts
+from rljob_trainer.metrics.tracking import Tracking, check_tracking, known_runs, make_trackers
 from rljob_trainer.report.summary import print_lines, summarize, terminal_lines
 from rljob_trainer.report.write import write_report
 from rljob_trainer.weights import weights_digest
@@ -51,13 +55,15 @@ def run_job(
         claim(place.job_dir, job, may_resume=may_resume, incarnation=place.incarnation)
     commit = choose_commit(place.job_dir, options.resume_from)
     check_hooks(job)
+    check_tracking(job.spec.tracking)
     sft_done = commit is not None and LoopState.from_json(commit.loop_state()).stage != "SFT"
     data = Data(job, place.job_dir, sft_done=sft_done)
     memory = PeakMemory(os.getppid()) if options.local else None
     _start_ray(job, options.local, stop, stack)
     display = make_display(job.metadata.name, quiet=options.quiet)
-    total = (sft_steps(job.spec, len(data.sft) if data.sft else None) or 0) + rl_steps(job.spec)
-    recorder = Recorder(place.directory, job.metadata.name, total, progress, display)
+    tracking = _tracking(job, place, commit, display.message)
+    total = data.total_steps(job)
+    recorder = Recorder(place.directory, job.metadata.name, total, progress, display, tracking)
     stack.callback(recorder.close)
     serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, strict=not options.local)
     run = Run(job, place, data, stop, recorder)
@@ -73,12 +79,13 @@ def run_job(
     )
     write_report(place.job_dir, summary, job.to_manifest())
     recorder.stage("Done", run.state.step, run.total_steps)
+    recorder.succeeded = run.state.step == run.total_steps
     recorder.close()
     if not options.quiet:
         report = place.job_dir / "report.html"
         print_lines([*terminal_lines(summary), f"  {'report':<36} {_shown(report)}"])
     if run.state.step != run.total_steps:
-        raise RuntimeError(f"{run.state.step} of {run.total_steps} steps were trained")
+        raise RuntimeError(f"{run.state.step} of {run.total_steps} steps were done")
 
 
 def check_hooks(job: RLJob) -> None:
@@ -98,8 +105,22 @@ def check_hooks(job: RLJob) -> None:
             load_function(path, field)
 
 
+def _tracking(job: RLJob, place: Place, commit: Commit | None, tell: Callable[[str], None]) -> Tracking:
+    step = None if commit is None else LoopState.from_json(commit.loop_state()).step
+    facts = RunFacts(
+        job=job.metadata.name,
+        incarnation=place.incarnation,
+        job_dir=place.job_dir,
+        directory=place.directory,
+        config=learning_fields(job),
+        resumed_step=step,
+        known=known_runs(place.job_dir),
+    )
+    return Tracking(make_trackers(job.spec.tracking, facts), place.directory, tell)
+
+
 def _start_ray(job: RLJob, local: bool, stop: StopFlag, stack: ExitStack) -> None:
-    ranks, engines = world_size(job.spec), engine_count(job.spec)
+    ranks, engines = world_size(job.spec) if trains(job.spec) else 0, engine_count(job.spec)
     if local:
         start_local_ray(ranks, max(engines, 1), total_gpus(job.spec))
     else:

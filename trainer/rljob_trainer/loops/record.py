@@ -10,17 +10,32 @@ from rljob_trainer.loops.state import LoopState
 from rljob_trainer.metrics.display import Display
 from rljob_trainer.metrics.exporter import DriverMetrics
 from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWriter
+from rljob_trainer.metrics.trackers import Completion
+from rljob_trainer.metrics.tracking import Tracking
 from rljob_trainer.rollout.types import Sample
+
+WITHOUT_RETRIEVER = "without_retriever"
 
 
 class Recorder:
     """Writes to all of them; the loops say each thing once."""
 
     def __init__(
-        self, directory: Path, job_name: str, total_steps: int, progress: ProgressReporter, display: Display
+        self,
+        directory: Path,
+        job_name: str,
+        total_steps: int,
+        progress: ProgressReporter,
+        display: Display,
+        tracking: Tracking | None = None,
     ) -> None:
         """`directory`: the incarnation's own."""
         self.display, self.progress = display, progress
+        self.tracking = tracking or Tracking([], directory)
+        self.succeeded = False
+        """Whether the job is done; told to the trackers at the end."""
+        self._closed = False
+        self._unsent: dict[tuple[int, str], list[Completion]] = {}
         self.prometheus = DriverMetrics(job_name)
         self.total_steps = total_steps
         self._metrics = JsonlWriter(directory / METRICS_FILE)
@@ -34,19 +49,31 @@ class Recorder:
     def sft(self, state: LoopState, total: int, values: Mapping[str, float]) -> None:
         """Numbers of an SFT step."""
         self._write("sft", state.step, values)
+        self.tracking.log(state.step, "sft", values)
         self.prometheus.values(values)
         self.display.stage("SFT", state.step, total)
         self.display.values("sft", state.step, dict(values))
         self._stand(state, tokensPerSecond=values.get("tokens_per_second"))
 
-    def rollout(self, state: LoopState, total: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+    def rollout(
+        self,
+        state: LoopState,
+        total: int,
+        values: Mapping[str, float],
+        seconds: Mapping[str, float],
+        *,
+        kind: str = "rl",
+        stage: str = "RL",
+    ) -> None:
         """Numbers of a rollout and the steps trained on it; `seconds` by phase."""
         timed = {f"seconds/{phase}": value for phase, value in seconds.items()}
-        self._write("rl", state.step, {**values, **timed}, rollout=state.rollout, policy_version=state.policy_version)
+        self._write(kind, state.step, {**values, **timed}, rollout=state.rollout, policy_version=state.policy_version)
         self.prometheus.values(values)
         self.prometheus.phases(seconds)
-        self.display.stage("RL", state.rollout, total)
-        self.display.values("rl", state.step, dict(values))
+        self._send_completions()
+        self.tracking.log(state.step, kind, {**values, **timed})
+        self.display.stage(stage, state.rollout, total)
+        self.display.values(kind, state.step, dict(values))
         self._stand(state, reward=values.get("reward"), tokensPerSecond=values.get("tokens_per_second"))
 
     def completion(
@@ -56,6 +83,8 @@ class Recorder:
 
         `name`: `train`, or the evaluation it was made for.
         """
+        rows = self._unsent.setdefault((state.step, name), [])
+        rows.append(_completion(state, sample, segments, advantage))
         self._completions.write(
             {
                 "kind": "completion",
@@ -82,6 +111,10 @@ class Recorder:
     def evaluation(self, state: LoopState, name: str, scores: Mapping[str, float]) -> None:
         """Scores of an evaluation set at a moment: `name` is `<set>/<moment>`."""
         self._write("evaluation", state.step, scores, name=name)
+        self._send_completions()
+        dataset, _, moment = name.partition("/")
+        prefix = f"eval/{dataset}/{moment}" if moment == WITHOUT_RETRIEVER else f"eval/{dataset}"
+        self.tracking.log(state.step, prefix, scores)
         self.prometheus.evaluation(name.split("/", 1)[0], scores["score"])
         self.display.evaluation(name, scores["score"])
         shown = {key: round(value["score"], 4) for key, value in state.evaluations.items()}
@@ -98,10 +131,20 @@ class Recorder:
         self._stand(state)
 
     def close(self) -> None:
-        """Close files and display."""
+        """Close files, trackers and display. Does nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        self._send_completions()
+        self.tracking.close(self.succeeded)
         self.display.close()
         self._metrics.close()
         self._completions.close()
+
+    def _send_completions(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        for (step, name), rows in unsent.items():
+            self.tracking.completions(step, name, rows)
 
     def _stand(self, state: LoopState, **more: float | None) -> None:
         known: dict[str, Any] = {key: value for key, value in more.items() if value is not None}
@@ -113,3 +156,21 @@ class Recorder:
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any], **more: Any) -> None:
         self._metrics.write({"kind": kind, "step": step, **more, **values, "time": round(time.time(), 3)})
+
+
+def _completion(
+    state: LoopState, sample: Sample, segments: Sequence[tuple[str, bool]], advantage: float | None
+) -> Completion:
+    return Completion(
+        rollout=state.rollout,
+        group=sample.group,
+        index=sample.index,
+        prompt=sample.prompt,
+        response="".join(text for text, _ in segments),
+        label=sample.label if isinstance(sample.label, str) else repr(sample.label),
+        status=sample.status,
+        reward=sample.reward,
+        reward_parts=sample.reward_parts,
+        advantage=advantage,
+        policy_versions=sorted(set(sample.policy_versions) - {-1}),
+    )

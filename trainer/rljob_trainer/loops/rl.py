@@ -2,18 +2,18 @@
 
 from rljob_trainer.config.arithmetic import batch_plan
 from rljob_trainer.data.prompts import PromptSource
+from rljob_trainer.loops.collect import Collected, collect, make_filter
 from rljob_trainer.loops.credit import Credit
 from rljob_trainer.loops.evaluate import evaluate
+from rljob_trainer.loops.pending import groups_from_json, groups_to_json
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.samples import (
     advantages_of,
-    make_samples,
     rollout_metrics,
-    sampling_params,
     segments_of,
     train_batches,
 )
-from rljob_trainer.rollout.types import Sample
+from rljob_trainer.rollout.types import Sample, SamplingParams
 
 
 class RolloutFailedError(RuntimeError):
@@ -63,15 +63,9 @@ def _evaluate_if_due(run: Run) -> None:
 def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     """One turn of the loop. Returns its numbers; `run.state` has moved on when it returns, and not before."""
     spec, state = run.job.spec, run.state
-    with run.timer.phase("generate"):
-        rows = prompts.next(spec.rollout.batch_size)
-        samples = make_samples(
-            rows, spec.rollout.n_samples_per_prompt, job_seed=spec.seed, stage="train", rollout=state.rollout
-        )
-        samples = run.generate(samples, sampling_params(spec.rollout.sampling))
+    collected = _collect(run, prompts)
+    samples = collected.samples
     generate_seconds = run.timer.seconds("generate")
-    with run.timer.phase("reward"):
-        run.score(samples)
     with run.timer.phase("train"):
         advantages = advantages_of(samples, spec.algorithm, run.ranks.token_signals)
     if not advantages:
@@ -79,14 +73,14 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
         raise RolloutFailedError(
             f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on: {'; '.join(reasons[:3])}"
         )
-    tokens = sum(sum(sample.loss_mask) for sample in samples)
-    values = rollout_metrics(samples, run.em_label)
+    tokens = collected.generated
+    values = rollout_metrics(samples, run.em_label) | collected.metrics
     with run.timer.phase("sync"):
         run.before_training()
     with run.timer.phase("train"):
         values |= _train(run, samples, advantages)
     state.rollout += 1
-    state.data = prompts.state()
+    state.data, state.pending = prompts.state(), groups_to_json(collected.left)
     state.tokens_generated += tokens
     state.add_seconds("generate", generate_seconds)
     run.sync_weights()
@@ -94,6 +88,23 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     _keep_completions(run, samples, advantages)
     run.recorder.prometheus.generated(tokens, _statuses(samples))
     return values
+
+
+def _collect(run: Run, prompts: PromptSource) -> Collected:
+    """The groups of this rollout, scored, those of the rollout before that were left over first."""
+    spec, state = run.job.spec, run.state
+
+    def generate(samples: list[Sample], sampling: SamplingParams) -> list[Sample]:
+        with run.timer.phase("generate"):
+            return run.generate(samples, sampling)
+
+    def score(samples: list[Sample]) -> None:
+        with run.timer.phase("reward"):
+            run.score(samples)
+
+    left = groups_from_json(state.pending, prompts.rows)
+    keep = make_filter(spec.rollout)
+    return collect(spec.rollout, prompts, left, generate, score, keep, job_seed=spec.seed, rollout=state.rollout)
 
 
 def _train(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> dict[str, float]:

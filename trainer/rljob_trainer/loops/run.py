@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rljob_trainer.checkpoint import Commit, CommitWriter, prune
-from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, trains_rl
+from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, total_steps, trains, trains_rl
 from rljob_trainer.config.evaluation import EvalDataset
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
 from rljob_trainer.data.sft import SftSource
 from rljob_trainer.loops.engines import EngineGroup
+from rljob_trainer.loops.no_ranks import NoRanks
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.record import Recorder
 from rljob_trainer.loops.samples import em_label
-from rljob_trainer.loops.state import LoopState
+from rljob_trainer.loops.state import LoopState, Stage
 from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.loops.weight_sync import make_weight_sync
 from rljob_trainer.metrics.timing import PhaseTimer
@@ -59,7 +60,7 @@ class Data:
         spec = job.spec
         self.tokenizer = load_tokenizer(spec.model, job_dir)
         self.sft = None
-        if spec.sft is not None and not (sft_done and spec.sft.num_steps is not None):
+        if spec.sft is not None and trains(spec) and not (sft_done and spec.sft.num_steps is not None):
             self.sft = SftSource(
                 spec.sft.dataset,
                 self.tokenizer,
@@ -69,12 +70,18 @@ class Data:
                 max_length=spec.sft.max_sequence_length,
             )
         self.prompts = None
-        if trains_rl(spec) and spec.data.train is not None:
+        if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
             self.prompts = PromptSource(spec.data.train, self.tokenizer, job_dir, spec.seed)
         self.evaluation = [
             EvalSet(dataset, load_eval(dataset, self.tokenizer, job_dir, f"spec.evaluation.datasets[{number}]").rows)
             for number, dataset in enumerate(spec.evaluation.datasets)
+            if spec.mode != "Generate"
         ]
+
+    def total_steps(self, job: RLJob) -> int:
+        """Steps of the job, now that its rows are counted."""
+        rows = None if self.sft is None else len(self.sft)
+        return total_steps(job.spec, rows, None if self.prompts is None else len(self.prompts)) or 0
 
 
 class Run:
@@ -84,8 +91,9 @@ class Run:
         self.job, self.place, self.data, self.stop, self.recorder = job, place, data, stop, recorder
         self.sft_steps = sft_steps(job.spec, len(data.sft) if data.sft else None) or 0
         self.rl_steps = rl_steps(job.spec)
-        self.total_steps = self.sft_steps + self.rl_steps
-        self.state = LoopState(stage="SFT" if self.sft_steps else "RL")
+        self.total_steps = data.total_steps(job)
+        first: dict[str, Stage] = {"Evaluate": "Evaluate", "Generate": "Generate"}
+        self.state = LoopState(stage=first.get(job.spec.mode, "SFT" if self.sft_steps else "RL"))
         self.timer = PhaseTimer()
         self.retriever_url = place.retriever_url
         self.em_label = em_label(job.spec.reward)
@@ -94,7 +102,7 @@ class Run:
         self._committed: tuple[str, int] | None = None
         self._synced: int | None = None
         self._last_beat = time.monotonic()
-        self.ranks = RankGroup(job, place.job_dir, self.beat)
+        self.ranks = RankGroup(job, place.job_dir, self.beat) if trains(job.spec) else NoRanks(job, place.job_dir)
         self.engines: EngineGroup | None = None
         if generates(job.spec):
             sync = make_weight_sync(job.spec, self.ranks, place.job_dir, self.beat)

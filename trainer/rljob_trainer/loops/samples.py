@@ -15,8 +15,10 @@ from rljob_trainer.loops.seeds import sample_seed
 from rljob_trainer.rollout.types import Sample, SamplingParams, Tokenizer, TrainSample
 
 
-def make_samples(rows: Sequence[Any], per_prompt: int, *, job_seed: int, stage: str, rollout: int) -> list[Sample]:
-    """`per_prompt` samples of each row, groups in the order of `rows`."""
+def make_samples(
+    rows: Sequence[Any], per_prompt: int, *, job_seed: int, stage: str, rollout: int, first_group: int = 0
+) -> list[Sample]:
+    """`per_prompt` samples of each row, groups in the order of `rows`, numbered from `first_group`."""
     return [
         Sample(
             prompt=row.prompt,
@@ -29,7 +31,7 @@ def make_samples(rows: Sequence[Any], per_prompt: int, *, job_seed: int, stage: 
             index=index,
             seed=sample_seed(job_seed, stage, rollout, group, index),
         )
-        for group, row in enumerate(rows)
+        for group, row in enumerate(rows, start=first_group)
         for index in range(per_prompt)
     ]
 
@@ -79,14 +81,18 @@ def train_batches(samples: Sequence[Sample], advantages: Mapping[int, Credit], s
     return batches
 
 
+JUDGES = ("em", "math", "deepscaler", "dapo")
+"""Reward functions that tell right (1) from wrong."""
+
+
 def em_label(reward: RewardSpec | None) -> str | None:
-    """Name in `reward_parts` of the exact-match function, if the reward has one."""
+    """Name in `reward_parts` of the first function that tells right from wrong, if the reward has one."""
     functions = reward.functions if reward is not None else []
-    return next((function.label or function.name for function in functions if function.name == "em"), None)
+    return next((function.label or function.name for function in functions if function.name in JUDGES), None)
 
 
 def score_of(sample: Sample, em: str | None) -> float:
-    """Exact match, 0 or 1 (a format score is not counted), where the reward has it under the name `em`; else the
+    """Right or wrong, 1 or 0 (a format score is not counted), by the function of the name `em`; without one, the
     reward."""
     if em is None:
         return sample.reward or 0.0

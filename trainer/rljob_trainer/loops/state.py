@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-Stage = Literal["SFT", "RL", "Evaluate"]
+Stage = Literal["SFT", "RL", "Evaluate", "Generate"]
 FORMAT = 1
 
 
@@ -14,7 +14,7 @@ class LoopState:
     stage: Stage
     """What comes next. `Evaluate`: all steps are trained."""
     step: int = 0
-    """Optimizer steps trained, SFT included."""
+    """Optimizer steps trained, SFT included; sets evaluated or rollouts generated where nothing is trained."""
     rollout: int = 0
     """Rollouts trained; the next one's number."""
     data: dict[str, Any] = field(default_factory=dict)
@@ -26,13 +26,18 @@ class LoopState:
     tokens_generated: int = 0
     """Tokens generated in training rollouts so far."""
     pending: list[dict[str, Any]] = field(default_factory=list)
-    """Samples that were generated and not yet trained; empty at a boundary of the synchronous loop."""
+    """Groups that wait for the next rollout, good ones and unfinished ones; see `loops.pending`."""
+    parts: list[str] = field(default_factory=list)
+    """Of a generate-only job: files with samples, in order, beneath the job's directory."""
+    samples_made: int = 0
+    samples_kept: int = 0
+    """Of a generate-only job: samples generated, and written."""
     format: int = FORMAT
 
     @property
     def policy_version(self) -> int:
         """Version of the weights: the number of rollouts trained."""
-        return self.rollout
+        return 0 if self.stage == "Generate" else self.rollout
 
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add wall-clock time to `name`."""

@@ -1,10 +1,11 @@
-"""The whole run: SFT, reinforcement learning, evaluation, export, report."""
+"""The whole run: evaluation or generation alone, or SFT, reinforcement learning, evaluation, export, report."""
 
 import logging
 from pathlib import Path
 
 from rljob_trainer.checkpoint import Commit, CommitError, find_commit, latest_commit, verify
-from rljob_trainer.loops.evaluate import evaluate_at_end
+from rljob_trainer.loops.distill import generate_only
+from rljob_trainer.loops.evaluate import evaluate_at_end, evaluate_only
 from rljob_trainer.loops.rl import train_rl
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.sft import train_sft
@@ -32,8 +33,17 @@ def choose_commit(job_dir: Path, resume_from: str | None) -> Commit | None:
 
 
 def train(run: Run, commit: Commit | None) -> None:
-    """From wherever `commit` stands to the end. Raises Stop when asked to end before."""
+    """What the job's mode asks for. From wherever `commit` stands to the end. Raises Stop when asked to end before."""
     run.start(commit)
+    if run.job.spec.mode == "Evaluate":
+        evaluate_only(run)
+    elif run.job.spec.mode == "Generate":
+        generate_only(run)
+    else:
+        _train(run)
+
+
+def _train(run: Run) -> None:
     if run.state.stage == "SFT":
         train_sft(run)
     if run.state.stage == "RL":

@@ -35,15 +35,18 @@ def summarize(
     generate = state.seconds.get("generate", 0.0)
     return {
         "job": job.metadata.name,
+        "mode": job.spec.mode,
         "state": "Succeeded" if state.step == total_steps else "Incomplete",
         "seed": job.spec.seed,
         "steps": state.step,
         "total_steps": total_steps,
         "sft_steps": sft_steps,
-        "rl_steps": state.step - sft_steps,
+        "rl_steps": state.step - sft_steps if job.spec.mode == "Train" else 0,
         "rollouts": state.rollout,
+        "samples_made": state.samples_made,
+        "samples_kept": state.samples_kept,
         "em_after_sft": first("after_sft"),
-        "em_after_grpo": first("final") if state.rollout else None,
+        "em_after_grpo": first("final") if state.rollout and job.spec.mode == "Train" else None,
         "em_without_retriever": first("without_retriever"),
         "evaluations": state.evaluations,
         "tokens_generated": state.tokens_generated,
@@ -69,6 +72,10 @@ def terminal_lines(summary: dict[str, Any]) -> list[str]:
         "em_without_retriever": "the same with unrelated documents",
     }
     lines += [f"  {text:<36} {summary[key]:.3f}" for key, text in names.items() if summary.get(key) is not None]
+    if summary["mode"] == "Evaluate":
+        lines += [f"  {name:<36} {scores['score']:.3f}" for name, scores in summary["evaluations"].items()]
+    if summary["mode"] == "Generate":
+        lines.append(f"  {'samples written':<36} {summary['samples_kept']} of {summary['samples_made']}")
     if summary["tokens_per_second"]:
         lines.append(f"  {'tokens generated per second':<36} {summary['tokens_per_second']:.0f}")
     stages = summary["stage_seconds"]

@@ -12,7 +12,7 @@ import torch
 from rljob_trainer.config.arithmetic import max_context_length
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob, RLJobSpec
-from rljob_trainer.models import build_config, load_tokenizer
+from rljob_trainer.models import build_config, build_model, load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.rollout.generate import (
     CustomGenerate,
@@ -21,6 +21,7 @@ from rljob_trainer.rollout.generate import (
     SearchGenerate,
     SingleTurnGenerate,
 )
+from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank
 from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
 from rljob_trainer.rollout.serving import Receiver, ServingEngine, receiver
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
@@ -51,6 +52,8 @@ class RolloutService:
         self._url: str | None = None
         self._samples = 0
         self._failed = 0
+        self._resumable = job.spec.rollout.partial_rollout or job.spec.rollout.over_sampling_batch_size is not None
+        self._under_way: dict[asyncio.Task[Any], ResumableEngine] = {}
 
     @property
     def name(self) -> str:
@@ -83,11 +86,19 @@ class RolloutService:
         except EngineError as error:
             raise EngineError(f"{self.name}: {error}") from error
 
+    async def load_model(self) -> str:
+        """Serve the weights of `spec.model` as version 0, for jobs without a trainer. Returns their digest."""
+        engine = self._started()
+        weights = await asyncio.to_thread(_model_weights, self.job.spec, self.job_dir)
+        return await engine.load_weights(weights, 0)
+
     async def generate(
         self, samples: Sequence[Sample], sampling: SamplingParams, retriever_url: str | None = None
     ) -> list[Sample]:
         """Generate all `samples`, in their order, each with its status set.
 
+        A sample that has used up `sampling.budget` and is not finished, and one that `abort` finds under way, comes
+        back with status `aborted` and its turns in `transcript`; given again, it goes on from them.
         What a tool or a hook does wrong costs its sample. Raises EngineError, naming this engine, when the engine has
         no weights, dies or hangs, and when `rollout.timeoutSeconds` is over (it then names samples that wait).
         """
@@ -95,7 +106,7 @@ class RolloutService:
         if engine.version is None and not hasattr(engine, "begin_update"):  # one that can be updated waits for it
             raise EngineError(f"{self.name} has no weights yet")
         await self._use_retriever(retriever_url)
-        tasks = [asyncio.create_task(self._generate(sample, sampling, engine)) for sample in samples]
+        tasks = [asyncio.create_task(self._one(sample, sampling, engine)) for sample in samples]
         deadline = time.monotonic() + limit
         try:
             waiting = set(tasks)
@@ -122,6 +133,34 @@ class RolloutService:
     def receiver(self) -> Receiver:
         """The engine as one that takes weights in buckets. Raises EngineError for the torch engine."""
         return receiver(self._started(), self.name)
+
+    async def abort(self) -> int:
+        """Cut off every sample that is under way. Returns their number."""
+        under_way = list(self._under_way.items())
+        for task, resumable in under_way:
+            if not await resumable.abort():
+                task.cancel()  # it waits for a tool
+        return len(under_way)
+
+    async def _one(self, sample: Sample, sampling: SamplingParams, engine: ServingEngine) -> Sample:
+        if not (self._resumable or sampling.budget is not None):
+            return await self._generate(sample, sampling, engine)
+        task, resumable = asyncio.current_task(), ResumableEngine(engine, sample.transcript, sampling.budget)
+        assert task is not None
+        self._under_way[task] = resumable
+        try:
+            return await self._generate(blank(sample), sampling, resumable)
+        except CutOffError:
+            pass
+        except asyncio.CancelledError:
+            if not resumable.cut:
+                raise
+            task.uncancel()
+        finally:
+            del self._under_way[task]
+        cut = blank(sample)
+        cut.status, cut.transcript = "aborted", resumable.transcript()
+        return cut
 
     def health(self) -> dict[str, Any]:
         """What is served. Raises EngineError when the engine is dead or hangs."""
@@ -228,6 +267,13 @@ def _context_length(spec: RLJobSpec, positions: int) -> int:
         sampling = dataset.sampling or spec.evaluation.sampling
         lengths.append(dataset.max_prompt_length + sampling.max_response_length)
     return min(max(lengths), positions)
+
+
+def _model_weights(spec: RLJobSpec, job_dir: str | Path) -> dict[str, torch.Tensor]:
+    """Weights as the trainer would start from, under their Hugging Face names."""
+    tokenizer = load_tokenizer(spec.model, job_dir)
+    model = build_model(spec.model, job_dir, tokenizer, seed=spec.seed)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def _read_safetensors(folder: str) -> dict[str, torch.Tensor]:

@@ -20,6 +20,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """Strings that end the generation, looked for in the decoded new text; kept in the output."""
     ignore_eos: bool = False
+    budget: int | None = None
+    """Tokens that a sample is given in this rollout at most, over all turns; beyond them it is cut off, status
+    `aborted`, to be continued (`rollout.resume`). Engines do not look at it."""
 
 
 @dataclass(frozen=True, slots=True)

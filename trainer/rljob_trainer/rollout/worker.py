@@ -80,14 +80,25 @@ class RolloutWorker:
         """Take GPU memory again."""
         await self._service.receiver.wake(tags)
 
+    async def load_model(self) -> str:
+        """Serve the weights of `spec.model` as version 0; returns their digest."""
+        served = await self._service.load_model()
+        self._exported.set(self._service.metrics())
+        return served
+
     async def generate(
         self, samples: Sequence[Sample], sampling: SamplingParams, retriever_url: str | None = None
     ) -> list[Sample]:
-        """All samples, in their order, status set. Raises EngineError when the engine is lost."""
+        """All samples, in their order, status set; see `RolloutService.generate`. Raises EngineError when the engine
+        is lost."""
         try:
             return await self._service.generate(samples, sampling, retriever_url)
         finally:
             self._exported.set(self._service.metrics())
+
+    async def abort(self) -> int:
+        """Cut off every sample that is under way: their `generate` returns. Their number."""
+        return await self._service.abort()
 
     async def health(self) -> dict[str, Any]:
         """Version and digest that are served. Raises EngineError when the engine is dead or hangs."""

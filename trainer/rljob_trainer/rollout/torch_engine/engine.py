@@ -258,17 +258,26 @@ class TorchEngine:
             with self._lock:
                 self._futures.discard(future)
 
-    async def run_turn(self, stream: Stream, token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    async def abort_turn(self, stream: Stream) -> None:
+        """End the turn that a session has under way."""
+        await self._call(lambda: self._runner.abort(stream))
+
+    async def run_turn(
+        self, stream: Stream, token_ids: Sequence[int], sampling: SamplingParams, begun: Generation | None = None
+    ) -> Generation:
         """One turn of a session; see `TorchSession.generate`."""
         if self.version is None:
             raise EngineError("the engine has no weights to serve")
         forced = list(token_ids)
+        earlier = None
+        if begun is not None:
+            earlier = TurnResult(begun.token_ids, begun.logprobs, begun.policy_versions, "abort")
         vocabulary = self._weights.architecture.vocab_size
-        if any(not 0 <= token < vocabulary for token in forced):
+        if any(not 0 <= token < vocabulary for token in (*forced, *(earlier.token_ids if earlier else ()))):
             raise ValueError(f"token ids must lie in 0 … {vocabulary - 1}")
 
         def submit(future: "asyncio.Future[Any]") -> None:
-            self._runner.submit(stream, Turn(forced, sampling, lambda result: self._resolve(future, result)))
+            self._runner.submit(stream, Turn(forced, sampling, lambda result: self._resolve(future, result), earlier))
 
         result: TurnResult = await self._ask(submit)
         ids = result.token_ids
@@ -284,13 +293,20 @@ class TorchSession:
     def __init__(self, engine: TorchEngine, stream: Stream) -> None:
         self._engine, self._stream = engine, stream
 
-    async def generate(self, new_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
-        """Append `new_token_ids`, then generate until a stop, `max_new_tokens` or the end of the context.
+    async def generate(
+        self, new_token_ids: Sequence[int], sampling: SamplingParams, begun: Generation | None = None
+    ) -> Generation:
+        """Append `new_token_ids` (and what was `begun`), then generate until a stop, `max_new_tokens` or the end of
+        the context.
 
         Without room for one more token the generation is empty, with finish reason `length`.
         Raises EngineError when the engine is lost, ValueError for token ids outside the vocabulary.
         """
-        return await self._engine.run_turn(self._stream, new_token_ids, sampling)
+        return await self._engine.run_turn(self._stream, new_token_ids, sampling, begun)
+
+    async def abort(self) -> None:
+        """End the generation that is under way: it returns what it has. The session takes no turn after it."""
+        await self._engine.abort_turn(self._stream)
 
 
 def _settle(results: list[tuple["asyncio.Future[Any]", Any]]) -> None:

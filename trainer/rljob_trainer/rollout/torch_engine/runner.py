@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -34,6 +34,8 @@ class Turn:
     forced: list[int]
     sampling: SamplingParams
     done: Callable[["TurnResult"], None]
+    begun: "TurnResult | None" = None
+    """What an earlier turn gave before it was aborted: appended too, and part of the result."""
 
 
 @dataclass(slots=True)
@@ -132,15 +134,33 @@ class Runner:
 
     def submit(self, stream: Stream, turn: Turn) -> None:
         """Queue a turn. One without any room in the context ends at once, empty."""
-        pending = [*([] if stream.last is None else [stream.last]), *turn.forced]
-        if not pending or stream.length + len(pending) >= self.max_length or turn.sampling.max_new_tokens < 1:
-            turn.done(TurnResult([], [], [], "length"))
+        begun = turn.begun or TurnResult([], [], [], "length")
+        pending = [*([] if stream.last is None else [stream.last]), *turn.forced, *begun.token_ids]
+        full = stream.length + len(pending) >= self.max_length
+        if not pending or full or turn.sampling.max_new_tokens <= len(begun.token_ids):
+            turn.done(replace(begun, reason="length"))
             return
         stream.turn, stream.pending = turn, pending
         if stream.length:
             self.waiting.appendleft(stream)
         else:
             self.waiting.append(stream)
+
+    def abort(self, stream: Stream) -> None:
+        """End a stream's turn with the tokens it has; the stream takes no turn after it."""
+        turn, stream.turn = stream.turn, None
+        if turn is None:
+            return
+        slot, result = stream.slot, turn.begun or TurnResult([], [], [], "abort")
+        if slot is None:
+            self.waiting.remove(stream)
+        else:
+            result = self._result(slot, "abort", None)
+            if stream in self.prefilling:
+                self.prefilling.remove(stream)
+            self._vacate(stream)
+            self.resting[id(stream)] = stream
+        turn.done(replace(result, reason="abort"))
 
     def close(self, stream: Stream) -> None:
         """Forget a stream, whatever it is doing."""
@@ -184,9 +204,14 @@ class Runner:
             self.busy += 1
             self._begun += 1
             sampling = stream.turn.sampling
+            begun = stream.turn.begun
             room = self.max_length - stream.length - len(stream.pending)
+            if begun is not None:
+                room += len(begun.token_ids)
             stops = self.stops.number(sampling.stop, sampling.ignore_eos)
             table.begin(slot, stream.length, min(sampling.max_new_tokens, room), stops, sampling, stream.draws)
+            if begun is not None:
+                table.go_on(slot, begun.token_ids, begun.logprobs, begun.versions)
             if stream.saved is not None:
                 stream.pages = [self._page() for _ in range(stream.saved[0].shape[1])]
                 self.cache.restore(stream.pages, stream.saved)
@@ -307,13 +332,17 @@ class Runner:
         table, stream = self.table, self.occupants[row]
         assert stream is not None
         assert stream.turn is not None
-        n = len(token_ids)
-        result = TurnResult(token_ids, table.logprobs[row, :n].tolist(), table.versions[row, :n].tolist(), reason, stop)
+        result = self._result(row, reason, stop)
         turn, stream.turn = stream.turn, None
         stream.length, stream.last = int(table.length[row]), token_ids[-1]
         self._vacate(stream)
         self.resting[id(stream)] = stream
         turn.done(result)
+
+    def _result(self, row: int, reason: FinishReason, stop: str | None) -> TurnResult:
+        table, n = self.table, int(self.table.count[row])
+        tokens, logprobs, versions = table.tokens[row, :n], table.logprobs[row, :n], table.versions[row, :n]
+        return TurnResult(tokens.tolist(), logprobs.tolist(), versions.tolist(), reason, stop)
 
     # -- slots and pages ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """The state of the engine's slots as arrays, one row each, so that a step is a few array operations."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rljob_trainer.rollout.types import SamplingParams
@@ -40,6 +42,12 @@ class SlotTable:
         self.temperature[row], self.top_p[row], self.top_k[row] = sampling.temperature, sampling.top_p, sampling.top_k
         self.uniforms[row] = draws
         self.held[row] = 0
+
+    def go_on(self, row: int, tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int]) -> None:
+        """The turn in `row` began earlier, with these tokens."""
+        count = len(tokens)
+        self.tokens[row, :count], self.logprobs[row, :count], self.versions[row, :count] = tokens, logprobs, versions
+        self.count[row] = count
 
     def append(self, rows: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, version: int) -> None:
         """One drawn token for each of `rows`."""
