@@ -101,7 +101,7 @@ def collect(
         generated += _round(selection, generate, score, keep, sampling)
     batch, rest = selection.take()
     samples = [replace(sample, group=number) for number, group in enumerate(batch) for sample in group.samples]
-    return Collected(samples, rest, generated, _metrics(selection, batch, rest, rollout))
+    return Collected(samples, rest, generated, _metrics(spec, selection, batch, rest, rollout))
 
 
 def round_tokens(spec: RolloutSpec) -> int:
@@ -142,23 +142,23 @@ def _round(
     return sum(sum(sample.loss_mask) + tokens_kept(sample) for sample in after) - had
 
 
-def _metrics(selection: Selection, batch: Sequence[Group], rest: Sequence[Group], rollout: int) -> dict[str, float]:
-    """Only what says something: nothing for a rollout of one round without filter and leftovers."""
-    dropped, kept = sum(selection.dropped.values()), sum(group.kept for group in batch)
-    values: dict[str, float] = {}
-    if selection.drawn != len(batch) or dropped or rest or kept:
-        ready = sum(group.finished for group in rest)
-        values |= {
-            "sampling/prompts_drawn": float(selection.drawn),
-            "sampling/groups_dropped": float(dropped),
-            "sampling/groups_kept_from_before": float(kept),
-            "sampling/groups_left_ready": float(ready),
-            "sampling/groups_left_unfinished": float(len(rest) - ready),
-        }
+def _metrics(
+    spec: RolloutSpec, selection: Selection, batch: Sequence[Group], rest: Sequence[Group], rollout: int
+) -> dict[str, float]:
+    """What over-sampling, filter and partial rollouts did; nothing when none of them is on."""
+    if not (spec.over_sampling_batch_size or spec.dynamic_filter or spec.partial_rollout):
+        return {}
+    dropped, ready = sum(selection.dropped.values()), sum(group.finished for group in rest)
+    versions = [v for group in batch for sample in group.samples for v in sample.policy_versions if v >= 0]
+    values = {
+        "sampling/prompts_drawn": float(selection.drawn),
+        "sampling/groups_dropped": float(dropped),
+        "sampling/groups_kept_from_before": float(sum(group.kept for group in batch)),
+        "sampling/groups_left_ready": float(ready),
+        "sampling/groups_left_unfinished": float(len(rest) - ready),
+        "sampling/stale_tokens": sum(version < rollout for version in versions) / max(len(versions), 1),
+        "sampling/staleness_max": float(rollout - min(versions, default=rollout)),
+    }
     if dropped:
-        values["sampling/dropped_reward"] = sum(r * n for r, n in selection.dropped.items()) / dropped
-    if kept:
-        versions = [v for group in batch for sample in group.samples for v in sample.policy_versions if v >= 0]
-        values["sampling/stale_tokens"] = sum(version < rollout for version in versions) / max(len(versions), 1)
-        values["sampling/staleness_max"] = float(rollout - min(versions, default=rollout))
+        values["sampling/dropped_reward"] = sum(reward * n for reward, n in selection.dropped.items()) / dropped
     return values

@@ -4,6 +4,7 @@ Each rollout is a step. Its rows go to a file of this incarnation's own; a commi
 what was written and not committed is made again. At the end they become one file in the job's directory.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -64,6 +65,7 @@ def _rollout(run: Run) -> dict[str, float]:
     state.samples_made += len(samples)
     state.samples_kept += kept
     state.add_seconds("generate", seconds)
+    run.recorder.prometheus.generated(tokens, Counter(str(sample.status) for sample in samples))
     for sample in samples[: spec.tracking.log_completions]:
         run.recorder.completion(state, "generate", sample, segments_of(sample, run.data.tokenizer), None)
     return rollout_metrics(samples, run.em_label) | {

@@ -66,6 +66,16 @@ _RL_GAUGES = (
     _Series("rljob_response_tokens_mean", "Mean response length in tokens, observations included.", "response_length"),
     _Series("rljob_turns_mean", "Mean number of generations per sample.", "turns"),
     _Series("rljob_searches_mean", "Mean number of searches per sample.", "searches"),
+    _Series("rljob_groups_dropped", "Groups that the filter dropped in the last rollout.", "sampling/groups_dropped"),
+    _Series(
+        "rljob_groups_waiting",
+        "Good groups that wait for the next rollout.",
+        "sampling/groups_left_ready",
+    ),
+    _Series(
+        "rljob_groups_unfinished", "Groups to be continued in the next rollout.", "sampling/groups_left_unfinished"
+    ),
+    _Series("rljob_stale_token_ratio", "Share of trained tokens made by an older policy.", "sampling/stale_tokens"),
     _Series("rljob_generated_tokens_per_second", "Tokens generated per second of generation.", "tokens_per_second"),
     _Series(
         "rljob_mismatch_logprob_mean", "Mean |log π_train − log π_rollout| over trained tokens.", "logprob_diff_mean"
