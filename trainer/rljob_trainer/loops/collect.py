@@ -76,13 +76,17 @@ def collect(
 
     Raises UserError when the limit of prompts is reached and the filter has not kept enough.
     """
-    for group in left:
-        group.kept = True
     at_once = spec.over_sampling_batch_size or spec.batch_size
+    limit = spec.max_prompts_per_rollout or DRAWS * at_once
+    # Numbers that no prompt of this rollout gets: samples of one number are one group.
+    left = [
+        Group([replace(sample, group=limit + number) for sample in group.samples], kept=True)
+        for number, group in enumerate(left)
+    ]
     selection = Selection(
         spec.batch_size,
         at_once,
-        spec.max_prompts_per_rollout or DRAWS * at_once,
+        limit,
         good=[group for group in left if group.finished],
         under_way=[group for group in left if not group.finished],
     )

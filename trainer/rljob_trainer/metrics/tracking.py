@@ -21,6 +21,8 @@ FILE = "tracking.json"
 WAITING = 10_000
 """Calls that may wait for a tracker; what comes when there are more is left out, and told."""
 CLOSE_SECONDS = 120.0
+STOP_SECONDS = 20.0
+"""How long the end waits for trackers: of a job that is done, and of an attempt that was stopped or failed."""
 PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow"}
 
 
@@ -92,12 +94,13 @@ class Tracking:
             self._each(lambda tracker: tracker.completions(step, name, rows))
 
     def close(self, succeeded: bool) -> None:
-        """Wait until everything is sent, at most `CLOSE_SECONDS`."""
-        deadline = time.monotonic() + CLOSE_SECONDS
+        """Wait until everything is sent, for a bounded time."""
+        limit = CLOSE_SECONDS if succeeded else STOP_SECONDS
+        deadline = time.monotonic() + limit
         for line in self._lines:
             line.end(succeeded)
         for line in self._lines:
-            line.join(deadline - time.monotonic())
+            line.join(deadline - time.monotonic(), limit)
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for line in self._lines:
@@ -145,11 +148,11 @@ class _Line:
         except queue.Full:
             self._broken = True
 
-    def join(self, timeout: float) -> None:
-        """Wait for the end."""
+    def join(self, timeout: float, limit: float) -> None:
+        """Wait for the end; `limit` is what is told when it does not come."""
         self._thread.join(max(timeout, 0.0))
         if self._thread.is_alive() and not self._broken:
-            self._report(f"{self._tracker.name} did not take everything within {CLOSE_SECONDS:.0f} s")
+            self._report(f"{self._tracker.name} did not take everything within {limit:.0f} s")
 
     def _work(self) -> None:
         try:

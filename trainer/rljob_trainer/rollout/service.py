@@ -262,8 +262,8 @@ def _context_length(spec: RLJobSpec, positions: int) -> int:
     """Longest sequence of training and of every evaluation; what is not asked for explicitly ends at the model's."""
     if spec.rollout.max_context_length is not None:
         return spec.rollout.max_context_length
-    lengths = [max_context_length(spec)]
-    for dataset in spec.evaluation.datasets:
+    lengths = [] if spec.mode == "Evaluate" else [max_context_length(spec)]
+    for dataset in spec.evaluation.datasets if spec.mode != "Generate" else ():
         sampling = dataset.sampling or spec.evaluation.sampling
         lengths.append(dataset.max_prompt_length + sampling.max_response_length)
     return min(max(lengths), positions)
