@@ -54,6 +54,7 @@ def _sglang(spec: RLJobSpec) -> bool:
 
 
 TABLE: tuple[Unavailable, ...] = (
+    Unavailable("mode", ("Evaluate", "Generate"), "use rollout.engine: torch", when=_sglang),
     # Model
     Unavailable("model.source.type", ("persistentVolumeClaim", "objectStore"), "use auto, hub or path"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),

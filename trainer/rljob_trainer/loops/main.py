@@ -74,7 +74,7 @@ def run_job(
         run.state,
         sft_steps=run.sft_steps,
         total_steps=run.total_steps,
-        digest=weights_digest(run.ranks.full_weights()),
+        digest=weights_digest(run.ranks.full_weights()) if trains(job.spec) else None,
         peak_memory=memory.close() if memory is not None else None,
     )
     write_report(place.job_dir, summary, job.to_manifest())

@@ -66,6 +66,8 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     collected = _collect(run, prompts)
     samples = collected.samples
     generate_seconds = run.timer.seconds("generate")
+    with run.timer.phase("sync"):
+        run.before_training()
     with run.timer.phase("train"):
         advantages = advantages_of(samples, spec.algorithm, run.ranks.token_signals)
     if not advantages:
@@ -75,8 +77,6 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
         )
     tokens = collected.generated
     values = rollout_metrics(samples, run.em_label) | collected.metrics
-    with run.timer.phase("sync"):
-        run.before_training()
     with run.timer.phase("train"):
         values |= _train(run, samples, advantages)
     state.rollout += 1

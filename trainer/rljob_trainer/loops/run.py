@@ -102,7 +102,7 @@ class Run:
         self._committed: tuple[str, int] | None = None
         self._synced: int | None = None
         self._last_beat = time.monotonic()
-        self.ranks = RankGroup(job, place.job_dir, self.beat) if trains(job.spec) else NoRanks(job, place.job_dir)
+        self.ranks = RankGroup(job, place.job_dir, self.beat) if trains(job.spec) else NoRanks()
         self.engines: EngineGroup | None = None
         if generates(job.spec):
             sync = make_weight_sync(job.spec, self.ranks, place.job_dir, self.beat)

@@ -1,8 +1,9 @@
-"""How new weights reach the engines: one interface, four ways.
+"""How new weights reach the engines: one interface, five ways.
 
 - Object store: whole arrays, for the torch engine; a replaced engine gets the same arrays again.
 - CUDA IPC: engines on the ranks' own GPUs read the buckets where they lie (placement `colocated`).
 - NCCL: rank 0 broadcasts buckets to the engines' GPUs (`disaggregated`, `async`).
+- None: engines of a job without a trainer load `spec.model` themselves.
 - Disk: safetensors files in the job's directory; the reference and the fallback (`rollout.engineArgs` aside, nothing
   of it depends on GPUs).
 
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import ray
 
+from rljob_trainer.config.arithmetic import trains
 from rljob_trainer.config.job import RLJobSpec
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.waiting import WorkerFailedError, gather
@@ -48,6 +50,8 @@ def engine_name(index: int) -> str:
 
 def make_weight_sync(spec: RLJobSpec, ranks: RankGroup, job_dir: Path, tick: Tick) -> WeightSync:
     """The way that fits engine and placement."""
+    if not trains(spec):
+        return ModelSync(tick)
     if spec.rollout.engine == "torch":
         return ObjectStoreSync(ranks, tick)
     if spec.rollout.weight_sync == "disk":
@@ -78,6 +82,28 @@ class ObjectStoreSync:
         for name, digest in served.items():
             if digest != self._digest:
                 raise WorkerFailedError(name, f"{name} serves weights of another digest than version {version}")
+
+
+class ModelSync:
+    """No trainer: every engine loads `spec.model` itself."""
+
+    def __init__(self, tick: Tick) -> None:
+        self._tick = tick
+        self.digest: str | None = None
+        """Of what is served; the same on all engines."""
+
+    def prepare(self, version: int) -> None:
+        """Nothing is on the way."""
+
+    def send(self, version: int, engines: Engines) -> None:
+        calls = {engine_name(index): engine.load_model.remote() for index, engine in engines.items()}
+        served = gather(calls, limit=UPDATE_SECONDS, doing="loading spec.model", tick=self._tick)
+        for name, digest in served.items():
+            self.digest = self.digest or digest
+            if digest != self.digest:
+                raise WorkerFailedError(
+                    name, f"{name} has loaded other weights from spec.model than the engines before"
+                )
 
 
 class _Bucketed:
