@@ -71,8 +71,10 @@ FULL = job_manifest(
     rollout={
         "engine": "sglang", "replicas": 4, "gpusPerEngine": 4, "batchSize": 4, "nSamplesPerPrompt": 2,
         "generate": {"type": "search", "search": {
-            "backend": "google", "google": {"apiKey": {"name": "serper", "key": "key"}}}},
+            "backend": "google", "google": {"apiKey": {"name": "serper", "key": "key"}}},
+            "tools": {"functions": [{"name": "add", "url": "http://tools", "token": {"name": "tools", "key": "key"}}]}},
     },
+    reward={"functions": [{"name": "remote", "url": "http://judge", "token": {"name": "judge", "key": "key"}}]},
     tracking={"wandb": {"project": "p", "apiKey": {"name": "wandb", "key": "key", "env": "MY_WANDB"}}},
     storage={"claimName": "shared", "subPath": "jobs/full"},
     images={"trainer": "registry/trainer:1", "retriever": "registry/retriever:1", "pullPolicy": "Always",
@@ -177,7 +179,14 @@ def test_pods_are_restricted(case):
 
 def test_secrets_are_references_only():
     env = {e["name"]: e for e in _pod_specs(rendered(FULL))["head"]["spec"]["containers"][0]["env"]}
-    for variable, secret in {"HF_TOKEN": "hub", "SERPER_API_KEY": "serper", "MY_WANDB": "wandb"}.items():
+    expected = {
+        "HF_TOKEN": "hub",
+        "SERPER_API_KEY": "serper",
+        "MY_WANDB": "wandb",
+        "RLJOB_TOOL_0_TOKEN": "tools",
+        "RLJOB_REWARD_0_TOKEN": "judge",
+    }
+    for variable, secret in expected.items():
         assert env[variable]["valueFrom"]["secretKeyRef"]["name"] == secret
         assert "value" not in env[variable]
 

@@ -82,6 +82,7 @@ def secrets(context: Context) -> list[Env]:
     wanted: list[tuple[SecretKeyRef | None, str]] = [(spec.model.source.token, "HF_TOKEN")]
     if google := spec.rollout.generate.search.google:
         wanted.append((google.api_key, "SERPER_API_KEY"))
+    wanted += [(tool.token, f"RLJOB_TOOL_{i}_TOKEN") for i, tool in enumerate(spec.rollout.generate.tools.functions)]
     if spec.tracking.wandb:
         wanted.append((spec.tracking.wandb.api_key, "WANDB_API_KEY"))
     if spec.tracking.mlflow:

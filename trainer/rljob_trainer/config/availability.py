@@ -74,7 +74,6 @@ TABLE: tuple[Unavailable, ...] = (
     # Rollout
     Unavailable("rollout.engine", ("sglang",), "use torch", when=generates),
     Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
-    Unavailable("rollout.generate.search.backend", ("google",), "use local", when=generates),
     Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
     # Trainer
     Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),

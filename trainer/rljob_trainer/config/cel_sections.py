@@ -74,6 +74,17 @@ SECTION_RULES = (
         "function",
     ),
     Rule(
+        "spec.rollout.generate.tools.functions[]",
+        "has(self.url) != has(self.function)",
+        "give exactly one of url and function",
+    ),
+    Rule(
+        "spec.rollout.generate.tools.functions[]",
+        "!has(self.token) || has(self.url)",
+        "is for a tool with a url",
+        "token",
+    ),
+    Rule(
         "spec.rollout.sampling",
         "!has(self.maxTokensPerTurn) || self.maxTokensPerTurn <= self.maxResponseLength",
         "{self.maxTokensPerTurn} is above maxResponseLength {self.maxResponseLength}",

@@ -88,12 +88,37 @@ def _generate(spec: RLJobSpec) -> Iterator[Problem]:
         yield Problem("spec.rollout.generate.function", "required with generate type custom")
     if generate.type != "custom" and generate.function is not None:
         yield Problem("spec.rollout.generate.function", f"is for generate type custom, but the type is {generate.type}")
+    yield from _tools(spec)
     if not generates(spec) or generate.type != "search":
         return
     if search.backend == "local" and spec.retriever is None and search.url is None:
         yield Problem("spec.retriever", "required for searches, or give spec.rollout.generate.search.url")
     if search.backend == "google" and search.google is None:
         yield Problem("spec.rollout.generate.search.google", "required with search backend google")
+
+
+def _tools(spec: RLJobSpec) -> Iterator[Problem]:
+    tools = spec.rollout.generate.tools.functions
+    path = "spec.rollout.generate.tools.functions"
+    for index, tool in enumerate(tools):
+        if (tool.url is None) == (tool.function is None):
+            yield Problem(f"{path}[{index}]", "give exactly one of url and function")
+        if tool.token is not None and tool.url is None:
+            yield Problem(f"{path}[{index}].token", "is for a tool with a url")
+    for name, count in Counter(tool.name for tool in tools).items():
+        if count > 1:
+            yield Problem(path, f"{name} stands {count} times; names are unique")
+    if not generates(spec) or spec.rollout.generate.type != "tools":
+        return
+    if not tools:
+        yield Problem(path, "at least one is required with generate type tools")
+    prompts = [("spec.data.train", spec.data.train)] if spec.data.train else []
+    for where, dataset in [
+        *prompts,
+        *((f"spec.evaluation.datasets[{i}]", dataset) for i, dataset in enumerate(spec.evaluation.datasets)),
+    ]:
+        if not dataset.apply_chat_template:
+            yield Problem(f"{where}.applyChatTemplate", "tools are offered through the chat template; leave it on")
 
 
 def _rollout(spec: RLJobSpec) -> Iterator[Problem]:

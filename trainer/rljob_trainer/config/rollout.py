@@ -67,13 +67,50 @@ class SearchSpec(ApiModel):
     """Settings of the `google` backend."""
 
 
+class ToolSpec(ApiModel):
+    """A tool that the model may call."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=64)]
+    """Name that the model calls it by."""
+    description: Annotated[str, Field(max_length=4096)] = ""
+    """What it does, for the model."""
+    parameters: FreeMap = Field(default_factory=dict)
+    """JSON schema (2020-12) of its arguments, an object. Calls that do not keep to it are told so."""
+    url: Url | None = None
+    """Endpoint: POST of `{"name", "arguments"}`, answered by `{"result": …}` or text."""
+    function: ImportPath | None = None
+    """Or: `async def f(arguments, sample) -> str | dict`; see docs/generation.md."""
+    token: SecretKeyRef | None = None
+    """Bearer token for `url` (read as RLJOB_TOOL_<number>_TOKEN)."""
+
+
+class ToolsSpec(ApiModel):
+    """Multi-turn generation with tools (Hermes and Qwen form: `<tool_call>{"name", "arguments"}</tool_call>`)."""
+
+    functions: Annotated[list[ToolSpec], Field(max_length=32)] = Field(default_factory=list)
+    """The tools, offered to the model through the chat template."""
+    max_turns: PositiveInt = 8
+    """Generations a sample may use; calls in the last one are not answered."""
+    concurrency: PositiveInt = 256
+    """Calls under way at once, over all engines."""
+    timeout_seconds: PositiveFloat = 30.0
+    """Time limit of one call, retries included."""
+    max_result_length: PositiveInt = 8192
+    """Characters of a result that the model is shown."""
+    proxy: Url | None = None
+    """HTTP proxy for calls."""
+
+
 class GenerateSpec(ApiModel):
     """How one sample is produced."""
 
-    type: Literal["single_turn", "search", "custom"] = "single_turn"
-    """`single_turn`: one generation. `search`: turns with a search tool. `custom`: the function below."""
+    type: Literal["single_turn", "search", "tools", "custom"] = "single_turn"
+    """`single_turn`: one generation. `search`: turns with a search tool. `tools`: turns with tools of yours. `custom`:
+    the function below."""
     search: SearchSpec = Field(default_factory=SearchSpec)
     """Settings for `search`."""
+    tools: ToolsSpec = Field(default_factory=ToolsSpec)
+    """Settings for `tools`."""
     function: ImportPath | None = None
     """For `custom`: `async def f(args, sample, sampling, engine) -> Sample`; see docs/hooks.md."""
     args: FreeMap = Field(default_factory=dict)

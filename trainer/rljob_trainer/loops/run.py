@@ -23,6 +23,7 @@ from rljob_trainer.loops.weight_sync import make_weight_sync
 from rljob_trainer.metrics.timing import PhaseTimer
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.rewards import RewardScorer
+from rljob_trainer.rollout.generate.build import prompt_tokenizer
 from rljob_trainer.rollout.types import Sample, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,11 @@ class Data:
                 max_length=spec.sft.max_sequence_length,
             )
         self.prompts = None
+        prompts_with = prompt_tokenizer(self.tokenizer, spec.rollout)
         if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
-            self.prompts = PromptSource(spec.data.train, self.tokenizer, job_dir, spec.seed)
+            self.prompts = PromptSource(spec.data.train, prompts_with, job_dir, spec.seed)
         self.evaluation = [
-            EvalSet(dataset, load_eval(dataset, self.tokenizer, job_dir, f"spec.evaluation.datasets[{number}]").rows)
+            EvalSet(dataset, load_eval(dataset, prompts_with, job_dir, f"spec.evaluation.datasets[{number}]").rows)
             for number, dataset in enumerate(spec.evaluation.datasets)
             if spec.mode != "Generate"
         ]

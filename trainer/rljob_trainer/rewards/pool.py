@@ -232,7 +232,9 @@ class WorkerPool:
         waiting[call.number] = (call, deadline)
         sample = call.sample
         if worker.functions[call.which].text_only:
-            sample = replace(sample, prompt_ids=[], response_ids=[], loss_mask=[], logprobs=[], policy_versions=[])
+            sample = replace(
+                sample, prompt_ids=[], response_ids=[], loss_mask=[], logprobs=[], policy_versions=[], transcript=[]
+            )
         worker.send(pickle.dumps((call.number, call.which, sample, self.timeout)), deadline)
 
     def _next(self, calls: deque[Call]) -> Call | None:

@@ -14,15 +14,8 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob, RLJobSpec
 from rljob_trainer.models import build_config, build_model, load_tokenizer
 from rljob_trainer.models.build import DTYPES
-from rljob_trainer.rollout.generate import (
-    CustomGenerate,
-    GenerateFunction,
-    Limits,
-    SearchGenerate,
-    SingleTurnGenerate,
-)
+from rljob_trainer.rollout.generate.build import JobGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank
-from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
 from rljob_trainer.rollout.serving import Receiver, ServingEngine, receiver
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.types import EngineError, Sample, SamplingParams
@@ -40,16 +33,14 @@ class RolloutService:
     Order: `start`, `update_weights` at least once, then `generate`.
     """
 
+    _generate: JobGenerate
+
     def __init__(
         self, job: RLJob, job_dir: str | Path, engine_index: int = 0, *, stuck_seconds: float = STUCK_SECONDS
     ) -> None:
         self.job, self.job_dir, self.engine_index = job, job_dir, engine_index
         self._stuck_seconds = stuck_seconds
         self._engine: ServingEngine | None = None
-        self._searches: dict[str, SearchClient] = {}
-        self._search_limit: asyncio.Semaphore | None = None
-        self._searches_lock = asyncio.Lock()
-        self._url: str | None = None
         self._samples = 0
         self._failed = 0
         self._resumable = job.spec.rollout.partial_rollout or job.spec.rollout.over_sampling_batch_size is not None
@@ -68,10 +59,7 @@ class RolloutService:
             self._engine = build_sglang(spec, self.job_dir, self.engine_index)
         else:
             self._engine = await asyncio.to_thread(_build_engine, spec, self.job_dir)
-        self._search_limit = asyncio.Semaphore(
-            max(1, spec.rollout.generate.search.concurrency // spec.rollout.replicas)
-        )
-        self._generate = self._generate_function()
+        self._generate = JobGenerate(spec, self._engine.tokenizer)
         return {"engine": self.engine_index} | self._started().facts()
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Array | torch.Tensor] | str) -> str:
@@ -105,7 +93,7 @@ class RolloutService:
         engine, limit = self._started(), float(self.job.spec.rollout.timeout_seconds)
         if engine.version is None and not hasattr(engine, "begin_update"):  # one that can be updated waits for it
             raise EngineError(f"{self.name} has no weights yet")
-        await self._use_retriever(retriever_url)
+        await self._generate.connect(retriever_url)
         tasks = [asyncio.create_task(self._one(sample, sampling, engine)) for sample in samples]
         deadline = time.monotonic() + limit
         try:
@@ -175,21 +163,20 @@ class RolloutService:
         """Counters since the start and gauges of now."""
         engine = self._started()
         stats = engine.stats()
-        clients = self._searches.values()
-        return stats | {
-            "policy_version": float(-1 if engine.version is None else engine.version),
-            "samples": float(self._samples),
-            "failed_samples": float(self._failed),
-            "search_requests": float(sum(client.requests for client in clients)),
-            "search_retries": float(sum(client.retries for client in clients)),
-            "search_failures": float(sum(client.failures for client in clients)),
-        }
+        return (
+            stats
+            | {
+                "policy_version": float(-1 if engine.version is None else engine.version),
+                "samples": float(self._samples),
+                "failed_samples": float(self._failed),
+            }
+            | self._generate.metrics()
+        )
 
     async def shutdown(self) -> None:
         """End the engine's thread and close connections."""
-        for client in self._searches.values():
-            await client.__aexit__(None, None, None)
-        self._searches.clear()
+        if (generate := getattr(self, "_generate", None)) is not None:
+            await generate.close()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown)
 
@@ -197,41 +184,6 @@ class RolloutService:
         if self._engine is None:
             raise EngineError(f"{self.name} is not started")
         return self._engine
-
-    def _generate_function(self) -> GenerateFunction:
-        rollout = self.job.spec.rollout
-        limits = Limits(rollout.sampling.max_tokens_per_turn)
-        if rollout.generate.type == "custom":
-            return CustomGenerate(rollout.generate.function, rollout.generate.args)
-        if rollout.generate.type == "search":
-            return SearchGenerate(limits, rollout.generate.search.max_turns, self._search)
-        return SingleTurnGenerate(limits)
-
-    async def _use_retriever(self, given: str | None) -> None:
-        """Direct searches to `search.url`, else to the job's retriever."""
-        spec = self.job.spec.rollout.generate.search
-        if self.job.spec.rollout.generate.type != "search":
-            return
-        # An address given for this rollout wins over the job's own retriever, never over an outside one.
-        url = spec.url or given
-        if url is None:
-            raise UserError(
-                "spec.rollout.generate.search: there is no retriever to ask.",
-                hint="Add spec.retriever, or name one in spec.rollout.generate.search.url.",
-            )
-        async with self._searches_lock:
-            if url not in self._searches:
-                assert self._search_limit is not None
-                client = SearchClient(
-                    url, topk=spec.topk, timeout=spec.timeout_seconds, limit=self._search_limit, proxy=spec.proxy
-                )
-                self._searches[url] = await client.__aenter__()
-        self._url = url
-
-    async def _search(self, query: str) -> Sequence[Document]:
-        if self._url is None:
-            raise SearchError("no retriever is known")
-        return await self._searches[self._url].search(query)
 
 
 def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> ServingEngine:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from rljob_trainer.rollout.generate.base import Limits
+from rljob_trainer.rollout.generate.neutral import neutral
 from rljob_trainer.rollout.search_client import Document, SearchError
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
 from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
@@ -85,12 +86,4 @@ def parse_action(text: str) -> tuple[Literal["search", "answer", "invalid"], str
 
 def neutralise(documents: Sequence[Document], engine: Engine) -> list[Document]:
     """Documents whose text cannot pose as a tag of the dialogue or as a special token of the model."""
-    special: Sequence[str] = getattr(engine.tokenizer, "all_special_tokens", ())
-    marks = [f"</{tag}>" for tag in TAGS] + [f"<{tag}>" for tag in TAGS] + [mark for mark in special if mark]
-    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)), re.IGNORECASE)
-
-    def escape(match: re.Match[str]) -> str:
-        text = match[0]
-        return text.replace("<", "&lt;").replace(">", "&gt;") if "<" in text else f"{text[0]} {text[1:]}"
-
-    return [{**document, "contents": pattern.sub(escape, document["contents"])} for document in documents]
+    return [{**document, "contents": neutral(document["contents"], TAGS, engine.tokenizer)} for document in documents]

@@ -1,0 +1,83 @@
+"""Multi-turn generation with tools that are declared by JSON schema."""
+
+import asyncio
+from collections.abc import Sequence
+
+from rljob_trainer.rollout.generate.base import Limits
+from rljob_trainer.rollout.generate.neutral import neutral
+from rljob_trainer.rollout.generate.tool_calls import parse_calls
+from rljob_trainer.rollout.generate.tool_template import ToolAnswers
+from rljob_trainer.rollout.generate.toolbox import ToolAwayError, Toolbox, ToolError
+from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
+
+TAGS = ("tool_call", "tool_response")
+CUT = "… (cut)"
+MAX_CALLS_PER_TURN = 16
+
+
+class ToolsGenerate:
+    """Turns that may call tools. A turn ends as the model ends it, with its end-of-sequence token.
+
+    - All calls of a turn are made at once and answered in their order, as one observation that is not trained on,
+      in the form of the model's chat template.
+    - What the model did wrong (no JSON, an unknown tool, arguments against the schema) and what a tool says against
+      it is the answer, `Error: …`, and the next turn follows.
+    - A turn without calls completes the sample. Each generation is a turn; calls in the last one are not made.
+    - A turn cut off by its token limit, and an observation for which there is no room, truncate the sample.
+    - A tool that does not answer fails this sample, and only this one; the reason is in `info["error"]`.
+    """
+
+    def __init__(self, limits: Limits, max_turns: int, max_result: int, toolbox: Toolbox, answers: ToolAnswers) -> None:
+        self._limits, self._max_turns, self._max_result = limits, max_turns, max_result
+        self._toolbox, self._answers = toolbox, answers
+
+    async def __call__(self, sample: Sample, sampling: SamplingParams, engine: Engine) -> Sample:
+        counts = {"turns": 0.0, "tool_calls": 0.0, "tool_errors": 0.0, "tool_failures": 0.0}
+        async with engine.open(sample.seed) as session:
+            new_ids: Sequence[int] = sample.prompt_ids
+            while True:
+                room = self._limits.room(sample, sampling, engine)
+                if room < 1:
+                    sample.status = "truncated"
+                    break
+                generation = await session.generate(new_ids, self._limits.turn(room, sampling))
+                sample.append_generation(generation)
+                counts["turns"] += 1
+                if generation.finish_reason != "stop":
+                    sample.status = "truncated"
+                    break
+                calls = parse_calls(generation.text)
+                if not calls or counts["turns"] == self._max_turns:
+                    sample.status = "completed"
+                    break
+                counts["tool_calls"] += len(calls)
+                asked = [self._toolbox.call(call, sample) for call in calls[:MAX_CALLS_PER_TURN]]
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+                if away := [answer for answer in answers if isinstance(answer, ToolAwayError)]:
+                    counts["tool_failures"] += len(away)
+                    sample.info["error"] = str(away[0])
+                    sample.status = "failed"
+                    break
+                results: list[str] = []
+                for answer in answers:
+                    if isinstance(answer, ToolError):
+                        counts["tool_errors"] += 1
+                        results.append(self._shown(f"Error: {answer}", engine))
+                    elif isinstance(answer, BaseException):
+                        raise answer
+                    else:
+                        results.append(self._shown(answer, engine))
+                if len(calls) > MAX_CALLS_PER_TURN:
+                    results.append(f"Error: only {MAX_CALLS_PER_TURN} calls are made in one turn.")
+                text = self._answers.text(results, generation.text)
+                new_ids = engine.tokenizer.encode(text, add_special_tokens=False)
+                if len(new_ids) >= self._limits.room(sample, sampling, engine):
+                    sample.status = "truncated"
+                    break
+                sample.append_observation(new_ids, text)
+        sample.info |= counts
+        return sample
+
+    def _shown(self, result: str, engine: Engine) -> str:
+        cut = result if len(result) <= self._max_result else result[: self._max_result] + CUT
+        return neutral(cut, TAGS, engine.tokenizer)
