@@ -72,9 +72,9 @@ def terminal_lines(summary: dict[str, Any]) -> list[str]:
         "em_without_retriever": "the same with unrelated documents",
     }
     lines += [f"  {text:<36} {summary[key]:.3f}" for key, text in names.items() if summary.get(key) is not None]
-    if summary["mode"] == "Evaluate":
+    if summary.get("mode") == "Evaluate":
         lines += [f"  {name:<36} {scores['score']:.3f}" for name, scores in summary["evaluations"].items()]
-    if summary["mode"] == "Generate":
+    if summary.get("mode") == "Generate":
         lines.append(f"  {'samples written':<36} {summary['samples_kept']} of {summary['samples_made']}")
     if summary["tokens_per_second"]:
         lines.append(f"  {'tokens generated per second':<36} {summary['tokens_per_second']:.0f}")
