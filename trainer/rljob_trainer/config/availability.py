@@ -53,6 +53,10 @@ def _sglang(spec: RLJobSpec) -> bool:
     return generates(spec) and spec.rollout.engine == "sglang"
 
 
+def _async(spec: RLJobSpec) -> bool:
+    return trains_rl(spec) and spec.placement.type == "async"
+
+
 TABLE: tuple[Unavailable, ...] = (
     Unavailable("mode", ("Evaluate", "Generate"), "use rollout.engine: torch", when=_sglang),
     # Model
@@ -75,6 +79,10 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("rollout.engine", ("sglang",), "use torch", when=generates),
     Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
     Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
+    *(
+        Unavailable(f"rollout.{field}", use="use placement.type: disaggregated", when=_async)
+        for field in ("dynamicFilter", "overSamplingBatchSize", "partialRollout")
+    ),
     # Trainer
     Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
     Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),
