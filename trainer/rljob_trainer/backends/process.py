@@ -57,16 +57,28 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+_group: Any = None
+
+
+def use_group(group: Any) -> None:
+    """Let `all_reduce` run over the ranks of `group` (gloo) rather than over all: those that hold different shares of
+    the batch, where others hold slices of the same model. None: all ranks again."""
+    global _group
+    _group = group
+
+
 def all_reduce(values: Tensor, op: str = "sum") -> Tensor:
-    """`values` (CPU) summed, or their maximum taken, over all ranks; unchanged without a process group."""
+    """`values` (CPU) summed, or their maximum taken, over all ranks that hold a share of the batch; unchanged without
+    a process group."""
     if dist.is_initialized():
-        dist.all_reduce(values, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+        dist.all_reduce(values, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX, group=_group)
     return values
 
 
 def barrier() -> None:
     """Wait for all ranks, within the group's time limit."""
-    all_reduce(torch.zeros(1))
+    if dist.is_initialized():
+        dist.all_reduce(torch.zeros(1))
 
 
 def host_address() -> str:

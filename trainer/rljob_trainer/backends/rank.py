@@ -1,6 +1,6 @@
 """One training rank as the driver sees it. A Ray actor by `ray.remote(TrainerRank)`, or a plain object."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rljob_trainer.checkpoint.files import FileEntry
@@ -9,8 +9,27 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
 
 if TYPE_CHECKING:
+    from rljob_trainer.backends.interface import BackendRank
     from rljob_trainer.weights.buckets import Bucket
     from rljob_trainer.weights.fingerprint import Entry
+
+
+def _backend(name: str) -> "Callable[[RLJob, str, int, int], BackendRank]":
+    """The class of a backend's ranks. Imports that backend alone."""
+    if name == "fsdp":
+        from rljob_trainer.backends.fsdp import FsdpRank
+
+        return FsdpRank
+    try:
+        import megatron.core  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "spec.trainer.backend: megatron-core is not installed here",
+            hint="use the trainer image (or `pip install rljob[trainer,megatron]`), or backend fsdp",
+        ) from error
+    from rljob_trainer.backends.megatron.rank import MegatronRank
+
+    return MegatronRank
 
 
 class TrainerRank:
@@ -23,17 +42,13 @@ class TrainerRank:
 
     def __init__(self, job: dict[str, Any], job_dir: str, rank: int, world_size: int) -> None:
         parsed = RLJob.model_validate(job)
-        if parsed.spec.trainer.backend != "fsdp":
-            raise UserError(
-                f"spec.trainer.backend: {parsed.spec.trainer.backend!r} is not available yet", hint="use fsdp"
-            )
-        from rljob_trainer.backends.fsdp import FsdpRank
         from rljob_trainer.metrics.exporter import ProcessMetrics
         from rljob_trainer.weights.export import WeightExporter
 
+        self.spec = parsed.spec
         self._exported = ProcessMetrics(parsed.metadata.name, "rank", rank)
         self._metrics_port = parsed.spec.tracking.metrics_port
-        self._rank = FsdpRank(parsed, job_dir, rank, world_size)
+        self._rank: BackendRank = _backend(parsed.spec.trainer.backend)(parsed, job_dir, rank, world_size)
         self._exporter = WeightExporter(self._rank, rank)
 
     def rendezvous(self) -> tuple[str, int]:

@@ -143,6 +143,13 @@ def data_parallel_size(spec: RLJobSpec) -> int:
     return ranks // size
 
 
+def data_parallel_rank(spec: RLJobSpec, rank: int) -> int:
+    """Which share of a batch `rank` gets. Ranks are numbered with the tensor coordinate fastest, then context, data
+    and pipeline, as Megatron has them; those that hold slices of one copy of the model get the same share."""
+    parallel = spec.trainer.parallelism
+    return rank // (parallel.tensor * parallel.context) % data_parallel_size(spec)
+
+
 def trainer_gpus(spec: RLJobSpec) -> int:
     """GPUs of the trainer group."""
     return spec.trainer.replicas * spec.trainer.gpus_per_replica if trains(spec) else 0

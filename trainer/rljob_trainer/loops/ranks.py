@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob_trainer.backends.balance import restore, shares
-from rljob_trainer.config.arithmetic import world_size
+from rljob_trainer.config.arithmetic import data_parallel_rank, data_parallel_size, world_size
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor, rank_gpu_share
 from rljob_trainer.loops.waiting import gather
@@ -27,6 +27,9 @@ class RankGroup:
         from rljob_trainer.backends.rank import TrainerRank
 
         self.size = world_size(job.spec)
+        # Ranks that hold slices of one copy of the model get the same share of a batch.
+        self._copies = data_parallel_size(job.spec)
+        self._share_of = [data_parallel_rank(job.spec, rank) for rank in range(self.size)]
         self._balanced = job.spec.trainer.balance_data
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
         self._tick = tick
@@ -138,7 +141,9 @@ class RankGroup:
         self._wait(self._call("export_hf", str(directory)), "exporting the model")
 
     def _shares(self, lengths: Sequence[int]) -> list[list[int]]:
-        return shares(lengths, self.size, balanced=self._balanced)
+        """For each rank, the numbers of the items it gets."""
+        dealt = shares(lengths, self._copies, balanced=self._balanced)
+        return [dealt[share] for share in self._share_of]
 
     def _of_each(self, method: str, samples: Sequence[TrainSample], doing: str) -> list[Any]:
         numbers = self._shares(_lengths(samples))
@@ -146,7 +151,9 @@ class RankGroup:
             f"rank {rank}": getattr(actor, method).remote(_pick(samples, own))
             for rank, (actor, own) in enumerate(zip(self._ranks, numbers, strict=True))
         }
-        return restore(self._wait(calls, doing), numbers)
+        found = self._wait(calls, doing)
+        firsts = [self._share_of.index(share) for share in range(self._copies)]
+        return restore([found[rank] for rank in firsts], [numbers[rank] for rank in firsts])
 
     def _call(self, method: str, *args: Any) -> Calls:
         return {f"rank {rank}": getattr(actor, method).remote(*args) for rank, actor in enumerate(self._ranks)}

@@ -1,0 +1,93 @@
+"""Which rank does what: tensor, context, data and pipeline coordinates. Pure arithmetic, as Megatron orders ranks."""
+
+from dataclasses import dataclass
+
+from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.trainer import Parallelism
+
+FIELD = "spec.trainer.parallelism"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Coordinates of one rank."""
+
+    tensor: int
+    context: int
+    data: int
+    pipeline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Degrees of parallelism of a job. Ranks are numbered with the tensor coordinate fastest, then context, data and
+    pipeline (megatron-core's order `tp-cp-ep-dp-pp`; expert ranks are runs of data-parallel ones)."""
+
+    world: int
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+    sequence: bool = False
+
+    @property
+    def data(self) -> int:
+        """Data-parallel size: shares that a batch is cut into."""
+        return self.world // (self.tensor * self.pipeline * self.context)
+
+    def place(self, rank: int) -> Place:
+        """Where `rank` stands."""
+        rest, tensor = divmod(rank, self.tensor)
+        rest, context = divmod(rest, self.context)
+        pipeline, data = divmod(rest, self.data)
+        return Place(tensor, context, data, pipeline)
+
+    @property
+    def row_multiple(self) -> int:
+        """Each packed sequence is padded to a multiple of this: context parallelism cuts it in 2·CP equal chunks."""
+        return 2 * self.context if self.context > 1 else 1
+
+    @property
+    def pack_multiple(self) -> int:
+        """The whole pack is padded to a multiple of this: sequence parallelism scatters each context rank's part."""
+        return self.row_multiple * (self.tensor if self.sequence else 1)
+
+
+def layout_of(parallelism: Parallelism, world: int) -> Layout:
+    """The layout of `world` ranks. Raises UserError, with the numbers, when they do not fit."""
+    tensor, pipeline, context, expert = (
+        parallelism.tensor, parallelism.pipeline, parallelism.context, parallelism.expert,
+    )  # fmt: skip
+    model = tensor * pipeline * context
+    if world % model:
+        raise UserError(
+            f"{FIELD}: tensor × pipeline × context = {tensor} × {pipeline} × {context} = {model} does not divide the "
+            f"{world} ranks"
+        )
+    data = world // model
+    # Experts lie on runs of the ranks of one pipeline stage; with expert tensor parallelism equal to `tensor`, these
+    # runs are made of context and data coordinates.
+    if (data * context) % expert:
+        raise UserError(
+            f"{FIELD}.expert: {expert} does not divide the {data * context} ranks that hold the same layers and slices "
+            f"(data × context = {data} × {context})"
+        )
+    if parallelism.sequence and tensor == 1:
+        raise UserError(f"{FIELD}.sequence needs tensor > 1")
+    return Layout(world, tensor, pipeline, context, expert, parallelism.sequence)
+
+
+def check_model(layout: Layout, *, layers: int, heads: int, groups: int, experts: int) -> None:
+    """Raise UserError where the model cannot be cut as the layout asks."""
+    if heads % layout.tensor or groups % layout.tensor:
+        raise UserError(
+            f"{FIELD}.tensor: {layout.tensor} must divide the model's {heads} query heads and {groups} key/value heads"
+        )
+    if layers % layout.pipeline:
+        raise UserError(f"{FIELD}.pipeline: {layout.pipeline} must divide the model's {layers} layers")
+    if layout.expert > 1 and not experts:
+        raise UserError(f"{FIELD}.expert: {layout.expert}, but the model has no experts")
+    if experts % layout.expert:
+        raise UserError(f"{FIELD}.expert: {layout.expert} must divide the model's {experts} experts")
+    if experts and layout.tensor > 1 and not layout.sequence:
+        raise UserError(f"{FIELD}.sequence: a model with experts needs it when tensor > 1")

@@ -1,0 +1,75 @@
+"""The layers that Megatron's model is built of: its own parallel linear layers, our norm and core attention."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_submodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, get_transformer_layer_offset
+from torch import Tensor, nn
+
+from rljob_trainer.backends.megatron.attention import VarlenAttention
+
+
+class RmsNorm(nn.Module):
+    """RMSNorm by PyTorch's fused kernel. Unlike Megatron's wrapper of it, made for sequence parallelism too: the
+    weight is marked, so that its gradients are added up over tensor-parallel ranks."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-6, **_: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return nn.functional.rms_norm(states, self.weight.shape, self.weight, self.eps)
+
+
+def normalise(states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467) of the last axis, in float32."""
+    wide = states.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(states.dtype)
+
+
+@cache
+def _fused_normalise() -> Any:
+    return torch.compile(normalise, dynamic=True)
+
+
+class HeadNorm(RmsNorm):
+    """The norm of queries and keys. Keys are a strided view, of which PyTorch's fused kernel (2.11) takes a wrong
+    gradient: this is compiled from the formula instead."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalise each head."""
+        result: Tensor = (_fused_normalise() if states.is_cuda else normalise)(states, self.weight, self.eps)
+        return result
+
+
+def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    """The layers of this pipeline stage, dense or with experts, and the norm after the last."""
+    frequency = config.moe_layer_freq if config.num_moe_experts else [0] * config.num_layers
+    first = get_transformer_layer_offset(config)
+    mine = range(first, first + config.num_layers // config.pipeline_model_parallel_size)
+    return TransformerBlockSubmodules(
+        layer_specs=[_layer(config, bool(frequency[layer])) for layer in mine], layer_norm=RmsNorm
+    )
+
+
+def _layer(config: TransformerConfig, sparse: bool) -> ModuleSpec:
+    parts = get_gpt_layer_local_submodules(
+        num_experts=config.num_moe_experts if sparse else None,
+        moe_grouped_gemm=False,
+        qk_layernorm=config.qk_layernorm,
+        normalization="RMSNorm",
+    )
+    parts.input_layernorm = parts.pre_mlp_layernorm = RmsNorm
+    attention = parts.self_attention.submodules
+    attention.core_attention = VarlenAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = HeadNorm
+    return ModuleSpec(module=TransformerLayer, submodules=parts)
