@@ -29,6 +29,32 @@ def test_decays() -> None:
     assert rates(4, type="cosine_with_min_lr", minLrRate=0.1)[2] == pytest.approx(1.1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "low"), [("constant", 0.0), ("linear", 0.0), ("cosine", 0.0), ("cosine_with_min_lr", 0.1)]
+)
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_rates_are_those_of_transformers(kind: str, low: float, warmup: int) -> None:
+    """After the warm-up. During it ours are one step ahead: theirs begins with a step of rate 0, which learns
+    nothing."""
+    import torch
+    from transformers import get_scheduler
+
+    name = "constant_with_warmup" if kind == "constant" else kind
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    options = {"min_lr_rate": low} if low else {}
+    scheduler = get_scheduler(
+        name, optimizer, num_warmup_steps=warmup, num_training_steps=12, scheduler_specific_kwargs=options
+    )
+    theirs = []
+    for _ in range(12):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    ours = rates(12, type=kind, warmupSteps=warmup, minLrRate=low)
+    assert ours[warmup:] == pytest.approx(theirs[warmup:], abs=1e-9)
+    assert ours[:warmup] == pytest.approx(theirs[1 : warmup + 1])
+
+
 @given(
     st.sampled_from(["constant", "linear", "cosine", "cosine_with_min_lr"]),
     st.integers(1, 50),
