@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from rljob_trainer.algorithms import kl_estimate
 from rljob_trainer.backends import process
 from rljob_trainer.backends.critic import Critic, CriticLoss, backward
+from rljob_trainer.backends.head import CHUNK
 from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Row, collate, plan
+from rljob_trainer.backends.offload import HostStash
 from rljob_trainer.backends.optimize import adamw, gradient_norm, step
 from rljob_trainer.backends.packed_attention import use_packed_attention
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
 from rljob_trainer.backends.shards import full, parameters, recompute_blocks, shard_policy
-from rljob_trainer.backends.state import load_state, save_state
+from rljob_trainer.backends.state import MOMENTS, load_state, save_state
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
@@ -74,7 +76,8 @@ class FsdpRank:
                 "spec.model.dtype: the fsdp backend does not train in float16 (its range needs loss scaling)",
                 hint="use bfloat16, or float32 on CPU",
             )
-        self.sharded = world_size > 1 or self.dtype != torch.float32
+        offloaded = trainer.fsdp.cpu_offload and self.device.type == "cuda"
+        self.sharded = world_size > 1 or self.dtype != torch.float32 or offloaded
         # A GPU computes no padding; on a CPU padded rows of one length are the faster.
         self.packed = self.device.type == "cuda"
         self.stage: Stage = "sft"
@@ -85,6 +88,7 @@ class FsdpRank:
         self.optimizer: torch.optim.AdamW
         self.critic: Critic | None = None
         self.critic_optimizer: torch.optim.AdamW
+        self.optimizer_stash = HostStash(self._optimizer_states)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -128,6 +132,7 @@ class FsdpRank:
         start a new optimizer. Does nothing when already there (resumed)."""
         if self.stage == "rl":
             return
+        self.optimizer_stash.take()
         self.enter_rl()
         mine = dict(parameters(self.policy))
         with torch.no_grad():
@@ -281,6 +286,8 @@ class FsdpRank:
 
         def finish() -> dict[str, float]:
             lr = step(critic, self.critic_optimizer, spec.optimizer, norm, number, total)
+            if self.spec.optimizer.offload:
+                self.optimizer_stash.put()
             return metrics | {"critic_grad_norm": float(norm), "critic_lr": lr}
 
         return finish
@@ -305,6 +312,7 @@ class FsdpRank:
 
     def save(self, directory: str | Path) -> list[FileEntry]:
         """Write this rank's state into a commit's (temporary) folder, durably; entries for the manifest. Collective."""
+        self.optimizer_stash.take()
         entries = save_state(self, directory)
         process.barrier()
         return entries
@@ -331,7 +339,7 @@ class FsdpRank:
         model = build_model(
             spec, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=load
         )  # fmt: skip
-        return self._prepare(Policy(model), model)
+        return self._prepare(Policy(model, chunk=CHUNK if self.packed else None), model)
 
     def _new_critic(self) -> Critic:
         """The policy's architecture with a head for values; the weights are still to come."""
@@ -389,4 +397,14 @@ class FsdpRank:
     def _apply(self, spec: OptimizerSpec, loss: float, number: int, total: int, what: str) -> tuple[float, float]:
         """Clip and step, unless the loss or the gradient is not finite. Returns the norm before clipping and the lr."""
         norm = gradient_norm(self.policy, loss, what, self.rank)
-        return float(norm), step(self.policy, self.optimizer, spec, norm, number, total)
+        self.optimizer_stash.take()
+        lr = step(self.policy, self.optimizer, spec, norm, number, total)
+        if spec.offload and self.critic is None:
+            self.optimizer_stash.put()
+        return float(norm), lr
+
+    def _optimizer_states(self) -> Iterator[Tensor]:
+        """The moments of all optimizers: what `optimizer.offload` keeps in host memory between steps."""
+        for optimizer in [self.optimizer] + ([self.critic_optimizer] if self.critic is not None else []):
+            for state in optimizer.state.values():
+                yield from (state[key] for key in MOMENTS if key in state)

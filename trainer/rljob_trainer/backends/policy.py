@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rljob_trainer.algorithms.entropy import token_entropy
+from rljob_trainer.backends.head import chunked_logprobs
 from rljob_trainer.backends.microbatch import Packing
 
 PLAIN_HEAD = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe"})
@@ -15,10 +16,12 @@ PLAIN_HEAD = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe"})
 class Policy(nn.Module):
     """Wraps a causal language model. FSDP shards this module, so that its hooks see every use of the weights."""
 
-    def __init__(self, hf: Any) -> None:
+    def __init__(self, hf: Any, *, chunk: int | None = None) -> None:
+        """`chunk`: tokens whose logits exist at once; None: those of the whole pass do."""
         super().__init__()
         self.hf = hf
         self.plain_head = hf.config.model_type in PLAIN_HEAD
+        self.chunk = chunk if hf.get_output_embeddings().bias is None else None
 
     def forward(
         self,
@@ -39,6 +42,9 @@ class Policy(nn.Module):
         if self.plain_head:
             hidden = self.hf.base_model(input_ids=input_ids, use_cache=False, **bounds).last_hidden_state
             chosen = hidden.flatten(0, 1).index_select(0, positions)
+            if self.chunk is not None:
+                weight = self.hf.get_output_embeddings().weight
+                return chunked_logprobs(chosen, weight, targets, temperature, entropy, self.chunk)
             logits = self.hf.get_output_embeddings()(chosen).float()
         else:
             logits = self.hf(input_ids=input_ids, use_cache=False, **bounds).logits

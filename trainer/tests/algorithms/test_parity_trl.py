@@ -5,7 +5,6 @@ The trainer's own method is called with log-probabilities in place of a model.
 
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
