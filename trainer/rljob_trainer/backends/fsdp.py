@@ -14,22 +14,21 @@ from torch import Tensor, nn
 
 from rljob_trainer.algorithms import kl_estimate
 from rljob_trainer.backends import process
+from rljob_trainer.backends.construct import Construction
 from rljob_trainer.backends.critic import Critic, CriticLoss, backward
-from rljob_trainer.backends.head import CHUNK
 from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Row, collate, plan
 from rljob_trainer.backends.offload import HostStash
 from rljob_trainer.backends.optimize import adamw, gradient_norm, step
-from rljob_trainer.backends.packed_attention import use_packed_attention
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
-from rljob_trainer.backends.shards import full, parameters, recompute_blocks, shard_policy
+from rljob_trainer.backends.shards import full, parameters, recompute_blocks
 from rljob_trainer.backends.state import MOMENTS, load_state, save_state
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.optimizer import OptimizerSpec
-from rljob_trainer.models import build_model, load_tokenizer
+from rljob_trainer.models import load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.weights.arrays import Array, to_array
@@ -119,7 +118,8 @@ class FsdpRank:
         Returns the stage that the state belongs to.
         """
         self.tokenizer = self.tokenizer or load_tokenizer(self.spec.model, self.job_dir)
-        self.policy = self._new_policy(load=commit_dir is None)
+        recompute = self.spec.sft is not None and self.spec.sft.gradient_checkpointing
+        self.policy = self._construction().policy(load=commit_dir is None, recompute=recompute)
         torch.manual_seed(self.spec.seed + self.rank)
         self.stage, self.reference, self.critic = "sft", None, None
         self.optimizer = adamw(self.policy, self.spec.sft.optimizer if self.spec.sft else self.spec.optimizer)
@@ -152,13 +152,15 @@ class FsdpRank:
         kl = self.spec.algorithm.kl
         self.reference = None
         if kl.monitor or kl.loss_coef > 0 or kl.reward_coef > 0:
-            self.reference = self._new_policy(load=False, path=self.spec.checkpoint.ref_load).eval()
+            path = self.spec.checkpoint.ref_load
+            self.reference = self._construction().policy(load=False, recompute=False, path=path).eval()
             self.reference.requires_grad_(False)
         self.optimizer = adamw(self.policy, self.spec.optimizer)
+        recompute = self.spec.trainer.recompute.granularity == "full"
         if self.spec.algorithm.advantage_estimator == "gae":
-            self.critic = self._new_critic()
+            self.critic = self._construction().critic(recompute=recompute)
             self.critic_optimizer = adamw(self.critic, self.spec.algorithm.critic.optimizer)
-        if self.spec.trainer.recompute.granularity == "full":
+        if recompute:
             recompute_blocks(self.policy.hf)
 
     def close(self) -> None:
@@ -332,37 +334,10 @@ class FsdpRank:
         for name, parameter in parameters(self.policy):
             yield name, full(parameter.detach()).to(self.dtype)
 
-    def _new_policy(self, *, load: bool, path: str | None = None) -> Policy:
-        spec = self.spec.model
-        if path is not None:
-            spec, load = spec.model_copy(update={"path": path, "random_init": None}), True
-        model = build_model(
-            spec, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=load
-        )  # fmt: skip
-        return self._prepare(Policy(model, chunk=CHUNK if self.packed else None), model)
-
-    def _new_critic(self) -> Critic:
-        """The policy's architecture with a head for values; the weights are still to come."""
-        model = build_model(
-            self.spec.model, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=False
+    def _construction(self) -> Construction:
+        return Construction(
+            self.spec, self.job_dir, self.tokenizer, self.device, self.dtype, sharded=self.sharded, packed=self.packed
         )
-        return self._prepare(Critic(model.base_model), model)
-
-    def _prepare[M: nn.Module](self, module: M, model: Any) -> M:
-        """Attention, device and shards of a policy or critic over the transformers model `model`."""
-        if self.packed or (self.spec.sft is not None and self.spec.sft.packing):
-            use_packed_attention(model)
-        module = module.to(self.device)
-        module.train()
-        if self.stage == "sft":
-            recompute = self.spec.sft is not None and self.spec.sft.gradient_checkpointing
-        else:
-            recompute = self.spec.trainer.recompute.granularity == "full"
-        if recompute:
-            recompute_blocks(model)
-        if self.sharded:
-            shard_policy(module, model.base_model.layers, self.spec.trainer.fsdp, self.dtype, self.device.type)
-        return module
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[MicroBatch]:
         """The share cut into micro batches; as many as the rank with most has, since each is a collective."""

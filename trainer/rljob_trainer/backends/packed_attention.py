@@ -12,16 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rljob_trainer.config.errors import UserError
+
 NAME = "rljob_packed"
 
 
 def use_packed_attention(model: Any) -> None:
     """Let the model's layers attend by `packed_attention`, unless they have a variable-length kernel of their own
-    (flash attention takes the same bounds)."""
+    (flash attention takes the same bounds). Raises UserError for attention that would look across documents."""
     from transformers import AttentionInterface
 
-    if "flash" in str(model.config._attn_implementation):
+    wanted = str(model.config._attn_implementation)
+    if "flash" in wanted:
         return
+    if wanted not in ("sdpa", NAME):
+        raise UserError(
+            f"spec.model.attentionImplementation: {wanted} would attend across packed sequences", hint="use sdpa"
+        )
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
 

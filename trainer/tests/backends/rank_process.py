@@ -13,7 +13,7 @@ from typing import Any
 from rljob_trainer.backends.rank import TrainerRank
 from rljob_trainer.weights import weights_digest
 
-from trainer.tests.backends.tiny import demonstrations, samples
+from trainer.tests.backends.tiny import demonstrations, samples, with_values
 
 
 def main(rank: int, world: int, port_file: Path, job_dir: str, script: dict[str, Any]) -> None:
@@ -45,6 +45,8 @@ def main(rank: int, world: int, port_file: Path, job_dir: str, script: dict[str,
             make = demonstrations if action == "sft" else samples
             # Unequal shares: rank 0 gets the larger part.
             batch = make(args[0], args[1])  # type: ignore[operator]
+            if action == "rl" and script["job"]["spec"]["algorithm"].get("advantageEstimator") == "gae":
+                batch = with_values(batch)
             cut = len(batch) if world == 1 else 2 * len(batch) // 3
             share = batch[:cut] if rank == 0 else batch[cut:]
             metrics.append(getattr(trainer, f"{action}_step")(share, step, 20))

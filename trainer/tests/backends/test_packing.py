@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rljob_trainer.backends.microbatch import Row, collate, plan
+from rljob_trainer.config.errors import UserError
 
 from trainer.tests.backends.test_training_step import gradients
 from trainer.tests.backends.tiny import Demonstration, demonstrations, samples
@@ -95,6 +96,11 @@ def test_collating_packed_rows_resets_positions_and_skips_boundaries() -> None:
     empty = collate(rows, [], packed=True)
     assert empty.input_ids.tolist() == [[0]]
     assert empty.sample_tokens.tolist() == [0]
+
+
+def test_attention_that_would_look_across_documents_is_refused(make_rank: Make) -> None:
+    with pytest.raises(UserError, match="eager would attend across"):
+        make_rank(PACKING | {"model": {"attentionImplementation": "eager"}})
 
 
 def test_rows_of_several_documents_are_never_padded_and_lengths_must_fit() -> None:

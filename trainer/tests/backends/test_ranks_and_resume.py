@@ -50,9 +50,20 @@ def run(job_dir: Path, world: int, steps: list[list[Any]], manifest: dict[str, A
     return result
 
 
-def test_two_ranks_train_as_one(job_dir: Path) -> None:
-    one = run(job_dir, 1, [["load", None], *STEPS])
-    two = run(job_dir, 2, [["load", None], *STEPS])
+PPO = {
+    "advantageEstimator": "gae",
+    "lossAggregation": "per_prompt",
+    "tis": {"enabled": True, "batchNormalize": True, "level": "geometric"},
+    "kl": {"lossCoef": 0.1, "unbiased": True},
+}
+
+
+@pytest.mark.parametrize("algorithm", [{}, PPO], ids=["grpo", "ppo"])
+def test_two_ranks_train_as_one(job_dir: Path, algorithm: dict[str, Any]) -> None:
+    manifest = job()
+    manifest["spec"]["algorithm"] |= algorithm
+    one = run(job_dir, 1, [["load", None], *STEPS], manifest)
+    two = run(job_dir, 2, [["load", None], *STEPS], manifest)
     for ours, theirs in zip(one["metrics"], two["metrics"], strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():

@@ -1,7 +1,7 @@
 """A tiny model, its tokenizer, and batches made from a seed."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,17 @@ def samples(seed: int, count: int) -> list[TrainSample]:
                 loss_mask=mask,
                 rollout_logprobs=[-draw.uniform(2, 5) if trained else 0.0 for trained in mask],
                 advantage=draw.gauss(0, 1),
+                group=number // 3,
             )
         )
     return made
+
+
+def with_values(batch: list[TrainSample]) -> list[TrainSample]:
+    """Samples whose tokens have advantages, values and returns of their own."""
+    changed = []
+    for sample in batch:
+        draw, tokens = random.Random(repr(sample.response_ids)), sum(sample.loss_mask)
+        advantages, values, returns = ([draw.gauss(0, 1) for _ in range(tokens)] for _ in range(3))
+        changed.append(replace(sample, advantages=advantages, values=values, returns=returns))
+    return changed
