@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rljob_trainer.algorithms import kl_estimate
 from rljob_trainer.backends import process
