@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_trainer.backends.balance import partition, restore, shares, work
+from rljob_trainer.config.algorithm import AlgorithmSpec
+from rljob_trainer.loops.samples import advantages_of, train_batches
+from rljob_trainer.rollout.types import Sample
 
 lengths = st.lists(st.integers(1, 30_000), max_size=60)
 
@@ -28,6 +31,24 @@ def test_no_share_exceeds_the_mean_by_more_than_one_item(sizes: list[int], ranks
 @given(lengths, st.integers(1, 9))
 def test_the_same_lengths_give_the_same_shares(sizes: list[int], ranks: int) -> None:
     assert shares(sizes, ranks, balanced=True) == shares(list(sizes), ranks, balanced=True)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_every_scored_sample_of_a_rollout_reaches_exactly_one_rank_in_one_step(
+    scored: list[bool], steps: int, ranks: int, balanced: bool
+) -> None:
+    samples = [
+        Sample(prompt="", prompt_ids=[number], response_ids=[1] * (number % 7 + 1), loss_mask=[1] * (number % 7 + 1),
+               status="completed" if good else "failed", reward=float(number % 2), group=number // 4)
+        for number, good in enumerate(scored)
+    ]  # fmt: skip
+    advantages = advantages_of(samples, AlgorithmSpec())
+    reached = []
+    for batch in train_batches(samples, advantages, steps):
+        sizes = [len(sample.prompt_ids) + len(sample.response_ids) for sample in batch]
+        for own in shares(sizes, ranks, balanced=balanced):
+            reached += [batch[number].prompt_ids[0] for number in own]
+    assert sorted(reached) == [number for number, good in enumerate(scored) if good]
 
 
 def test_long_tailed_lengths_are_balanced_within_five_percent() -> None:
