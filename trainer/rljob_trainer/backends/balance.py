@@ -6,10 +6,14 @@ the same lengths give the same shares, whatever process asks.
 
 import heapq
 from collections.abc import Sequence
+from operator import itemgetter
 
 ATTENTION_SCALE = 24_576
 """Length at which causal attention costs as much as the rest of a transformer block, for a hidden size of 2048 to
 4096: per token and layer about 24·h² operations of matrices and 2·h·length of attention, equal at length = 12·h."""
+
+type Items = int | tuple[Items, Items] | None
+"""Numbers in a share, as a tree: joining two shares costs nothing."""
 
 
 def work(length: int) -> float:
@@ -28,20 +32,33 @@ def partition(costs: Sequence[float], ranks: int) -> list[list[int]]:
         raise ValueError(f"{ranks} ranks")
     if not costs:
         return [[] for _ in range(ranks)]
-    Partial = tuple[float, int, list[tuple[float, list[int]]]]
-    heap: list[Partial] = []
+    heap: list[tuple[float, int, list[tuple[float, Items]]]] = []
     for number, cost in enumerate(costs):
         if not cost >= 0:
             raise ValueError(f"item {number} has cost {cost}")
-        shares: list[tuple[float, list[int]]] = [(cost, [number])] + [(0.0, []) for _ in range(ranks - 1)]
-        heap.append((-cost, number, shares))
+        heap.append((-cost, number, [(cost, number), *[(0.0, None)] * (ranks - 1)]))
     heapq.heapify(heap)
     while len(heap) > 1:
         (_, first, heavy), (_, second, light) = heapq.heappop(heap), heapq.heappop(heap)
-        joined = [(a + b, x + y) for (a, x), (b, y) in zip(heavy, reversed(light), strict=True)]
-        joined.sort(key=lambda share: (-share[0], share[1]))
+        joined = [(a + b, _join(x, y)) for (a, x), (b, y) in zip(heavy, reversed(light), strict=True)]
+        joined.sort(key=itemgetter(0), reverse=True)
         heapq.heappush(heap, (joined[-1][0] - joined[0][0], min(first, second), joined))
-    return sorted((sorted(numbers) for _, numbers in heap[0][2]), key=lambda numbers: numbers or [len(costs)])
+    return sorted((_numbers(items) for _, items in heap[0][2]), key=lambda numbers: numbers or [len(costs)])
+
+
+def _join(one: Items, other: Items) -> Items:
+    return other if one is None else one if other is None else (one, other)
+
+
+def _numbers(items: Items) -> list[int]:
+    found, left = [], [items]
+    while left:
+        part = left.pop()
+        if isinstance(part, tuple):
+            left += part
+        elif part is not None:
+            found.append(part)
+    return sorted(found)
 
 
 def in_turn(count: int, ranks: int) -> list[list[int]]:
