@@ -3,21 +3,23 @@
 from pathlib import Path
 
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.hub_path import PREFIX
+from rljob_trainer.data.hub import HubAccess, fetch
 
 
-def resolve(path: str, job_dir: str | Path, field: str) -> Path:
-    """Absolute path of `path`. Raises UserError for Hub data sets, which `field` may not name yet."""
-    if path.startswith("hf://"):
-        raise UserError(
-            f"{field}: {path} is a data set on the Hub, which cannot be read yet",
-            hint="download it as .jsonl or .parquet and give the file's path",
-        )
-    return Path(job_dir, path).resolve()
+def data_files(path: str, split: str, job_dir: str | Path, field: str, hub: HubAccess | None = None) -> list[Path]:
+    """The files of a data set: the file that `path` names, or those of a split on the Hub (`hf://…`).
+
+    Raises UserError, saying where it looked, when there is none.
+    """
+    if path.startswith(PREFIX):
+        return fetch(path, split, field, hub)
+    return [existing_file(path, job_dir, field)]
 
 
 def existing_file(path: str, job_dir: str | Path, field: str) -> Path:
-    """As `resolve`; raises UserError, saying where it looked, when no file is there."""
-    resolved = resolve(path, job_dir, field)
+    """Absolute path of `path`. Raises UserError, saying where it looked, when no file is there."""
+    resolved = Path(job_dir, path).resolve()
     if resolved.is_file():
         return resolved
     relative = "" if Path(path).is_absolute() else f" (relative paths start at the job's directory, {job_dir})"

@@ -9,8 +9,10 @@ from typing import Any
 
 from rljob_trainer.config.data import PromptDataset, TrainDataset
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.data.paths import existing_file
-from rljob_trainer.data.rows import Row, column, read_rows, report_skipped
+from rljob_trainer.data.chat import ChatTemplate, Message, TemplateRefusedError
+from rljob_trainer.data.hub import HubAccess
+from rljob_trainer.data.paths import data_files
+from rljob_trainer.data.rows import Row, column, is_messages, read_rows, report_skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,18 @@ class Prompts:
     """Rows left out because their prompt is longer than `maxPromptLength`."""
 
 
-def load_prompts(dataset: PromptDataset, tokenizer: Any, job_dir: str | Path, where: str) -> Prompts:
+def load_prompts(
+    dataset: PromptDataset, tokenizer: Any, job_dir: str | Path, where: str, hub: HubAccess | None = None
+) -> Prompts:
     """Read and tokenise a data set. `where` is its place in the manifest, for messages.
 
     `tokenizer` is a transformers tokenizer. Raises UserError for a missing file or column, a malformed row, or when
     no prompt is short enough.
     """
-    path = existing_file(dataset.path, job_dir, f"{where}.path")
-    rows = read_rows(path, dataset.limit, f"{where}.path")
-    texts = [_render(dataset, row, number, tokenizer, where) for number, row in enumerate(rows)]
+    paths = data_files(dataset.path, dataset.split, job_dir, f"{where}.path", hub)
+    rows = read_rows(paths, dataset.limit, f"{where}.path")
+    template = ChatTemplate.of(tokenizer)
+    texts = [_render(dataset, row, number, template, where) for number, row in enumerate(rows)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     kept = []
     for number, (row, text, ids) in enumerate(zip(rows, texts, encoded, strict=True)):
@@ -55,13 +60,19 @@ def load_prompts(dataset: PromptDataset, tokenizer: Any, job_dir: str | Path, wh
             source = column(row, dataset.source_key, number, f"{where}.sourceKey") if dataset.source_key else ""
             kept.append(PromptRow(text, list(ids), label, _metadata(dataset, row, number, where), str(source), number))
     skipped = len(rows) - len(kept)
-    report_skipped(skipped, len(kept), path, dataset.max_prompt_length, "prompt tokens", f"{where}.maxPromptLength")
+    report_skipped(skipped, len(kept), paths[0], dataset.max_prompt_length, "prompt tokens", f"{where}.maxPromptLength")
     return Prompts(kept, skipped)
 
 
-def load_eval(dataset: PromptDataset, tokenizer: Any, job_dir: str | Path, where: str = "spec.evaluation") -> Prompts:
+def load_eval(
+    dataset: PromptDataset,
+    tokenizer: Any,
+    job_dir: str | Path,
+    where: str = "spec.evaluation",
+    hub: HubAccess | None = None,
+) -> Prompts:
     """An evaluation set, in the file's order."""
-    return load_prompts(dataset, tokenizer, job_dir, where)
+    return load_prompts(dataset, tokenizer, job_dir, where, hub)
 
 
 def _metadata(dataset: PromptDataset, row: Row, number: int, where: str) -> Mapping[str, Any]:
@@ -71,7 +82,7 @@ def _metadata(dataset: PromptDataset, row: Row, number: int, where: str) -> Mapp
     return value if isinstance(value, dict) else {dataset.metadata_key: value}
 
 
-def _render(dataset: PromptDataset, row: Row, number: int, tokenizer: Any, where: str) -> str:
+def _render(dataset: PromptDataset, row: Row, number: int, template: ChatTemplate | None, where: str) -> str:
     """The prompt's text: as it stands, or through the chat template with the turn of the assistant opened."""
     value = column(row, dataset.input_key, number, f"{where}.inputKey")
     if not dataset.apply_chat_template:
@@ -88,33 +99,23 @@ def _render(dataset: PromptDataset, row: Row, number: int, tokenizer: Any, where
             "{role, content} messages"
         )
     if dataset.system_prompt:
+        if messages[0]["role"] == "system":
+            messages = messages[1:]
         messages = [{"role": "system", "content": dataset.system_prompt}, *messages]
-    return render_chat(tokenizer, messages, generation=True, where=where)
+    return _render_chat(template, messages, number, where)
 
 
-def is_messages(value: Any) -> bool:
-    """Whether `value` is a non-empty list of {role, content}."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item for item in value)
-    )
-
-
-def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool, where: str) -> str:
-    """Messages as text. Raises UserError when there is no template or it refuses them."""
-    from jinja2 import TemplateError
-
-    if not getattr(tokenizer, "chat_template", None):
+def _render_chat(template: ChatTemplate | None, messages: Sequence[Message], number: int, where: str) -> str:
+    """Messages as text, with the turn of the assistant opened."""
+    if template is None:
         raise UserError(
             f"{where}: the tokenizer has no chat template",
             hint="give spec.model.chatTemplate, or set applyChatTemplate: false to use the text as it stands",
         )
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
-    except TemplateError as error:
-        raise UserError(f"{where}: the chat template refuses the messages: {error}") from None
-    return str(text)
+        return template.render(messages, generation=True)
+    except TemplateRefusedError as error:
+        raise UserError(f"{where}: row {number}: the chat template refuses the messages: {error}") from None
 
 
 class PromptSource:
@@ -124,8 +125,10 @@ class PromptSource:
     process goes on with exactly the row that would have come next.
     """
 
-    def __init__(self, dataset: TrainDataset, tokenizer: Any, job_dir: str | Path, seed: int) -> None:
-        prompts = load_prompts(dataset, tokenizer, job_dir, "spec.data.train")
+    def __init__(
+        self, dataset: TrainDataset, tokenizer: Any, job_dir: str | Path, seed: int, hub: HubAccess | None = None
+    ) -> None:
+        prompts = load_prompts(dataset, tokenizer, job_dir, "spec.data.train", hub)
         self.rows, self.skipped = prompts.rows, prompts.skipped
         self._shuffle = dataset.shuffle
         self._seed = seed

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +13,106 @@ from rljob_trainer.config.errors import UserError
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+_BLOCK_BYTES = 4 << 20
+_BATCH_ROWS = 512
 
 
-def read_rows(path: Path, limit: int | None, field: str) -> list[Row]:
-    """The file's rows in order, at most `limit`. `field` is the manifest's, for messages.
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a file, not parsed yet: it travels cheaply to another process."""
 
-    Raises UserError for another kind of file, a damaged one (naming the line) or one without rows.
+    path: Path
+    first: int
+    """Number of the first row over all files, from 0."""
+    count: int
+    """Rows in it."""
+    size: int
+    """Bytes in memory."""
+    lines: tuple[tuple[int, bytes], ...] | None
+    """JSONL: line numbers, from 1, and lines."""
+    batch: Any = None
+    """Parquet: a pyarrow RecordBatch."""
+
+    def rows(self, field: str) -> list[Row]:
+        """The rows. Raises UserError, naming the line, for one that is no JSON object."""
+        if self.lines is None:
+            return list(self.batch.to_pylist())
+        return [_parsed(line, number, self.path, field) for number, line in self.lines]
+
+
+def read_blocks(
+    paths: Sequence[Path], limit: int | None, field: str, columns: Sequence[str] | None = None
+) -> Iterator[Block]:
+    """The rows of the files in order, at most `limit`, in blocks of some megabytes. Of parquet files only `columns`
+    are read, where given and there. Raises UserError for another kind of file and a damaged one."""
+    first = 0
+    for path in paths:
+        suffix = path.suffix.lower()
+        if suffix == ".parquet":
+            blocks = _parquet_blocks(path, field, columns)
+        elif suffix in (".jsonl", ".ndjson"):
+            blocks = _jsonl_blocks(path)
+        else:
+            raise UserError(f"{field}: {path.name} is neither .jsonl nor .parquet")
+        for block in blocks:
+            left = block.count if limit is None else min(block.count, limit - first)
+            if left == 0:
+                return
+            lines = None if block.lines is None else block.lines[:left]
+            batch = None if block.batch is None else block.batch.slice(0, left)
+            yield replace(block, first=first, count=left, lines=lines, batch=batch)
+            first += left
+
+
+def read_rows(paths: Path | Sequence[Path], limit: int | None, field: str) -> list[Row]:
+    """The files' rows in order, at most `limit`. `field` is the manifest's, for messages.
+
+    Raises UserError for another kind of file, a damaged one (naming the line) or when there are no rows.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        rows = _read_parquet(path, limit, field)
-    elif suffix in (".jsonl", ".ndjson"):
-        rows = list(_read_jsonl(path, limit, field))
-    else:
-        raise UserError(f"{field}: {path.name} is neither .jsonl nor .parquet")
+    paths = [paths] if isinstance(paths, Path) else paths
+    rows = [row for block in read_blocks(paths, limit, field) for row in block.rows(field)]
     if not rows:
-        raise UserError(f"{field}: {path} has no rows")
+        raise UserError(f"{field}: {paths[0]} has no rows")
     return rows
 
 
-def _read_jsonl(path: Path, limit: int | None, field: str) -> Iterator[Row]:
-    count = 0
+def _jsonl_blocks(path: Path) -> Iterator[Block]:
+    lines: list[tuple[int, bytes]] = []
+    size = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if limit is not None and count >= limit:
-                return
             if not line.strip():
                 continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise UserError(f"{field}: {path}, line {number}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{field}: {path}, line {number}: a row must be an object, not {type(row).__name__}")
-            count += 1
-            yield row
+            lines.append((number, line))
+            size += len(line)
+            if size >= _BLOCK_BYTES:
+                yield Block(path, 0, len(lines), size, tuple(lines))
+                lines, size = [], 0
+    if lines:
+        yield Block(path, 0, len(lines), size, tuple(lines))
 
 
-def _read_parquet(path: Path, limit: int | None, field: str) -> list[Row]:
+def _parquet_blocks(path: Path, field: str, columns: Sequence[str] | None) -> Iterator[Block]:
     import pyarrow
     from pyarrow import parquet
 
-    rows: list[Row] = []
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                rows += batch.to_pylist()
-                if limit is not None and len(rows) >= limit:
-                    break
+            there = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=there or None):
+                yield Block(path, 0, batch.num_rows, batch.nbytes, None, batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{field}: {path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
-    return rows if limit is None else rows[:limit]
+
+
+def _parsed(line: bytes, number: int, path: Path, field: str) -> Row:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{field}: {path}, line {number}: not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{field}: {path}, line {number}: a row must be an object, not {type(row).__name__}")
+    return row
 
 
 def column(row: Mapping[str, Any], key: str, number: int, field: str) -> Any:
@@ -82,6 +132,15 @@ def column(row: Mapping[str, Any], key: str, number: int, field: str) -> Any:
             columns = ", ".join(sorted(map(str, row)))
             raise UserError(f"{field}: row {number} has no column {key!r}; its columns are: {columns}")
     return value
+
+
+def is_messages(value: Any) -> bool:
+    """Whether `value` is a non-empty list of {role, content}."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item for item in value)
+    )
 
 
 def report_skipped(skipped: int, kept: int, path: Path, limit: int, what: str, field: str) -> None:

@@ -129,8 +129,8 @@ def test_wrong_files_are_named(tmp_path: Path, tokenizer: Any) -> None:
 
     with pytest.raises(UserError, match=rf"spec.x.path: no.jsonl: {tmp_path}/no.jsonl does not exist"):
         load("no.jsonl")
-    with pytest.raises(UserError, match="on the Hub, which cannot be read yet"):
-        load("hf://org/name")
+    with pytest.raises(UserError, match=r"spec.x.path: hf://org is not of the form hf://owner/name"):
+        load("hf://org")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "label": 1}\n{"prompt": \n', encoding="utf-8")
     with pytest.raises(UserError, match=r"bad.jsonl, line 2: not valid JSON"):
         load("bad.jsonl")
