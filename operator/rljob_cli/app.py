@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from rljob_cli import convert, local, remote
+from rljob_cli import convert, data, local, remote
 from rljob_cli.exits import MEANINGS
 from rljob_cli.guard import guarded
 
@@ -30,3 +30,8 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(guarded(_command))
+
+_data = typer.Typer(help="Prepare the data sets of the recipes.", no_args_is_help=True)
+_data.command("list")(guarded(data.recipes))
+_data.command("prepare")(guarded(data.prepare))
+app.add_typer(_data, name="data", rich_help_panel="Data")

@@ -37,7 +37,11 @@ def cli_reference() -> str:
     lines += [f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()]
     group: Any = typer.main.get_command(app)
     for name, command in group.commands.items():
-        lines += ["", *_command(name, command)]
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            lines += ["", *_command(name, command)]
+        else:
+            lines += [line for part, each in inner.items() for line in ("", *_command(f"{name} {part}", each))]
     return "\n".join([*lines, ""])
 
 

@@ -31,13 +31,9 @@ class Unavailable:
     """What to write instead."""
     when: Applies = _always
     """A part of the job that is not used is not looked at."""
-    prefix: str = ""
-    """Text that begins so is refused."""
 
     def refuses(self, value: object) -> bool:
         """Whether a value of the field asks for what is not there."""
-        if self.prefix:
-            return isinstance(value, str) and value.startswith(self.prefix)
         return value in self.values if self.values is not None else bool(value) or value == {}
 
 
@@ -63,16 +59,9 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("model.source.type", ("persistentVolumeClaim", "objectStore"), "use auto, hub or path"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
     Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=_fsdp),
-    # Data
-    *(
-        Unavailable(path, prefix="hf://", use="download the data set and give the file's path")
-        for path in ("data.train.path", "sft.dataset.path", "evaluation.datasets[].path")
-    ),
     # Code
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
-    # SFT
-    Unavailable("sft.packing"),
     # Algorithm
     Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=_megatron),
     # Rollout

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from rljob_trainer.config.arithmetic import generates, trains_rl
 from rljob_trainer.config.errors import Problem
+from rljob_trainer.config.hub_path import PREFIX, parse_hub_path
 from rljob_trainer.config.job import RLJobSpec
 
 CODE_LIMIT = 512 * 1024
@@ -207,6 +208,20 @@ def _pods(spec: RLJobSpec) -> Iterator[Problem]:
                 yield Problem(f"{path}.env", f"{name} stands {count} times; names are unique")
 
 
+def _hub_paths(spec: RLJobSpec) -> Iterator[Problem]:
+    paths = {} if spec.data.train is None else {"spec.data.train.path": spec.data.train.path}
+    if spec.sft is not None:
+        paths["spec.sft.dataset.path"] = spec.sft.dataset.path
+    for number, dataset in enumerate(spec.evaluation.datasets):
+        paths[f"spec.evaluation.datasets[{number}].path"] = dataset.path
+    for field, path in paths.items():
+        if path.startswith(PREFIX):
+            try:
+                parse_hub_path(path)
+            except ValueError as error:
+                yield Problem(field, str(error))
+
+
 SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _model,
     _code,
@@ -220,4 +235,5 @@ SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _evaluation,
     _checkpoint,
     _pods,
+    _hub_paths,
 )

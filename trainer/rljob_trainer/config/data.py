@@ -11,9 +11,9 @@ class PromptDataset(ApiModel):
     """Prompts with labels, one row each, as JSONL or parquet."""
 
     path: PathStr
-    """File (`.jsonl`, `.parquet`) or Hub data set id (`hf://org/name`)."""
+    """File (`.jsonl`, `.parquet`) or data set on the Hub (`hf://owner/name[:config][@revision][/split]`)."""
     split: ShortStr = "train"
-    """Split of a Hub data set."""
+    """Split of a data set on the Hub whose `path` names none."""
     input_key: ShortStr = "prompt"
     """Column with the prompt: text, or a list of chat messages. A dotted path reaches into nested columns."""
     label_key: ShortStr = "label"
@@ -25,7 +25,7 @@ class PromptDataset(ApiModel):
     apply_chat_template: bool = True
     """Render the prompt through the chat template. Off: the text is tokenised as it stands."""
     system_prompt: LongStr | None = None
-    """System message put before every prompt."""
+    """System message put before every prompt, in the place of one that the row has."""
     max_prompt_length: PositiveInt = 2048
     """Prompts of more tokens are left out, counted and reported."""
     limit: PositiveInt | None = None
@@ -63,9 +63,9 @@ class SftDataset(ApiModel):
     """Demonstrations for supervised fine-tuning, one row each, as JSONL or parquet."""
 
     path: PathStr
-    """File (`.jsonl`, `.parquet`) or Hub data set id (`hf://org/name`)."""
+    """File (`.jsonl`, `.parquet`) or data set on the Hub (`hf://owner/name[:config][@revision][/split]`)."""
     split: ShortStr = "train"
-    """Split of a Hub data set."""
+    """Split of a data set on the Hub whose `path` names none."""
     format: Literal["messages", "conversations", "prompt_completion", "segments"] = "messages"
     """`messages` [{role, content}], `conversations` (`system` + [{from, value}]), `prompt_completion` (two columns),
     or `segments` ([{text, train}], tokenised one by one, loss on those with `train`: for tool-use demonstrations)."""

@@ -54,8 +54,6 @@ The API has these; asked for, they are refused by name (`Accepted=False` on a cl
 
 
 def _refused(entry: Unavailable) -> str:
-    if entry.prefix:
-        return f": `{entry.prefix}…`"
     if isinstance(entry.values, range):
         return f": {entry.values.start} and more"
     return f": {', '.join(f'`{value}`' for value in entry.values)}" if entry.values else ""

@@ -73,7 +73,8 @@ class ModelSpec(ApiModel):
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Attention kernel of transformers models."""
     chat_template: LongStr | None = None
-    """Jinja chat template instead of the tokenizer's own; must keep `<think>` text when the reward reads it."""
+    """Jinja chat template instead of the tokenizer's own, or a file with one (`….jinja`); must keep `<think>` text
+    when the reward reads it."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint brings. Off: such a checkpoint is refused."""
     cache_dir: PathStr | None = None

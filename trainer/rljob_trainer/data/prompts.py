@@ -9,7 +9,7 @@ from typing import Any
 
 from rljob_trainer.config.data import PromptDataset, TrainDataset
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.data.chat import ChatTemplate, Message, TemplateRefusedError
+from rljob_trainer.data.chat import Message
 from rljob_trainer.data.hub import HubAccess
 from rljob_trainer.data.paths import data_files
 from rljob_trainer.data.rows import Row, column, is_messages, read_rows, report_skipped
@@ -48,8 +48,7 @@ def load_prompts(
     """
     paths = data_files(dataset.path, dataset.split, job_dir, f"{where}.path", hub)
     rows = read_rows(paths, dataset.limit, f"{where}.path")
-    template = ChatTemplate.of(tokenizer)
-    texts = [_render(dataset, row, number, template, where) for number, row in enumerate(rows)]
+    texts = [_render(dataset, row, number, tokenizer, where) for number, row in enumerate(rows)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     kept = []
     for number, (row, text, ids) in enumerate(zip(rows, texts, encoded, strict=True)):
@@ -82,7 +81,7 @@ def _metadata(dataset: PromptDataset, row: Row, number: int, where: str) -> Mapp
     return value if isinstance(value, dict) else {dataset.metadata_key: value}
 
 
-def _render(dataset: PromptDataset, row: Row, number: int, template: ChatTemplate | None, where: str) -> str:
+def _render(dataset: PromptDataset, row: Row, number: int, tokenizer: Any, where: str) -> str:
     """The prompt's text: as it stands, or through the chat template with the turn of the assistant opened."""
     value = column(row, dataset.input_key, number, f"{where}.inputKey")
     if not dataset.apply_chat_template:
@@ -102,19 +101,21 @@ def _render(dataset: PromptDataset, row: Row, number: int, template: ChatTemplat
         if messages[0]["role"] == "system":
             messages = messages[1:]
         messages = [{"role": "system", "content": dataset.system_prompt}, *messages]
-    return _render_chat(template, messages, number, where)
+    return _render_chat(tokenizer, messages, number, where)
 
 
-def _render_chat(template: ChatTemplate | None, messages: Sequence[Message], number: int, where: str) -> str:
-    """Messages as text, with the turn of the assistant opened."""
-    if template is None:
+def _render_chat(tokenizer: Any, messages: Sequence[Message], number: int, where: str) -> str:
+    """Messages as text, with the turn of the assistant opened. `tokenizer` may add to the template, such as tools."""
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             f"{where}: the tokenizer has no chat template",
             hint="give spec.model.chatTemplate, or set applyChatTemplate: false to use the text as it stands",
         )
     try:
-        return template.render(messages, generation=True)
-    except TemplateRefusedError as error:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
         raise UserError(f"{where}: row {number}: the chat template refuses the messages: {error}") from None
 
 

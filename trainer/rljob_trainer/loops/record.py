@@ -46,6 +46,10 @@ class Recorder:
         self.display.stage(name, done, total)
         self.progress.update(stage=name, transition=True)
 
+    def data(self, step: int, skipped: Mapping[str, int]) -> None:
+        """Rows that were left out because they are too long, by data set; once, at the start."""
+        self._write("data", step, {f"skipped/{name}": count for name, count in skipped.items()})
+
     def sft(self, state: LoopState, total: int, values: Mapping[str, float]) -> None:
         """Numbers of an SFT step."""
         self._write("sft", state.step, values)

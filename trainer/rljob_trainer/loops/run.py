@@ -10,6 +10,7 @@ from rljob_trainer.checkpoint import Commit, CommitWriter, prune
 from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, total_steps, trains, trains_rl
 from rljob_trainer.config.evaluation import EvalDataset
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.data.hub import HubAccess
 from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
 from rljob_trainer.data.sft import SftSource
 from rljob_trainer.loops.engines import EngineGroup
@@ -60,6 +61,8 @@ class Data:
     def __init__(self, job: RLJob, job_dir: Path, *, sft_done: bool = False) -> None:
         spec = job.spec
         self.tokenizer = load_tokenizer(spec.model, job_dir)
+        cache = spec.model.cache_dir
+        hub = HubAccess(Path(job_dir, cache) if cache else None, offline=spec.model.offline)
         self.sft = None
         if spec.sft is not None and trains(spec) and not (sft_done and spec.sft.num_steps is not None):
             self.sft = SftSource(
@@ -69,16 +72,23 @@ class Data:
                 batch_size=spec.sft.batch_size,
                 seed=spec.seed,
                 max_length=spec.sft.max_sequence_length,
+                packing=spec.sft.packing,
+                hub=hub,
             )
         self.prompts = None
         prompts_with = prompt_tokenizer(self.tokenizer, spec.rollout)
         if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
-            self.prompts = PromptSource(spec.data.train, prompts_with, job_dir, spec.seed)
-        self.evaluation = [
-            EvalSet(dataset, load_eval(dataset, prompts_with, job_dir, f"spec.evaluation.datasets[{number}]").rows)
-            for number, dataset in enumerate(spec.evaluation.datasets)
-            if spec.mode != "Generate"
-        ]
+            self.prompts = PromptSource(spec.data.train, prompts_with, job_dir, spec.seed, hub)
+        self.evaluation = []
+        self.skipped: dict[str, int] = {}
+        for number, dataset in enumerate(spec.evaluation.datasets if spec.mode != "Generate" else []):
+            loaded = load_eval(dataset, prompts_with, job_dir, f"spec.evaluation.datasets[{number}]", hub)
+            self.evaluation.append(EvalSet(dataset, loaded.rows))
+            self.skipped[f"evaluation/{dataset.name}"] = loaded.skipped
+        if self.prompts is not None:
+            self.skipped["prompts"] = self.prompts.skipped
+        if self.sft is not None:
+            self.skipped["demonstrations"] = self.sft.skipped
 
     def total_steps(self, job: RLJob) -> int:
         """Steps of the job, now that its rows are counted."""
@@ -114,6 +124,7 @@ class Run:
         """Start ranks and engines; take up `commit`, or begin."""
         self.recorder.stage("Prepare")
         self.ranks.start()
+        self.recorder.data(self.state.step, self.data.skipped)
         if commit is not None:
             self.state = LoopState.from_json(commit.loop_state())
             self.last_commit, self._committed = commit, (self.state.stage, self.state.step)

@@ -36,8 +36,18 @@ def load_tokenizer(spec: ModelSpec, job_dir: str | Path) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(f"{field}: no tokenizer could be loaded from {path!r}: {first_line(error)}") from error
     if spec.chat_template is not None:
-        tokenizer.chat_template = spec.chat_template
+        tokenizer.chat_template = chat_template(spec.chat_template, job_dir)
     return tokenizer
+
+
+def chat_template(given: str, job_dir: str | Path) -> str:
+    """The template itself, or the content of the file that `given` names (`….jinja`)."""
+    if "\n" in given or not given.endswith(".jinja"):
+        return given
+    file = resolve(job_dir, given)
+    if not file.is_file():
+        raise UserError(f"spec.model.chatTemplate: the file {given!r} is not there (looked at {file})")
+    return file.read_text(encoding="utf-8")
 
 
 def _tokenizer_class(folder: Path) -> Any:
