@@ -83,7 +83,7 @@ def make_tokenizer(rows: list[dict[str, Any]]) -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
+    trainer = trainers.BpeTrainer(  # type: ignore[no-untyped-call]
         vocab_size=32_000, special_tokens=special, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
@@ -103,14 +103,14 @@ class Made:
 
 def run_trl(rows: list[dict[str, Any]], tokenizer: Any) -> Made:
     """TRL's preparation as its trainer calls it."""
-    import datasets
-    from trl import SFTTrainer
+    import datasets  # type: ignore[import-untyped]
+    from trl.trainer.sft_trainer import SFTTrainer
 
     datasets.disable_caching()
     datasets.disable_progress_bars()
     data = datasets.Dataset.from_list(rows)
-    trainer = SimpleNamespace(_tokenizer=tokenizer, chat_template=TEMPLATE, completion_only_loss=False)
-    args = SimpleNamespace(
+    trainer: Any = SimpleNamespace(_tokenizer=tokenizer, chat_template=TEMPLATE, completion_only_loss=False)
+    args: Any = SimpleNamespace(
         dataset_num_proc=None, dataset_text_field="text", assistant_only_loss=True, max_length=MAX_LENGTH,
         packing_strategy="bfd", shuffle_dataset=False, seed=0,
     )  # fmt: skip

@@ -135,10 +135,10 @@ def _write(folder: Path, blocks: Iterable[Encoded], max_length: int, packing: bo
     np.save(folder / "sequences.npy", np.array([0, *accumulate(map(len, sequences))], dtype=np.int64))
     np.save(folder / "order.npy", np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=len(lengths)))
     counts = Counts(rows, len(lengths), too_long, untrained, sum(lengths), len(sequences))
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    sizes = {written.name: written.stat().st_size for written in folder.iterdir()}
     (folder / _META).write_text(json.dumps({"counts": asdict(counts), "sizes": sizes}), encoding="utf-8")
-    for file in folder.iterdir():
-        with file.open("rb") as opened:
+    for written in folder.iterdir():
+        with written.open("rb") as opened:
             sync(opened.fileno())
 
 

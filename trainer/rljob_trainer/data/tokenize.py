@@ -62,7 +62,7 @@ def tokenize_files(
     """
     total = sum(path.stat().st_size for path in paths)
     if processes is None:
-        processes = min(PROCESSES_MAX, os.process_cpu_count() or 1) if total >= PARALLEL_BYTES else 1
+        processes = min(PROCESSES_MAX, len(os.sched_getaffinity(0))) if total >= PARALLEL_BYTES else 1
     blocks = read_blocks(paths, limit, f"{WHERE}.path", COLUMNS[recipe.form])
     results = _in_turn(recipe, blocks) if processes == 1 else _in_parallel(recipe, blocks, processes)
     done = 0

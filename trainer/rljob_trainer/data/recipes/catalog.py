@@ -124,7 +124,7 @@ def _math_row(row: Row, source: Source, split: str, number: int) -> Row:
         raise WrongSchemaError(f"no column `{'prompt' if 'prompt' not in row else 'label'}`")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    if not is_messages(prompt):
+    if prompt is None or not is_messages(prompt):
         raise WrongSchemaError("`prompt` is neither text nor a list of {role, content}")
     if label is None or not str(label).strip():
         raise Dropped("no label")
