@@ -1,6 +1,7 @@
 """Asking a JSON service over HTTP: retries within a deadline, answers of bounded size, errors as one sentence."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -11,6 +12,7 @@ import aiohttp
 RETRYABLE = frozenset({429, 502, 503, 504})
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 MAX_ANSWER_BYTES = 16 << 20
+MAX_COMPLAINT_BYTES = 1 << 16
 
 
 class CallError(RuntimeError):
@@ -26,10 +28,11 @@ class AwayError(CallError):
 
 
 class HttpCaller:
-    """POSTs JSON to one address. `timeout` is that of a call in seconds, retries included; `attempts` bounds them too.
+    """POSTs JSON to one address; what JSON does not know travels as text.
 
-    Busy (429, 502, 503, 504) and unreachable services are asked again, with growing pauses. Headers may hold secrets:
-    they appear in no message. Use it as an async context manager, within one event loop.
+    `timeout` is that of a call in seconds, retries included; `attempts` bounds them too. Busy (429, 502, 503, 504) and
+    unreachable services are asked again, with growing pauses. Headers may hold secrets: they appear in no message.
+    Use it as an async context manager, within one event loop.
     """
 
     def __init__(
@@ -42,7 +45,8 @@ class HttpCaller:
         attempts: int | None = None,
     ) -> None:
         self.url, self.timeout = url, timeout
-        self._proxy, self._headers, self._attempts = proxy, dict(headers or {}), attempts
+        self._proxy, self._attempts = proxy, attempts
+        self._headers = {"Content-Type": "application/json"} | dict(headers or {})
         self._session: aiohttp.ClientSession | None = None
         self.requests = self.retries = 0
 
@@ -64,6 +68,7 @@ class HttpCaller:
         `deadline` (of `time.monotonic`) is by default `timeout` from now. Raises AwayError and CallError.
         """
         deadline = time.monotonic() + self.timeout if deadline is None else deadline
+        data = json.dumps(body, default=str).encode()
         pause, reason, attempts = FIRST_PAUSE, "no answer", 0
         while (left := deadline - time.monotonic()) > 0:
             wait = pause
@@ -73,11 +78,11 @@ class HttpCaller:
                 attempts += 1
                 limit = aiohttp.ClientTimeout(total=left)
                 async with self._session.post(
-                    self.url, json=body, proxy=self._proxy, headers=self._headers, timeout=limit
+                    self.url, data=data, proxy=self._proxy, headers=self._headers, timeout=limit
                 ) as response:
                     if response.status == 200:
                         return _parsed(await _read(response, self.url), self.url, text)
-                    answer = await response.text(errors="replace")
+                    answer = (await response.content.read(MAX_COMPLAINT_BYTES)).decode(errors="replace")
                     reason = f"HTTP {response.status}: {answer[:200]}"
                     if response.status not in RETRYABLE:
                         raise CallError(f"{self.url} answered {reason}", status=response.status, answer=answer)

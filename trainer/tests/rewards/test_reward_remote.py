@@ -1,5 +1,6 @@
 """Reward models over real HTTP: batches, both protocols, and servers that fail, stall or answer nonsense."""
 
+import datetime
 import json
 import re
 import threading
@@ -166,6 +167,13 @@ def test_the_token_comes_from_the_environment(server: Server, monkeypatch: pytes
     score(samples(1), spec(server.url, token=secret))
     score(samples(1), spec(server.url, token=secret | {"env": "MY_TOKEN"}))
     assert server.headers == ["Bearer s3cret", "Bearer other"]
+
+
+def test_labels_and_texts_of_any_kind_travel(server: Server) -> None:
+    one = Sample("p", [1], response="\ud800 é", label=datetime.date(2024, 2, 29), metadata={"x": {1}})
+    server.answer = lambda body: (200, {"rewards": [1.0]})
+    assert score([one], spec(server.url)).failures == 0
+    assert server.bodies[0]["samples"][0]["label"] == "2024-02-29"
 
 
 def test_it_adds_up_with_other_rewards(server: Server) -> None:
