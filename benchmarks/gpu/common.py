@@ -16,7 +16,7 @@ ENGINE_ARGS = {
     "grammar_backend": "none",
     "mm_feature_transport": "cpu",
     "disable_custom_all_reduce": True,
-    "cuda_graph_max_bs": 512,
+    "cuda_graph_max_bs_decode": 512,
 }
 """Flags of SGLang on a host without FlashAttention's kernels."""
 SHAPES: dict[str, dict[str, int]] = {

@@ -84,7 +84,7 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("trainer.fsdp.cpuOffload", when=_fsdp),
     Unavailable("optimizer.offload", when=trains_rl),
     Unavailable("sft.optimizer.offload", when=trains),
-    Unavailable("placement.type", ("colocated", "async"), "use disaggregated"),
+    Unavailable("placement.type", ("colocated",), "use disaggregated"),
     # Retriever
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
     Unavailable("retriever.index.gpu"),

@@ -198,6 +198,7 @@ class Generating:
             self._numbers.setdefault(index, []).extend(numbers)
         self._done: dict[int, Sample] = {}
         self._calls: dict[Any, int] = {}
+        self._actors: dict[int, Any] = {}
         self._health = _HealthWatch()
         for index in self._numbers:
             self._submit(index)
@@ -232,7 +233,7 @@ class Generating:
                 del self._calls[ref]
                 self._done.update(zip(self._numbers[index], results, strict=True))
         busy = sorted(set(self._calls.values()))
-        for index, why in self._health.look({index: self._group.actors[index] for index in busy}):
+        for index, why in self._health.look({index: self._actors[index] for index in busy}):
             self._replace(index, why)
 
     def too_late(self, limit: float) -> WorkerStuckError:
@@ -245,12 +246,14 @@ class Generating:
 
     def _submit(self, index: int) -> None:
         mine = [self._samples[number] for number in self._numbers[index]]
-        self._calls[self._group.actors[index].generate.remote(mine, *self._arguments)] = index
+        self._actors[index] = self._group.actors[index]
+        self._calls[self._actors[index].generate.remote(mine, *self._arguments)] = index
 
     def _replace(self, index: int, why: WorkerError) -> None:
         for ref in [ref for ref, owner in self._calls.items() if owner == index]:
             del self._calls[ref]
-        self._group.replace(index, why)
+        if self._group.actors[index] is self._actors[index]:  # else another batch has found it lost already
+            self._group.replace(index, why)
         self._submit(index)
 
 

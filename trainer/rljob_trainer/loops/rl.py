@@ -31,7 +31,7 @@ def train_rl(run: Run) -> None:
     if state.data:
         prompts.restore(state.data)
     run.sync_weights()
-    _evaluate_if_due(run)  # also what a commit just before an evaluation left undone
+    evaluate_if_due(run)  # also what a commit just before an evaluation left undone
     run.timer.take()
     while state.rollout < total:
         run.stop_here()
@@ -39,7 +39,7 @@ def train_rl(run: Run) -> None:
         due = spec.checkpoint.save_interval
         if due and state.rollout % due == 0 and state.rollout < total:
             run.commit()
-        _evaluate_if_due(run)
+        evaluate_if_due(run)
         seconds = run.timer.take()
         state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
         run.recorder.rollout(state, total, values, seconds)
@@ -47,7 +47,7 @@ def train_rl(run: Run) -> None:
     run.commit()
 
 
-def _evaluate_if_due(run: Run) -> None:
+def evaluate_if_due(run: Run) -> None:
     """Evaluate at the start (`atStart`) and after every `interval` rollouts; the end has an evaluation of its own."""
     spec, rollout = run.job.spec, run.state.rollout
     if rollout == 0:
@@ -78,15 +78,15 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     tokens = collected.generated
     values = rollout_metrics(samples, run.em_label) | collected.metrics
     with run.timer.phase("train"):
-        values |= _train(run, samples, advantages)
+        values |= train_step(run, samples, advantages)
     state.rollout += 1
     state.data, state.pending = prompts.state(), groups_to_json(collected.left)
     state.tokens_generated += tokens
     state.add_seconds("generate", generate_seconds)
     run.sync_weights()
     values["tokens_per_second"] = tokens / max(generate_seconds, 1e-9)
-    _keep_completions(run, samples, advantages)
-    run.recorder.prometheus.generated(tokens, _statuses(samples))
+    keep_completions(run, samples, advantages)
+    run.recorder.prometheus.generated(tokens, statuses_of(samples))
     return values
 
 
@@ -107,7 +107,7 @@ def _collect(run: Run, prompts: PromptSource) -> Collected:
     return collect(spec.rollout, prompts, left, generate, score, keep, job_seed=spec.seed, rollout=state.rollout)
 
 
-def _train(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> dict[str, float]:
+def train_step(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> dict[str, float]:
     """Optimizer steps on the rollout. Returns the mean of their metrics."""
     steps = batch_plan(run.job.spec).num_steps_per_rollout
     batches = train_batches(samples, advantages, steps)
@@ -126,14 +126,16 @@ def _train(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> di
     return {key: sum(result[key] for result in results) / len(results) for key in results[0]}
 
 
-def _keep_completions(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> None:
+def keep_completions(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> None:
+    """Record the first samples of a rollout, whole."""
     for number, sample in enumerate(samples[: run.job.spec.tracking.log_completions]):
         segments = segments_of(sample, run.data.tokenizer)
         credit = advantages.get(number)
         run.recorder.completion(run.state, "train", sample, segments, None if credit is None else credit.advantage)
 
 
-def _statuses(samples: list[Sample]) -> dict[str, int]:
+def statuses_of(samples: list[Sample]) -> dict[str, int]:
+    """Number of samples by status."""
     statuses: dict[str, int] = {}
     for sample in samples:
         statuses[sample.status] = statuses.get(sample.status, 0) + 1

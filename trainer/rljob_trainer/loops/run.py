@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,8 @@ class Run:
         self._committed: tuple[str, int] | None = None
         self._synced: int | None = None
         self._last_beat = time.monotonic()
+        self.while_waiting: Callable[[], None] = lambda: None
+        """What else is to be done about once a second while workers are waited for."""
         self.ranks = RankGroup(job, place.job_dir, self.beat) if trains(job.spec) else NoRanks()
         self.engines: EngineGroup | None = None
         if generates(job.spec):
@@ -145,6 +147,7 @@ class Run:
         """Runs about once a second while workers are waited for. Raises Stop when this driver may not go on."""
         if self.stop.fenced:
             self.stop.check()
+        self.while_waiting()
         if time.monotonic() - self._last_beat > BEAT_SECONDS:
             self._last_beat = time.monotonic()
             self.recorder.stand(self.state)
@@ -198,7 +201,7 @@ class Run:
         if self.engines is None:
             raise RuntimeError("the job has no engines")
         limit = float(self.job.spec.rollout.timeout_seconds)
-        return self.engines.generate(samples, sampling, self.retriever_url, limit=limit, tick=self._beat_or_stop)
+        return self.engines.generate(samples, sampling, self.retriever_url, limit=limit, tick=self.beat_or_stop)
 
     def score(self, samples: list[Sample]) -> None:
         """Set the samples' rewards. A reward function that fails costs its sample, and is told."""
@@ -216,7 +219,8 @@ class Run:
         if self._scorer is not None:
             self._scorer.close()
 
-    def _beat_or_stop(self) -> None:
+    def beat_or_stop(self) -> None:
+        """`beat`, and `stop_here`: for waits that may be left at once."""
         self.beat()
         self.stop_here()
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from rljob_trainer.checkpoint import Commit, CommitError, find_commit, latest_commit, verify
+from rljob_trainer.loops.asynchronous import train_async
 from rljob_trainer.loops.distill import generate_only
 from rljob_trainer.loops.evaluate import evaluate_at_end, evaluate_only
 from rljob_trainer.loops.rl import train_rl
@@ -47,7 +48,7 @@ def _train(run: Run) -> None:
     if run.state.stage == "SFT":
         train_sft(run)
     if run.state.stage == "RL":
-        train_rl(run)
+        (train_async if run.job.spec.placement.type == "async" else train_rl)(run)
     run.sync_weights()
     evaluate_at_end(run)
     if run.job.spec.checkpoint.save_hf:

@@ -124,7 +124,15 @@ class TorchEngine:
         """
 
         def load() -> str:
-            self.version = self.digest = None
+            # On the engine's own thread, between two steps: nobody sees half of it, and a turn that comes meanwhile
+            # is served by the new weights. Only a load that fails leaves none to serve.
+            try:
+                return take_over()
+            except BaseException:
+                self.version = self.digest = None
+                raise
+
+        def take_over() -> str:
             self._weights.load(weights)
             served = weights_digest(self._weights.served(weights))
             if digest is not None and served != digest and not self._cast_of(weights, digest):
