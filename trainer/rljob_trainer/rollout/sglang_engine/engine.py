@@ -21,7 +21,8 @@ from rljob_trainer.rollout.health import Event, Health
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids
 from rljob_trainer.rollout.sglang_engine.served import served_name
 from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer
-from rljob_trainer.weights.fingerprint import differing, digest
+from rljob_trainer.weights.fingerprint import differing, entries
+from rljob_trainer.weights.fingerprint import digest as digest_of
 
 logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 60.0
@@ -199,8 +200,21 @@ class SglangEngine:
         self._hold(await self._manager.update_weights_from_disk(request, None))
 
     async def load_weights(self, weights: Mapping[str, Any], version: int, digest: str | None = None) -> str:
-        """Not how this engine gets its weights: they would travel through host memory as a whole."""
-        raise EngineError("SGLang takes weights in buckets or from a folder")
+        """Serve whole tensors, by way of a file: for jobs without a trainer. Returns their digest."""
+        import torch
+        from safetensors.torch import save_file
+
+        dtype = getattr(torch, str(self._arguments["dtype"]))
+        tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
+        table = entries(tensors)
+        sent = digest_of(table)
+        if digest is not None and digest != sent:
+            raise EngineError(f"weights version {version}: the digest is {sent[:16]}…, {digest[:16]}… was sent")
+        await self.begin_update()
+        with tempfile.TemporaryDirectory(prefix="rljob-weights-") as folder:
+            await asyncio.to_thread(save_file, tensors, f"{folder}/model.safetensors", {"format": "pt"})
+            await self.load_folder(folder)
+        return await self.finish_update(version, sent, table)
 
     async def finish_update(self, version: int, digest: str, table: Mapping[str, Sequence[Any]]) -> str:
         """Drop what the caches hold of the old weights, check the new ones, serve them as `version`.
@@ -246,7 +260,7 @@ class SglangEngine:
     async def _verify(self, table: Mapping[str, Sequence[Any]], wanted: str) -> str:
         """The digest over `table` as this engine serves it."""
         sent = {name: (str(dtype), tuple(shape), int(total)) for name, (dtype, shape, total) in table.items()}
-        if digest(sent) != wanted:
+        if digest_of(sent) != wanted:
             raise EngineError("the digest that was sent is not that of the table that was sent")
         if self._tp > 1:  # shards of a tensor cannot be compared with the whole
             return wanted
@@ -259,7 +273,7 @@ class SglangEngine:
             served[name] = (str(found[0]), tuple(found[1]), int(found[2]))
         if wrong := differing(sent, served):
             raise EngineError(f"{len(wrong)} tensors are not served as they were sent, such as {wrong[0]}")
-        return digest(served)
+        return digest_of(served)
 
     async def _ask_served(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Entries of the served tensors, as the engine's own process computes them; see `served.report_served`."""
