@@ -80,7 +80,7 @@ class Pump:
 
     def __call__(self, timeout: float) -> None:
         """Collect what is finished, waiting up to `timeout` seconds, and start what may be started."""
-        if self._running:
+        if self._running:  # an engine is replaced, and that waits
             return
         self._running = True
         try:
@@ -152,6 +152,7 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
     state.tokens_generated += tokens
     state.add_seconds("generate", waited)
     run.sync_weights()
+    pump.ledger.trained()
     state.pending = [{NUMBER: number} for number in pump.ledger.pending]
     values["tokens_per_second"] = tokens / max(sum(run.timer.seconds(p) for p in ("generate", "train", "sync")), 1e-9)
     keep_completions(run, samples, advantages)

@@ -23,6 +23,7 @@ class Ledger:
         self.batch, self.max_staleness = batch, max_staleness
         self._born: dict[int, int] = {}
         self._ready: list[int] = []
+        self._training = False
 
     @property
     def pending(self) -> list[int]:
@@ -35,8 +36,9 @@ class Ledger:
         return len(self._born) - len(self._ready)
 
     def room(self) -> int:
-        """How many groups may be started now."""
-        return (self.max_staleness + 1) * self.batch - len(self._born)
+        """How many groups may be started now. Those in training count until their step is over (`trained`): what is
+        started before is a version older than what is started after it."""
+        return (self.max_staleness + (not self._training)) * self.batch - len(self._born)
 
     def start(self, numbers: Iterable[int], version: int) -> None:
         """Groups that are started with `version` served. Raises ValueError beyond `room`, or for a number twice."""
@@ -54,7 +56,7 @@ class Ledger:
     def take(self, version: int) -> list[int] | None:
         """The groups of the step that makes `version` + 1, the oldest of the finished ones first; None: wait.
 
-        They leave the ledger.
+        They leave the ledger; tell it when the step is over.
         """
         if len(self._ready) < self.batch:
             return None
@@ -70,8 +72,9 @@ class Ledger:
         for number in chosen:
             del self._born[number]
             self._ready.remove(number)
+        self._training = True
         return sorted(chosen)
 
-    def lag(self, number: int, version: int) -> int:
-        """Versions by which a group that is still in the ledger is behind `version`."""
-        return version - self._born[number]
+    def trained(self) -> None:
+        """The step is over: from here on groups are started with the next version."""
+        self._training = False

@@ -16,6 +16,8 @@ def test_without_staleness_it_is_the_synchronous_loop() -> None:
     assert ledger.take(0) is None
     ledger.finish(0)
     assert ledger.take(0) == [0, 1]
+    assert ledger.room() == 0, "what starts now would be a version old"
+    ledger.trained()
     assert ledger.room() == 2
 
 
@@ -26,6 +28,8 @@ def test_one_step_off_generates_the_next_batch_while_training() -> None:
     for number in (2, 0):
         ledger.finish(number)
     assert ledger.take(0) == [0, 2], "what is finished first is trained first"
+    assert ledger.room() == 0
+    ledger.trained()
     ledger.start([4, 5], 1)
     for number in (4, 5):
         ledger.finish(number)
@@ -57,12 +61,20 @@ def test_no_group_is_too_old_none_is_lost_and_it_never_stalls(
     born: dict[int, int] = {}
     running: list[int] = []
     trained: list[int] = []
+    training = False
     while version < steps:
         while ledger.room() and started < steps * batch:
             ledger.start([started], version)
             born[started] = version
             running.append(started)
             started += 1
+        if training:
+            if running and rng.random() < 0.5:
+                ledger.finish(running.pop(rng.randrange(len(running))))
+                continue
+            version, training = version + 1, False
+            ledger.trained()
+            continue
         chosen = ledger.take(version) if rng.random() < patience or not running else None
         if chosen is None:
             assert running, "everything is finished and there is no batch"
@@ -72,6 +84,6 @@ def test_no_group_is_too_old_none_is_lost_and_it_never_stalls(
         assert len(chosen) == batch
         assert all(version - born[number] <= staleness for number in chosen)
         trained += chosen
-        version += 1
+        training = True
     assert sorted(trained) == list(range(steps * batch))
     assert ledger.pending == []

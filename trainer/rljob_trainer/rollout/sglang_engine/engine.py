@@ -208,7 +208,7 @@ class SglangEngine:
         tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
         table = entries(tensors)
         sent = digest_of(table)
-        if digest is not None and digest != sent:
+        if digest and digest != sent:
             raise EngineError(f"weights version {version}: the digest is {sent[:16]}…, {digest[:16]}… was sent")
         await self.begin_update()
         with tempfile.TemporaryDirectory(prefix="rljob-weights-") as folder:
