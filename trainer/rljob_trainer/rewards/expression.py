@@ -80,11 +80,12 @@ class _Parser:
         if not self._take("^", "**"):
             return base
         exponent = self._signed()
-        if base.is_number and exponent.is_number:
-            size = abs(float(exponent)) * len(str(base))
-            if not size < _MOST_DIGITS:
-                raise ValueError("a power that is too large to verify")
+        if base.is_number and exponent.is_number and not self._small(base, exponent):
+            raise ValueError("a power that is too large to verify")
         return base**exponent
+
+    def _small(self, base: Any, exponent: Any) -> bool:
+        return bool(exponent.is_finite) and float(self._sympy.Abs(exponent)) * len(str(base)) < _MOST_DIGITS
 
     def _atom(self) -> Any:
         token, self._place = self._next(), self._place + 1

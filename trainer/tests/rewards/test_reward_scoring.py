@@ -196,7 +196,7 @@ def test_tags_without_line_breaks_on_request() -> None:
 
 
 @pytest.mark.slow
-def test_a_verifier_that_hangs_or_eats_memory_costs_one_sample() -> None:
+def test_a_verifier_that_hangs_costs_one_sample() -> None:
     hang, fine = r"\int_0^1 x^{1000} e^{x^{50}} dx", "x^{3}+7"
     samples = [sample(f"\\boxed{{{text}}}", label="7+x^3") for text in (fine, hang, fine)]
     report = score(samples, spec({"name": "math"}, timeoutSeconds=3.0, failureReward=-1.0))
