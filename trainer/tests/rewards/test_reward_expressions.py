@@ -1,5 +1,6 @@
 """Reading answers: arithmetic against exact fractions, and texts that are no answers at all."""
 
+import contextlib
 from fractions import Fraction
 
 import pytest
@@ -44,10 +45,8 @@ def test_notation(text: str, same: str) -> None:
 )
 @settings(deadline=None)
 def test_whatever_is_written_is_read_or_refused(parts: list[str]) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         expression.parse("".join(parts))
-    except ValueError:
-        pass
 
 
 @given(st.text(alphabet="\\boxed{}f 2$<|im_end|>", max_size=80))
