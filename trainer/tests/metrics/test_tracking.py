@@ -54,7 +54,7 @@ def test_tensorboard_shows_all_attempts_as_one_run(tmp_path: Path) -> None:
         (3, 3.2),
         (4, 4.2),
     ]
-    assert [e.value for e in events.Scalars("eval/held-out/pass@4")][-1] == 0.75
+    assert [e.value for e in events.Scalars("eval/held-out/pass_at_4")][-1] == 0.75
     assert "rl/loss" not in events.Tags()["scalars"]
     (text,) = events.Tensors("completions/train/0/text_summary")[-1].tensor_proto.string_val
     assert "reward 1.0, completed, policy versions 2, 3" in text.decode()

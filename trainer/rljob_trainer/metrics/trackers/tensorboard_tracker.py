@@ -31,7 +31,7 @@ class TensorBoardTracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
         for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
+            self._writer.add_scalar(key.replace("@", "_at_"), value, step)  # a tag holds no @
         self._writer.flush()
 
     def completions(self, step: int, name: str, rows: Sequence[Completion]) -> None:
