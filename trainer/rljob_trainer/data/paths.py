@@ -7,6 +7,13 @@ from rljob_trainer.config.hub_path import PREFIX
 from rljob_trainer.data.hub import HubAccess, fetch
 
 
+def resolve(path: str, job_dir: str | Path, field: str) -> Path:
+    """Absolute path of a file or folder. Raises UserError for a data set on the Hub, where `field` takes none."""
+    if path.startswith(PREFIX):
+        raise UserError(f"{field}: {path} is a data set on the Hub; a file is needed here")
+    return Path(job_dir, path).resolve()
+
+
 def data_files(path: str, split: str, job_dir: str | Path, field: str, hub: HubAccess | None = None) -> list[Path]:
     """The files of a data set: the file that `path` names, or those of a split on the Hub (`hf://…`).
 
@@ -19,7 +26,7 @@ def data_files(path: str, split: str, job_dir: str | Path, field: str, hub: HubA
 
 def existing_file(path: str, job_dir: str | Path, field: str) -> Path:
     """Absolute path of `path`. Raises UserError, saying where it looked, when no file is there."""
-    resolved = Path(job_dir, path).resolve()
+    resolved = resolve(path, job_dir, field)
     if resolved.is_file():
         return resolved
     relative = "" if Path(path).is_absolute() else f" (relative paths start at the job's directory, {job_dir})"
