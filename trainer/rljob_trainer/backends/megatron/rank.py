@@ -17,7 +17,7 @@ from rljob_trainer.backends.megatron.model import PolicyModel, build_policy
 from rljob_trainer.backends.megatron.optimizer import Optimizer, finite, wrap
 from rljob_trainer.backends.megatron.options import model_options, recompute_options
 from rljob_trainer.backends.megatron.packing import Pack, build_pack
-from rljob_trainer.backends.megatron.source import open_weights
+from rljob_trainer.backends.megatron.source import actor_path, open_weights
 from rljob_trainer.backends.megatron.state import load_state, save_state, snapshot_state
 from rljob_trainer.backends.megatron.weights import hf_shapes, hf_tensors, load_weights
 from rljob_trainer.backends.meters import Meters
@@ -97,7 +97,7 @@ class MegatronRank:
         self.stage, self.reference = "sft", None
         policy = self._new_policy()
         if commit_dir is None:
-            self._load_weights(policy, self.spec.checkpoint.load)
+            self._load_weights(policy, actor_path(self.spec.checkpoint, self.job_dir))
         self.model = wrap(policy, overlap=self.layout.data * self.layout.context > 1)
         self.optimizer = Optimizer(self.spec.sft.optimizer if self.spec.sft else self.spec.optimizer, self.model,
                                    self.dtype)  # fmt: skip

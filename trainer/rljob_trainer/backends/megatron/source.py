@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rljob_trainer.config.checkpoint import CheckpointSpec
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.convert.architecture import Architecture
@@ -20,6 +21,15 @@ from rljob_trainer.models.paths import resolve
 
 Whole = Callable[[Entry], Tensor]
 """Gives a whole tensor of Megatron's, the vocabulary not padded (or padded in any way)."""
+
+
+def actor_path(checkpoint: CheckpointSpec, job_dir: str | Path) -> str | None:
+    """Where the policy's weights lie: `load`, or, while that folder is missing or empty, `refLoad`; None: those of
+    `spec.model`."""
+    if checkpoint.load is None:
+        return None
+    folder = resolve(job_dir, checkpoint.load)
+    return checkpoint.load if folder.is_dir() and any(folder.iterdir()) else checkpoint.ref_load
 
 
 @contextmanager
