@@ -86,13 +86,8 @@ def test_samples_travel_in_batches_within_the_limit(server: Server) -> None:
     assert [s.reward for s in given] == [float(n) for n in range(25)]
     assert sorted(len(body["samples"]) for body in server.bodies) == [1, 4, 4, 4, 4, 4, 4]
     assert server.most_under_way <= 3
-    assert server.bodies[0]["samples"][1] == {
-        "prompt": "p",
-        "response": "x",
-        "label": "y",
-        "metadata": {"n": 1},
-        "source": "",
-    }
+    entry = {"prompt": "p", "response": "x", "label": "y", "metadata": {"n": 1}, "source": ""}
+    assert any(entry in body["samples"] for body in server.bodies)
     assert report.failures == 0
 
 
