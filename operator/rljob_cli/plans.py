@@ -107,6 +107,6 @@ def _pods(spec: RLJobSpec) -> dict[str, int]:
     return {
         "head": 1,
         "trainer": spec.trainer.replicas if arithmetic.trains(spec) else 0,
-        "rollout": arithmetic.engine_count(spec),
+        "rollout": arithmetic.rollout_pods(spec),
         "retriever": spec.retriever.replicas if spec.retriever else 0,
     }

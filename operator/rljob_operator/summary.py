@@ -1,6 +1,6 @@
 """The status that a user reads: conditions, phase, message and pod counts."""
 
-from rljob_trainer.config.arithmetic import engine_count, trains
+from rljob_trainer.config.arithmetic import rollout_pods, trains
 from rljob_trainer.config.status import GroupStatus, Phase
 
 from rljob_operator import labels
@@ -51,7 +51,7 @@ def _groups(view: View) -> None:
     status.head = GroupStatus(desired=int(on), ready=view.ready("head"))
     trainers = spec.trainer.replicas if on and trains(spec) else 0
     status.trainer = GroupStatus(desired=trainers, ready=view.ready("trainer"))
-    status.rollout = GroupStatus(desired=engine_count(spec) if on else 0, ready=view.ready("rollout"))
+    status.rollout = GroupStatus(desired=rollout_pods(spec) if on else 0, ready=view.ready("rollout"))
     retrievers = spec.retriever.replicas if spec.retriever and retriever_needed(view) else 0
     status.retriever = GroupStatus(desired=retrievers, ready=view.retriever_ready if spec.retriever else 0)
     status.rollout_replicas = len(view.observed.group("rollout", status.attempt)) if status.attempt else 0

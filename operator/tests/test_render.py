@@ -204,6 +204,15 @@ def test_patch_merges_containers_by_name():
     assert {"RAY_LOG_TO_STDERR", "NCCL_DEBUG", "RLJOB_NAME"} <= env
 
 
+def test_colocated_engines_live_in_the_trainers_pods():
+    manifest = job_manifest(
+        trainer={"backend": "fsdp", "replicas": 1, "gpusPerReplica": 1}, placement={"type": "colocated"}
+    )
+    groups = rendered(manifest)[-1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups] == ["trainer"]
+    assert '"rljob_trainer": 1, "rljob_rollout": 1' in groups[0]["rayStartParams"]["resources"]
+
+
 def test_gpus_and_rdma_are_requested():
     resources = _pod_specs(rendered(FULL))["trainer"]["spec"]["containers"][0]["resources"]
     assert resources["limits"] == {"memory": "400Gi", "nvidia.com/gpu": "8", "rdma/hca": "1"}

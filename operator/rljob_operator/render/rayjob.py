@@ -10,7 +10,7 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, trains
+from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, rollout_pods, shares_gpus, trains
 from rljob_trainer.config.pods import PodOverrides
 
 from rljob_operator import labels, names
@@ -39,7 +39,7 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
     body["metadata"]["labels"][labels.ATTEMPT] = str(attempt)
     body["metadata"]["annotations"] = {NO_NEW_HEAD: "true"}
     groups = [_trainer(context, attempt)] if trains(context.spec) else []
-    if engine_count(context.spec):
+    if rollout_pods(context.spec):
         groups.append(_rollout(context, attempt))
     body["spec"] = {
         "entrypoint": entrypoint(context, attempt, resume_from),
@@ -86,12 +86,15 @@ def _head(context: Context, attempt: int) -> Obj:
 def _trainer(context: Context, attempt: int) -> Obj:
     ranks, replicas = ranks_per_replica(context.spec), context.spec.trainer.replicas
     cpus = ranks * context.spec.trainer.threads_per_rank
+    offered = {"rljob_trainer": ranks}
+    if shares_gpus(context.spec):
+        offered["rljob_rollout"] = -(-engine_count(context.spec) // replicas)
     return {
         "groupName": "trainer",
         "replicas": replicas,
         "minReplicas": replicas,
         "maxReplicas": replicas,
-        "rayStartParams": _resources(cpus, {"rljob_trainer": ranks}) | _object_store(context.spec.trainer.pod),
+        "rayStartParams": _resources(cpus, offered) | _object_store(context.spec.trainer.pod),
         "template": _template(context, _pods(context, attempt, "trainer", gpus=context.spec.trainer.gpus_per_replica)),
     }
 

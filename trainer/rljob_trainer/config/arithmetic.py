@@ -160,6 +160,16 @@ def engine_count(spec: RLJobSpec) -> int:
     return spec.rollout.replicas if generates(spec) else 0
 
 
+def shares_gpus(spec: RLJobSpec) -> bool:
+    """Whether engines live in the trainer's pods, on its GPUs."""
+    return spec.placement.type == "colocated" and generates(spec) and trains(spec)
+
+
+def rollout_pods(spec: RLJobSpec) -> int:
+    """Pods of the rollout group: one per engine, none where engines live with the trainer."""
+    return 0 if shares_gpus(spec) else engine_count(spec)
+
+
 def rollout_gpus(spec: RLJobSpec) -> int:
     """GPUs that engines use; colocated with the trainer they are the trainer's own."""
     if not generates(spec):

@@ -4,8 +4,7 @@
 - CUDA IPC: engines on the ranks' own GPUs read the buckets where they lie (placement `colocated`).
 - NCCL: rank 0 broadcasts buckets to the engines' GPUs (`disaggregated`, `async`).
 - None: engines of a job without a trainer load `spec.model` themselves.
-- Disk: safetensors files in the job's directory; the reference and the fallback (`rollout.engineArgs` aside, nothing
-  of it depends on GPUs).
+- Disk: safetensors files in the job's directory (`rollout.weightSync: disk`); the reference and the fallback.
 
 Every way ends alike: the engine computes the digest over what it serves, and serves when it is the sender's.
 """
