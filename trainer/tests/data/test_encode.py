@@ -31,7 +31,12 @@ PARTS = [
     "\u00a0",
 ]
 PARTS += ["\t", "東京", "<|end|>", " A", "\r\n", "\u2028b", "...", "!\n", "\x1c", "\u200bc"]
-TEXT = st.lists(st.sampled_from(PARTS), max_size=14).map("".join)
+ASCII = [part for part in PARTS if part.isascii()] + ["'ll", "'RE", "\v", "\x1f ", "<|end", "|>", "_", "(x", "9"]
+TEXT = st.one_of(
+    st.lists(st.sampled_from(PARTS), max_size=14).map("".join),
+    st.lists(st.sampled_from(ASCII), max_size=20).map("".join),
+    st.text(st.characters(max_codepoint=127), max_size=30),
+)
 
 
 def byte_level(pattern: str | None, prefix: bool = False) -> str:
@@ -55,7 +60,7 @@ BACKENDS = {"qwen": byte_level(QWEN), "llama 3": byte_level(LLAMA), "gpt-2": byt
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(rows=st.lists(st.lists(st.tuples(TEXT, st.booleans()), max_size=3), min_size=1, max_size=3))
 def test_text_looked_up_in_stretches_has_the_tokenizers_own_ids(name: str, rows: list[list[tuple[str, bool]]]) -> None:
     encoder = Encoder(BACKENDS[name])
