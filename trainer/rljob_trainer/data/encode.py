@@ -74,9 +74,7 @@ class Encoder:
         """Token ids and mask of each row. Raises StraddlingTokenError with the row's place in `rows`."""
         if self.whole:
             return self._encode_whole(rows)
-        pieces = [
-            (self._apart(text) if self.by_stretches else [text], train) for segments in rows for text, train in segments
-        ]
+        pieces = [(self._apart(text), train) for segments in rows for text, train in segments]
         self._learn({stretch for stretches, _ in pieces for stretch in stretches})
         look_up = self._table.__getitem__
         found = [b"".join(map(look_up, stretches)) for stretches, _ in pieces]
@@ -91,8 +89,11 @@ class Encoder:
 
     def _apart(self, text: str) -> list[str]:
         """Text in stretches that the tokenizer merges nothing across."""
-        if self._words is None or not text.isascii():
-            return _STRETCHES.split(text)
+        if self._words is None:
+            return [text]
+        if not text.isascii():
+            parts = _STRETCHES.split(text)
+            return [word for part in parts for word in (self._apart(part) if part.isascii() else [part])]
         if self._added is None:
             return self._words(text)
         stretches: list[str] = []
