@@ -81,9 +81,8 @@ TABLE: tuple[Unavailable, ...] = (
     ),
     Unavailable("trainer.recompute.granularity", ("selective",), "use full or none", when=_fsdp),
     Unavailable("trainer.recompute.method", ("block",), "use uniform", when=_fsdp),
-    Unavailable("trainer.fsdp.cpuOffload", when=_fsdp),
-    Unavailable("optimizer.offload", when=trains_rl),
-    Unavailable("sft.optimizer.offload", when=trains),
+    Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
+    Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
     Unavailable("placement.type", ("colocated",), "use disaggregated"),
     # Retriever
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
