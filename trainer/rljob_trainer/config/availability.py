@@ -42,7 +42,7 @@ def _fsdp(spec: RLJobSpec) -> bool:
 
 
 def _megatron(spec: RLJobSpec) -> bool:
-    return trains_rl(spec) and spec.trainer.backend == "megatron"
+    return trains(spec) and spec.trainer.backend == "megatron"
 
 
 def _sglang(spec: RLJobSpec) -> bool:
