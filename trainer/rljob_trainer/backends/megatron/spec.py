@@ -41,8 +41,8 @@ def _fused_normalise() -> Any:
 
 
 class HeadNorm(RmsNorm):
-    """The norm of queries and keys. Keys are a strided view, of which PyTorch's fused kernel (2.11) takes a wrong
-    gradient: this is compiled from the formula instead."""
+    """The norm of queries and keys, compiled from the formula. With PyTorch 2.11's fused kernel here (keys are a
+    strided view) the gradient norm of Qwen3 models came out a hundredfold on an H200, where all else agreed."""
 
     def forward(self, states: Tensor) -> Tensor:
         """Normalise each head."""
