@@ -31,7 +31,8 @@ def write_model(kind: str, directory: Path, **shape: Any) -> Path:
         "vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
         "tie_word_embeddings": kind == "qwen2", "initializer_range": 0.05, "bos_token_id": 1, "eos_token_id": 1,
-        "pad_token_id": 0,
+        # With one, transformers holds its embedding at zero and drops its gradient; the batches here use every id.
+        "pad_token_id": None,
     }  # fmt: skip
     if kind == "qwen3_moe":
         options |= {

@@ -1,6 +1,5 @@
 """The layers that Megatron's model is built of: its own parallel linear layers, our norm and core attention."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -29,27 +28,6 @@ class RmsNorm(nn.Module):
         return nn.functional.rms_norm(states, self.weight.shape, self.weight, self.eps)
 
 
-def normalise(states: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467) of the last axis, in float32."""
-    wide = states.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(states.dtype)
-
-
-@cache
-def _fused_normalise() -> Any:
-    return torch.compile(normalise, dynamic=True)
-
-
-class HeadNorm(RmsNorm):
-    """The norm of queries and keys, compiled from the formula. With PyTorch 2.11's fused kernel here (keys are a
-    strided view) the gradient norm of Qwen3 models came out a hundredfold on an H200, where all else agreed."""
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Normalise each head."""
-        result: Tensor = (_fused_normalise() if states.is_cuda else normalise)(states, self.weight, self.eps)
-        return result
-
-
 def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     """The layers of this pipeline stage, dense or with experts, and the norm after the last."""
     frequency = config.moe_layer_freq if config.num_moe_experts else [0] * config.num_layers
@@ -71,5 +49,5 @@ def _layer(config: TransformerConfig, sparse: bool) -> ModuleSpec:
     attention = parts.self_attention.submodules
     attention.core_attention = VarlenAttention
     if config.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = HeadNorm
+        attention.q_layernorm = attention.k_layernorm = RmsNorm
     return ModuleSpec(module=TransformerLayer, submodules=parts)

@@ -53,7 +53,7 @@ def chunk_grad(
 @cache
 def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function in one pass over its inputs (on GPUs; a CPU takes it as it is)."""
-    return torch.compile(function)
+    return torch.compile(function, dynamic=True)
 
 
 def _run(function: Callable[..., Any], logits: Tensor, *args: Any) -> Any:
