@@ -20,7 +20,7 @@ def chunked_logprobs(
     `entropy`: `none`, `value` or `gradient`. Returns ([N] float32, [N] float32 or None). The backward pass computes the
     logits again; memory is that of one chunk.
     """
-    logprobs, entropies = _ChunkedHead.apply(hidden, weight, targets, temperature, entropy, chunk)  # type: ignore[no-untyped-call]
+    logprobs, entropies = _ChunkedHead.apply(hidden, weight, targets, temperature, entropy, chunk)
     return logprobs, None if entropy == "none" else entropies
 
 

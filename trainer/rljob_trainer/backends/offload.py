@@ -38,7 +38,7 @@ class HostStash:
                 storages[storage._cdata] = storage
         copies = {}
         for key, storage in storages.items():
-            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
             copy = self._copies.get(key)
             if copy is None or copy.numel() != source.numel():
                 copy = torch.empty(source.numel(), dtype=torch.uint8, pin_memory=source.is_cuda)
@@ -56,6 +56,6 @@ class HostStash:
         """Bring everything back. Nothing when it is here already."""
         for storage, copy in self._away:
             storage.resize_(copy.numel())
-            target = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+            target = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
             target.copy_(copy, non_blocking=True)
         self._away = []
