@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-ROWS, MAX_LENGTH, ROUNDS = 1500, 8096, 2
+ROWS, MAX_LENGTH, ROUNDS = 3000, 8096, 2
 GOALS = {"speed": 5.0, "density": 1.0}
 PACKAGES = ("torch", "transformers", "numpy", "datasets", "pyarrow", "sympy", "accelerate", "ray")
 PATTERN = (  # Qwen's
