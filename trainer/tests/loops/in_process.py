@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.config.job import RLJob
@@ -106,6 +107,9 @@ class InProcess:
             made.append(Actor(cls(*args), loop))
             return made[-1]
 
+        # A rank sets this for its process; the engines' would never have it.
+        torch.use_deterministic_algorithms(False)
+        patch.setattr(torch, "use_deterministic_algorithms", lambda *args, **options: None)
         for module in (engines, waiting, weight_sync):
             patch.setattr(module, "ray", FAKE_RAY)
         for module in (engines, ranks):
