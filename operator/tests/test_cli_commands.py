@@ -129,7 +129,7 @@ def test_the_plan_of_a_broken_job_says_what_is_known_and_fails(manifest: str) ->
 def test_run_refuses_before_anything_starts(manifest: str) -> None:
     result = runner.invoke(app, ["run", manifest, "--set", "spec.rollout.engine=sglang"])
     assert result.exit_code == 2
-    assert "spec.rollout.engine: sglang is not available in this version" in said(result.stderr)
+    assert "spec.rollout.engine: sglang needs GPUs" in said(result.stderr)
     assert not Path("runs").exists()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_trainer.config.arithmetic import generates, trains, trains_rl
+from rljob_trainer.config.arithmetic import generates, trainer_gpus, trains, trains_rl
 from rljob_trainer.config.errors import Problem
 from rljob_trainer.config.job import RLJobSpec
 
@@ -45,6 +45,12 @@ def _megatron(spec: RLJobSpec) -> bool:
     return trains(spec) and spec.trainer.backend == "megatron"
 
 
+def _broadcasts(spec: RLJobSpec) -> bool:
+    """SGLang on GPUs of its own, with weights by NCCL."""
+    rollout = spec.rollout
+    return _sglang(spec) and trains(spec) and rollout.gpus_per_engine > 0 and rollout.weight_sync == "auto"
+
+
 def _sglang(spec: RLJobSpec) -> bool:
     return generates(spec) and spec.rollout.engine == "sglang"
 
@@ -65,8 +71,13 @@ TABLE: tuple[Unavailable, ...] = (
     # Algorithm
     Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=_megatron),
     # Rollout
-    Unavailable("rollout.engine", ("sglang",), "use torch", when=generates),
-    Unavailable("rollout.gpusPerEngine", use="use 0 (CPU)", when=generates),
+    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1", when=generates),
+    Unavailable(
+        "placement.type",
+        ("disaggregated", "async"),
+        "use colocated, or rollout.weightSync: disk",
+        when=_broadcasts,
+    ),
     Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
     *(
         Unavailable(f"rollout.{field}", use="use placement.type: disaggregated", when=_async)
@@ -74,7 +85,7 @@ TABLE: tuple[Unavailable, ...] = (
     ),
     # Trainer
     Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
-    Unavailable("trainer.gpusPerReplica", use="use 0 (CPU)", when=trains),
+    Unavailable("trainer.gpusPerReplica", range(2, 65), "use 1", when=trains),
     *(
         Unavailable(f"trainer.parallelism.{degree}", range(2, 1025), "use 1 (data parallelism alone)", when=_fsdp)
         for degree in ("tensor", "pipeline", "context", "expert")
@@ -83,7 +94,7 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("trainer.recompute.method", ("block",), "use uniform", when=_fsdp),
     Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
     Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
-    Unavailable("placement.type", ("colocated",), "use disaggregated"),
+    Unavailable("placement.type", ("colocated",), "use one GPU", when=lambda spec: trainer_gpus(spec) != 1),
     # Retriever
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
     Unavailable("retriever.index.gpu"),

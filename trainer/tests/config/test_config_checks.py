@@ -52,8 +52,8 @@ def test_a_manifest_that_asks_for_nothing_is_told_what_to_write() -> None:
         )
     )
     assert [str(problem) for problem in check(job)] == [
-        "spec.rollout.engine: sglang is not available in this version; use torch",
         "spec.trainer.backend: megatron is not available in this version; use fsdp",
+        "spec.rollout.engine: sglang needs GPUs, but spec.rollout.gpusPerEngine is 0; use torch on CPU",
     ]
 
 
