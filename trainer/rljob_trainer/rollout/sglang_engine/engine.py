@@ -397,8 +397,13 @@ class SglangSession:
 def _sglang(**arguments: Any) -> Any:
     # An answer longer than the model's positions is never asked for; SGLang counts its own slack against them.
     os.environ.setdefault("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", "1")
-    from sglang.srt.entrypoints.engine import Engine
-
+    try:
+        from sglang.srt.entrypoints.engine import Engine
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"spec.rollout.engine: sglang needs {error.name!r}, which is not installed here",
+            hint="use the GPU image, or engine: torch",
+        ) from None
     return Engine(**arguments)
 
 
