@@ -3,6 +3,7 @@
 `RLJOB_UPDATE_GOLDEN=1 pytest operator/tests/test_render.py` writes the golden files anew; read the diff.
 """
 
+import copy
 import json
 import os
 import re
@@ -253,3 +254,16 @@ def test_config_is_the_manifest():
     config = next(c for c in rendered(FULL) if c["metadata"]["name"] == "full-config")
     job = RLJob.model_validate_json(config["data"]["rljob.json"])
     assert job.spec == RLJob.model_validate(FULL).spec
+
+
+def test_a_models_claim_is_mounted_read_only_in_every_pod():
+    manifest = copy.deepcopy(FULL)
+    manifest["spec"]["model"]["source"] = {"type": "persistentVolumeClaim", "claimName": "models"}
+    for group, template in _pod_specs(rendered(manifest)).items():
+        spec = template["spec"]
+        container = spec["containers"][0]
+        volume = {"name": "model", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}}
+        assert volume in spec["volumes"], group
+        assert {"name": "model", "mountPath": "/rljob-model", "readOnly": True} in container["volumeMounts"]
+        if group != "retriever":
+            assert {"name": "RLJOB_MODEL_DIR", "value": "/rljob-model"} in container["env"]

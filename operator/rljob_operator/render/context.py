@@ -15,6 +15,9 @@ CONFIG_DIR = "/etc/rljob"
 CODE_DIR = "/etc/rljob-code"
 """Where the user's modules are mounted; beside CONFIG_DIR, since mounts do not nest on a read-only root."""
 
+MODEL_DIR = "/rljob-model"
+"""Where the claim of `model.source` is mounted, if there is one."""
+
 
 @dataclass(frozen=True)
 class Context:

@@ -7,7 +7,7 @@ from rljob_trainer.config.pods import EnvVar, PodOverrides
 
 from rljob_operator import names
 from rljob_operator.labels import Group
-from rljob_operator.render.context import CODE_DIR, Context
+from rljob_operator.render.context import CODE_DIR, MODEL_DIR, Context
 
 Env = dict[str, Any]
 POD_LOG = "/proc/1/fd/1"
@@ -62,6 +62,8 @@ def ray(context: Context, group: Group, attempt: int) -> list[Env]:
         value("OMP_NUM_THREADS", context.spec.trainer.threads_per_rank),
         value("RAY_USAGE_STATS_ENABLED", "0"),
     ]
+    if context.spec.model.source.type == "persistentVolumeClaim":
+        env.append(value("RLJOB_MODEL_DIR", MODEL_DIR))
     if retriever := context.spec.retriever:
         host = f"{names.retriever(context.name)}.{context.namespace}.svc"
         env.append(value("RLJOB_RETRIEVER_URL", f"http://{host}:{retriever.port}"))

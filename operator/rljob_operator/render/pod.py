@@ -12,7 +12,7 @@ from rljob_operator import labels, names
 from rljob_operator.labels import Group
 from rljob_operator.objects import Obj
 from rljob_operator.render import patch
-from rljob_operator.render.context import CODE_DIR, CONFIG_DIR, MOUNT, Context
+from rljob_operator.render.context import CODE_DIR, CONFIG_DIR, MODEL_DIR, MOUNT, Context
 from rljob_operator.render.environment import Env, merged, of_user
 from rljob_operator.render.storage import claim_name
 
@@ -114,6 +114,8 @@ def mounts(context: Context) -> list[Obj]:
     elif volume := code.persistent_volume_claim:
         mount = {"name": "code", "mountPath": CODE_DIR, "readOnly": True}
         result.append(mount | ({"subPath": volume.path} if volume.path else {}))
+    if context.spec.model.source.type == "persistentVolumeClaim":
+        result.append({"name": "model", "mountPath": MODEL_DIR, "readOnly": True})
     return result
 
 
@@ -131,6 +133,9 @@ def _volumes(context: Context, overrides: PodOverrides) -> list[Obj]:
         result.append({"name": "code", "configMap": {"name": code.config_map.name}})
     elif volume := code.persistent_volume_claim:
         result.append({"name": "code", "persistentVolumeClaim": {"claimName": volume.claim_name, "readOnly": True}})
+    source = context.spec.model.source
+    if source.type == "persistentVolumeClaim" and source.claim_name:
+        result.append({"name": "model", "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}})
     return result
 
 

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from rljob_trainer.backends.critic import Critic
 from rljob_trainer.backends.head import CHUNK
+from rljob_trainer.backends.initial import Initial, fill
 from rljob_trainer.backends.packed_attention import use_packed_attention
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.shards import recompute_blocks, shard_policy
 from rljob_trainer.config.job import RLJobSpec
+from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.models import build_model
+from rljob_trainer.models.meta import materialize, to_device
 
 
 @dataclass(frozen=True)
@@ -30,27 +34,32 @@ class Construction:
     packed: bool
     """Whether passes are packed whatever the rows are."""
 
-    def policy(self, *, load: bool, recompute: bool, path: str | None = None) -> Policy:
-        """The policy, or with `path` another checkpoint as a reference. Without `load` its weights are still to come;
+    def policy(self, weights: Initial | None, *, recompute: bool) -> Policy:
+        """A policy, or a reference, with these weights; without any they are still to come, and undefined.
         `recompute`: activations of blocks, in the backward pass."""
-        spec = self.spec.model
-        if path is not None:
-            spec, load = spec.model_copy(update={"path": path, "random_init": None}), True
-        model = self._build(spec, load)
-        return self._prepare(Policy(model, chunk=CHUNK if self.packed else None), model, recompute)
+        random = weights is not None and weights.weights is None
+        model = self._build(self.spec.model if weights is None else weights.model, meta=not random)
+        policy = self._prepare(Policy(model, chunk=CHUNK if self.packed else None), model, recompute)
+        materialize(policy, "cpu" if self.spec.trainer.fsdp.cpu_offload else self.device)
+        if weights is not None:
+            rows_of = (dist.get_rank(), dist.get_world_size()) if self.sharded else (0, 1)
+            fill(policy, weights, self.tokenizer, self.job_dir, rows_of)
+        return policy
 
     def critic(self, *, recompute: bool) -> Critic:
         """The policy's architecture with a head for values; the weights are still to come."""
-        model = self._build(self.spec.model, False)
+        model = self._build(self.spec.model, meta=False)
         return self._prepare(Critic(model.base_model), model, recompute)
 
-    def _build(self, spec: Any, load: bool) -> Any:
-        return build_model(spec, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=load)
+    def _build(self, spec: ModelSpec, *, meta: bool) -> Any:
+        return build_model(
+            spec, self.job_dir, self.tokenizer, seed=self.spec.seed, dtype=torch.float32, load=False, meta=meta
+        )
 
     def _prepare[M: nn.Module](self, module: M, model: Any, recompute: bool) -> M:
         if self.packed or (self.spec.sft is not None and self.spec.sft.packing):
             use_packed_attention(model)
-        module = module.to(self.device)
+        module = to_device(module, self.device)
         module.train()
         if recompute:
             recompute_blocks(model)

@@ -16,6 +16,7 @@ from rljob_trainer.algorithms import kl_estimate
 from rljob_trainer.backends import process
 from rljob_trainer.backends.construct import Construction
 from rljob_trainer.backends.critic import Critic, CriticLoss, backward
+from rljob_trainer.backends.initial import actor_weights, reference_weights, warm_optimizer
 from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Row, collate, plan
 from rljob_trainer.backends.offload import HostStash
@@ -23,7 +24,7 @@ from rljob_trainer.backends.optimize import adamw, gradient_norm, step
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
 from rljob_trainer.backends.shards import full, parameters, recompute_blocks
-from rljob_trainer.backends.state import MOMENTS, load_state, save_state
+from rljob_trainer.backends.state import MOMENTS, load_optimizer, load_state, save_state, snapshot_state
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
@@ -85,6 +86,7 @@ class FsdpRank:
         self.policy: Policy
         self.reference: Policy | None = None
         self.optimizer: torch.optim.AdamW
+        self._warm: tuple[str, Path] | None = None
         self.critic: Critic | None = None
         self.critic_optimizer: torch.optim.AdamW
         self.optimizer_stash = HostStash(self._optimizer_states)
@@ -119,12 +121,16 @@ class FsdpRank:
         """
         self.tokenizer = self.tokenizer or load_tokenizer(self.spec.model, self.job_dir)
         recompute = self.spec.sft is not None and self.spec.sft.gradient_checkpointing
-        self.policy = self._construction().policy(load=commit_dir is None, recompute=recompute)
+        weights = None if commit_dir else actor_weights(self.spec, self.job_dir)
+        self.policy = self._construction().policy(weights, recompute=recompute)
         torch.manual_seed(self.spec.seed + self.rank)
         self.stage, self.reference, self.critic = "sft", None, None
         self.optimizer = adamw(self.policy, self.spec.sft.optimizer if self.spec.sft else self.spec.optimizer)
         if commit_dir is not None:
             load_state(self, commit_dir)
+        elif self.spec.checkpoint.warm_start is not None and self.spec.checkpoint.warm_start.optimizer:
+            self._warm = warm_optimizer(self.spec, self.job_dir)
+            self._warm_start("sft")
         return self.stage
 
     def begin_rl(self) -> None:
@@ -134,6 +140,7 @@ class FsdpRank:
             return
         self.optimizer_stash.take()
         self.enter_rl()
+        self._warm_start("rl")
         mine = dict(parameters(self.policy))
         with torch.no_grad():
             if self.reference is not None and self.spec.checkpoint.ref_load is None:
@@ -152,8 +159,8 @@ class FsdpRank:
         kl = self.spec.algorithm.kl
         self.reference = None
         if kl.monitor or kl.loss_coef > 0 or kl.reward_coef > 0:
-            path = self.spec.checkpoint.ref_load
-            self.reference = self._construction().policy(load=False, recompute=False, path=path).eval()
+            weights = reference_weights(self.spec, self.job_dir)
+            self.reference = self._construction().policy(weights, recompute=False).eval()
             self.reference.requires_grad_(False)
         self.optimizer = adamw(self.policy, self.spec.optimizer)
         recompute = self.spec.trainer.recompute.granularity == "full"
@@ -162,6 +169,11 @@ class FsdpRank:
             self.critic_optimizer = adamw(self.critic, self.spec.algorithm.critic.optimizer)
         if recompute:
             recompute_blocks(self.policy.hf)
+
+    def _warm_start(self, stage: Stage) -> None:
+        """Take up the optimizer's states of `checkpoint.warmStart` when they are of this stage."""
+        if self._warm is not None and self._warm[0] == stage:
+            load_optimizer(self, self._warm[1])
 
     def close(self) -> None:
         """Leave the other ranks, and free what holds the process group: its threads must be gone before the
@@ -318,6 +330,10 @@ class FsdpRank:
         entries = save_state(self, directory)
         process.barrier()
         return entries
+
+    def snapshot(self, directory: str | Path) -> Callable[[], list[FileEntry]]:
+        """Copy this rank's state; the result, called in any thread, writes it as `save` does."""
+        return snapshot_state(self, directory)
 
     def export_hf(self, directory: str | Path) -> None:
         """Write the model and its tokenizer as a Hugging Face folder (rank 0). Collective."""

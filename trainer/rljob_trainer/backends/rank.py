@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rljob_trainer.checkpoint.background import ShardWriter, mark_written
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
@@ -50,6 +51,8 @@ class TrainerRank:
         self._metrics_port = parsed.spec.tracking.metrics_port
         self._rank: BackendRank = _backend(parsed.spec.trainer.backend)(parsed, job_dir, rank, world_size)
         self._exporter = WeightExporter(self._rank, rank)
+        self._writer = ShardWriter(rank)
+        self._limit = float(parsed.spec.trainer.rank_timeout_seconds)
 
     def rendezvous(self) -> tuple[str, int]:
         """On rank 0: where the ranks meet (host, port). The port is held from here on."""
@@ -134,6 +137,14 @@ class TrainerRank:
         """Write this rank's state into the folder of a `CommitWriter`; entries for `CommitWriter.add`."""
         return self._rank.save(directory)
 
+    def begin_save(self, directory: str) -> None:
+        """Copy this rank's state, write it in the background into the folder of a `CommitWriter`, then leave a mark
+        there. A backend that cannot copy its state writes it at once."""
+        if hasattr(self._rank, "snapshot"):
+            self._writer.start(directory, self._rank.snapshot(directory), self._limit)
+        else:
+            mark_written(directory, self._rank.rank, self._rank.save(directory))
+
     def export_hf(self, directory: str) -> None:
         """Write a Hugging Face folder (rank 0; the others must call it too)."""
         self._rank.export_hf(directory)
@@ -143,5 +154,6 @@ class TrainerRank:
         return {"rank": self._rank.rank, "stage": self._rank.stage}
 
     def shutdown(self) -> None:
-        """Leave the other ranks."""
+        """Leave the other ranks, once what is written in the background is."""
+        self._writer.wait(self._limit)
         self._rank.close()

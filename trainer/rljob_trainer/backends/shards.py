@@ -55,3 +55,9 @@ def parameters(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names as Hugging Face has them, and parameters (tied ones once), sorted by name: the same order on all ranks."""
     named = {name.removeprefix("hf."): parameter for name, parameter in policy.named_parameters()}
     yield from sorted(named.items())
+
+
+def own_rows(rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Rows of a rank as FSDP2 shares them out: even chunks, rounded up; the last ranks may get fewer, or none."""
+    chunk = -(-rows // world_size)
+    return min(rank * chunk, rows), min((rank + 1) * chunk, rows)

@@ -1,14 +1,14 @@
 """What a rank puts into a commit, and how it takes it up again: exactly, to the bit, for the same number of ranks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from rljob_trainer.backends.shards import local, parameters
+from rljob_trainer.backends.shards import local, own_rows, parameters
 from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
 from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
 from rljob_trainer.config.errors import UserError
@@ -23,6 +23,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save_state(rank: "FsdpRank", directory: str | Path) -> list[FileEntry]:
     """Weights, reference, optimizer and generators of this rank; rank 0 adds the layout. Returns manifest entries."""
+    return _write(directory, rank.rank, rank.world_size, rank.stage, _tensors(rank))
+
+
+def snapshot_state(rank: "FsdpRank", directory: str | Path) -> Callable[[], list[FileEntry]]:
+    """What `save_state` would write now, copied to host memory; the result writes it, in any thread."""
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors(rank).items()}
+    number, world_size, stage = rank.rank, rank.world_size, rank.stage
+    return lambda: _write(directory, number, world_size, stage, tensors)
+
+
+def _tensors(rank: "FsdpRank") -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for model, optimizer, module, adam in _trained(rank):
         for name, parameter in parameters(module):
@@ -38,12 +49,16 @@ def save_state(rank: "FsdpRank", directory: str | Path) -> list[FileEntry]:
     tensors["rng.cpu"] = torch.get_rng_state()
     if rank.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    entries = [write_shard(directory, rank.rank, rank.world_size, tensors)]
-    if rank.rank == 0:
+    return tensors
+
+
+def _write(
+    directory: str | Path, rank: int, world_size: int, stage: str, tensors: Mapping[str, Tensor]
+) -> list[FileEntry]:
+    entries = [write_shard(directory, rank, world_size, tensors)]
+    if rank == 0:
         path = Path(directory) / LAYOUT
-        write_json(
-            path, {"format": FORMAT, "stage": rank.stage, "worldSize": rank.world_size, "torch": torch.__version__}
-        )
+        write_json(path, {"format": FORMAT, "stage": stage, "worldSize": world_size, "torch": torch.__version__})
         entries.append(FileEntry(path.name, path.stat().st_size, hash_file(path)))
     return entries
 
@@ -65,13 +80,7 @@ def load_state(rank: "FsdpRank", directory: str | Path) -> None:
         for model, optimizer, module, adam in _trained(rank):
             for name, parameter in parameters(module):
                 _copy(reader, f"{model}.{name}", parameter, rank)
-                if f"{optimizer}.step.{name}" not in reader:
-                    continue
-                state = adam.state[parameter]
-                state["step"] = reader.own(f"{optimizer}.step.{name}", 0).reshape(()).to(local(parameter).device)
-                for key in MOMENTS:
-                    state[key] = torch.zeros_like(parameter)
-                    _copy(reader, f"{optimizer}.{key}.{name}", state[key], rank)
+                _copy_moments(reader, f"{optimizer}.", name, parameter, adam, rank)
         if rank.reference is not None:
             for name, parameter in parameters(rank.reference):
                 if f"reference.{name}" in reader:
@@ -89,20 +98,47 @@ def _trained(rank: "FsdpRank") -> Iterator[tuple[str, str, nn.Module, torch.opti
         yield "critic", "critic_optimizer", rank.critic, rank.critic_optimizer
 
 
+@torch.no_grad()
+def load_optimizer(rank: "FsdpRank", directory: str | Path) -> None:
+    """Take up the optimizer's states alone, of a commit that another job made in the stage in which `rank` is."""
+    layout = json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))
+    with ShardReader(directory, int(layout["worldSize"])) as reader:
+        for _, optimizer, module, adam in _trained(rank):
+            for name, parameter in parameters(module):
+                _copy_moments(reader, f"{optimizer}.", name, parameter, adam, rank)
+
+
+def stage_of(directory: str | Path) -> str:
+    """The stage in which a commit of the fsdp backend was made: `sft` or `rl`."""
+    return str(json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))["stage"])
+
+
+def _copy_moments(
+    reader: ShardReader,
+    prefix: str,
+    name: str,
+    parameter: nn.Parameter,
+    adam: torch.optim.AdamW,
+    rank: "FsdpRank",
+) -> None:
+    """Nothing where the parameter was never stepped."""
+    if f"{prefix}step.{name}" not in reader:
+        return
+    state = adam.state[parameter]
+    state["step"] = reader.own(f"{prefix}step.{name}", 0).reshape(()).to(local(parameter).device)
+    for key in MOMENTS:
+        state[key] = torch.zeros_like(parameter)
+        _copy(reader, f"{prefix}{key}.{name}", state[key], rank)
+
+
 def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpRank") -> None:
     if name not in reader:
         raise UserError(f"the commit has no tensor {name!r}: it was made with another model")
     shard = local(target)
-    start, stop = _own_rows(target.shape[0], rank.rank, rank.world_size) if rank.sharded else (0, target.shape[0])
+    start, stop = own_rows(target.shape[0], rank.rank, rank.world_size) if rank.sharded else (0, target.shape[0])
     source = reader.rows(name, start, stop)
     if source.shape != shard.shape:
         raise UserError(
             f"the commit's tensor {name!r} has shape {tuple(source.shape)} where the model needs {tuple(shard.shape)}"
         )
     shard.copy_(source)
-
-
-def _own_rows(rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Rows of a rank as FSDP2 shares them out: even chunks, rounded up; the last ranks may get fewer, or none."""
-    chunk = -(-rows // world_size)
-    return min(rank * chunk, rows), min((rank + 1) * chunk, rows)

@@ -4,17 +4,18 @@
         …files of the ranks…, loop_state.json, manifest.json
 
 A commit is written into a hidden folder beside its place: files, fsync, `loop_state.json`, then `manifest.json` with
-every file's size and SHA-256, fsync, rename, fsync of the parent. A folder without a manifest, or with files that do
-not match it, is no commit.
+every file's size and SHA-256 and a checksum of its own, fsync, rename, fsync of the parent. A folder without a
+manifest, or with files that do not match it, is no commit.
 """
 
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +28,16 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 MANIFEST = "manifest.json"
 LOOP_STATE = "loop_state.json"
+CHECKSUM = "checksum"
 INCARNATION = re.compile(r"^(\d{4,})-[0-9a-z]+$")
 COMMIT_NAME = re.compile(r"^step-(\d{6,})(?:-(\d+))?$")
 TEMPORARY, TRASH = ".tmp-", ".trash-"
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without its checksum: of the other files it holds theirs."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class CommitError(RuntimeError):
@@ -59,7 +67,7 @@ class Commit:
         return (int(match[1]) if match else 0, self.step, self.serial, self.incarnation)
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest: format, step, policyVersion, incarnation, time, files."""
+        """The manifest: format, step, policyVersion, incarnation, time, files, checksum."""
         value: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         return value
 
@@ -114,6 +122,8 @@ def verify(commit: Commit) -> str | None:
             return f"its format is {manifest['format']}; this version reads {FORMAT}"
         if (manifest["step"], manifest["incarnation"]) != (commit.step, commit.incarnation):
             return f"its manifest is that of step {manifest['step']} of {manifest['incarnation']}"
+        if manifest.pop(CHECKSUM) != checksum(manifest):
+            return f"{MANIFEST} is not what was written (its checksum differs)"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except OSError as error:
@@ -175,12 +185,20 @@ class CommitWriter:
         self._done = False
 
     def __enter__(self) -> Self:
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
-        self.directory.mkdir()
+        self.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.discard()
+
+    def begin(self) -> None:
+        """Make the folder for the ranks; for use other than as a context manager."""
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        self.directory.mkdir()
+
+    def discard(self) -> None:
+        """Remove what was written, unless it became a commit."""
         if not self._done:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -211,17 +229,15 @@ class CommitWriter:
             raise CommitError(f"files that were reported are not there: {', '.join(sorted(self._entries))}")
         for folder in folders:
             fsync_dir(folder)
-        write_json(
-            self.directory / MANIFEST,
-            {
-                "format": FORMAT,
-                "step": self.step,
-                "policyVersion": self.policy_version,
-                "incarnation": self.incarnation,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "files": [asdict(entry) for entry in files],
-            },
-        )
+        manifest = {
+            "format": FORMAT,
+            "step": self.step,
+            "policyVersion": self.policy_version,
+            "incarnation": self.incarnation,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "files": [asdict(entry) for entry in files],
+        }
+        write_json(self.directory / MANIFEST, manifest | {CHECKSUM: checksum(manifest)})
         fsync_dir(self.directory)
         os.rename(self.directory, self.target.path)
         self._done = True
@@ -229,12 +245,12 @@ class CommitWriter:
         return self.target
 
 
-def prune(job_dir: str | Path, incarnation: str, keep: int) -> list[str]:
+def prune(job_dir: str | Path, incarnation: str, keep: int, *, in_use: Collection[str] = ()) -> list[str]:
     """Remove commits of this incarnation (never another's) that are older than its newest `keep` good ones.
 
     Nothing is removed before `keep` good commits have been verified, so a damaged newest commit can never cost the
-    last good one. A commit is renamed away before it is deleted: a crash in between leaves no half of one. Returns
-    the names that were removed.
+    last good one. A commit is renamed away before it is deleted: a crash in between leaves no half of one. `in_use`
+    names commits that somebody reads, kept until a later call. Returns the names that were removed.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, is {keep}")
@@ -242,7 +258,8 @@ def prune(job_dir: str | Path, incarnation: str, keep: int) -> list[str]:
     good, remove = 0, []
     for commit in reversed([commit for commit in list_commits(job_dir) if commit.incarnation == incarnation]):
         if good >= keep:
-            remove.append(commit)
+            if commit.name not in in_use:
+                remove.append(commit)
         elif verify(commit) is None:
             good += 1
     _empty_trash(parent)

@@ -61,6 +61,10 @@ class ShardReader:
         tensor: Tensor = self._files[rank].get_tensor(name)
         return tensor
 
+    def length(self, name: str) -> int:
+        """Rows of the whole tensor."""
+        return sum(int(file.get_slice(name).get_shape()[0]) for file in self._files)
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the whole tensor."""
         parts: list[Tensor] = []

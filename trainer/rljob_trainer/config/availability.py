@@ -62,7 +62,7 @@ def _async(spec: RLJobSpec) -> bool:
 TABLE: tuple[Unavailable, ...] = (
     Unavailable("mode", ("Evaluate", "Generate"), "use rollout.engine: torch", when=_sglang),
     # Model
-    Unavailable("model.source.type", ("persistentVolumeClaim", "objectStore"), "use auto, hub or path"),
+    Unavailable("model.source.type", ("objectStore",), "use auto, hub, path or persistentVolumeClaim"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
     Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=_fsdp),
     # Code
@@ -99,12 +99,6 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
     Unavailable("retriever.index.gpu"),
     Unavailable("retriever.encoder.device", ("cuda",), "use cpu"),
-    # Checkpoint
-    Unavailable("checkpoint.saveAtEpochEnd", use="use checkpoint.saveInterval"),
-    Unavailable("checkpoint.asynchronous"),
-    Unavailable("checkpoint.load", use="use model.path"),
-    Unavailable("checkpoint.warmStart"),
-    Unavailable("checkpoint.hub", use="push the exported model yourself"),
     # Lifecycle
     Unavailable("lifecycle.queue"),
     Unavailable("lifecycle.health.rewardStalled", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),

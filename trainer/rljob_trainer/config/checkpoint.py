@@ -24,11 +24,11 @@ class HubPush(ApiModel):
     model_id: ShortStr
     """Repository on the Hub."""
     strategy: Literal["every_save", "end"] = "every_save"
-    """When to push."""
+    """Push each commit, or the final model alone."""
     private: bool = True
     """Create the repository as private."""
     token: SecretKeyRef
-    """Hub token (read as HF_TOKEN)."""
+    """Hub token (read as HF_PUSH_TOKEN)."""
 
 
 class WarmStart(ApiModel):
@@ -39,7 +39,7 @@ class WarmStart(ApiModel):
     commit: ShortStr | None = None
     """Name of the commit; the last by default."""
     optimizer: bool = False
-    """Take over the optimizer's states as well."""
+    """Take over the optimizer's states as well; the commit must be of the stage that this job begins with."""
 
 
 class CheckpointSpec(ApiModel):
@@ -58,9 +58,10 @@ class CheckpointSpec(ApiModel):
     save_hf: bool = True
     """Export the final model in Hugging Face format beside the last commit."""
     load: PathStr | None = None
-    """Checkpoint to start the actor from; falls back to `refLoad`, then to `model.path`, when empty."""
+    """Start the actor from these weights: Hugging Face folder, Megatron checkpoint, commit, or another job's directory.
+    While it is missing or empty: from `refLoad`, else from the model."""
     ref_load: PathStr | None = None
-    """Reference model for the KL; by default the weights before reinforcement learning."""
+    """Reference model for the KL, of the same kinds; by default the weights before reinforcement learning."""
     warm_start: WarmStart | None = None
     """Start from another job's commit."""
     overwrite: Literal["Never", "Resume", "Replace"] = "Resume"

@@ -48,7 +48,7 @@ class ModelSource(ApiModel):
     type: Literal["auto", "hub", "path", "persistentVolumeClaim", "objectStore"] = "auto"
     """`auto`: a folder when one is there, else the Hub. `path`: a folder in the pod or on this machine."""
     claim_name: DnsName | None = None
-    """For `persistentVolumeClaim`: the claim that holds the folder `model.path`."""
+    """For `persistentVolumeClaim`: the claim that holds the folder `model.path` (relative to the claim; read only)."""
     uri: ShortStr | None = None
     """For `objectStore`: where the folder lies, such as `s3://bucket/prefix`."""
     token: SecretKeyRef | None = None

@@ -1,6 +1,6 @@
 """What a conversion must know of a model, read from its Hugging Face config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,10 @@ def architecture_of(config: Any) -> Architecture:
 
     Raises UserError for a model type that is not in `SUPPORTED`, and for switches that have no counterpart here.
     """
-    read = config.get if isinstance(config, Mapping) else lambda name, default=None: getattr(config, name, default)
+
+    def read(name: str, default: Any = None) -> Any:
+        return config.get(name, default) if isinstance(config, Mapping) else getattr(config, name, default)
+
     kind = str(read("model_type"))
     if kind not in SUPPORTED:
         raise UserError(
@@ -94,7 +97,7 @@ def architecture_of(config: Any) -> Architecture:
     )
 
 
-def _sparse_layers(read: Any, layers: int) -> tuple[bool, ...]:
+def _sparse_layers(read: Callable[..., Any], layers: int) -> tuple[bool, ...]:
     """As Qwen3-MoE decides it: every `decoder_sparse_step`-th layer, except those in `mlp_only_layers`."""
     step, dense = read("decoder_sparse_step") or 1, set(read("mlp_only_layers") or ())
     return tuple(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))

@@ -29,7 +29,7 @@ def split_qkv(arch: Architecture, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rest = qkv.shape[1:]
     per_group = arch.heads // arch.groups
     grouped = qkv.reshape(arch.groups, (per_group + 2) * arch.head_dim, *rest)
-    q, k, v = grouped.split([per_group * arch.head_dim, arch.head_dim, arch.head_dim], dim=1)
+    q, k, v = torch.split(grouped, [per_group * arch.head_dim, arch.head_dim, arch.head_dim], dim=1)
     return q.reshape(-1, *rest), k.reshape(-1, *rest), v.reshape(-1, *rest)
 
 

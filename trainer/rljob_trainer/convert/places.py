@@ -34,7 +34,7 @@ def place_of(arch: Architecture, name: str, *, stacked: bool) -> Place:
     prefix = "decoder.layers." if stacked else f"decoder.layers.{layer}."
     index, counts = ((layer,), (arch.layers,)) if stacked else ((), ())
     if expert := _EXPERT.match(rest):
-        return Place(f"{prefix}mlp.experts.{expert[2]}", (*index, int(expert[1])), (*counts, arch.experts))
+        return Place(f"{prefix}mlp.experts.experts.{expert[2]}", (*index, int(expert[1])), (*counts, arch.experts))
     return Place(f"{prefix}{rest}", index, counts)
 
 

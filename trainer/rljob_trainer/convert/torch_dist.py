@@ -19,21 +19,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    FileSystemReader,
-    FileSystemWriter,
-    LoadPlan,
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_global_save_plan
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
     Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
     ReadItem,
     SavePlan,
     SavePlanner,
-    TensorStorageMetadata,
-    save,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
 )
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_global_save_plan
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.architecture import Architecture
@@ -231,17 +236,24 @@ class _MetadataUnpickler(pickle.Unpickler):
             ("builtins", "set"), ("builtins", "list"), ("builtins", "dict"), ("collections", "OrderedDict"),
             ("torch", "Size"), ("torch.serialization", "_get_layout"),
             ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
             ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath"),
         }
     )  # fmt: skip
+
+    _OF_CLASSES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner")
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("megatron.core.dist_checkpointing."):
             return Metadata  # older versions of megatron-core store a subclass of it
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        if (module, name) in self._ALLOWED or module == "torch.distributed.checkpoint.metadata":
+        if (module, name) in self._ALLOWED:
             return super().find_class(module, name)
+        if module in self._OF_CLASSES and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
         raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 

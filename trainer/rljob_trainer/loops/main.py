@@ -15,6 +15,7 @@ from rljob_trainer.config.arithmetic import engine_count, generates, total_gpus,
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.hooks import load_function
 from rljob_trainer.loops.jobdir import claim, learning_fields
+from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.placement import (
     ROLLOUT_RESOURCE,
     TRAINER_RESOURCE,
@@ -23,7 +24,7 @@ from rljob_trainer.loops.placement import (
     wait_for_resources,
 )
 from rljob_trainer.loops.record import Recorder
-from rljob_trainer.loops.run import Data, Place, Run
+from rljob_trainer.loops.run import Data, Run
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.loops.train import choose_commit, train

@@ -30,5 +30,8 @@ class NoRanks(RankGroup):
         """No file."""
         return []
 
+    def begin_save(self, directory: Path) -> None:
+        """No file."""
+
     def export_hf(self, directory: Path) -> None:
         """Nothing that is not there already."""

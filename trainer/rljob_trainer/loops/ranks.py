@@ -136,6 +136,10 @@ class RankGroup:
         """Every rank writes its state into `directory`. Returns the entries of the manifest."""
         return [entry for entries in self._wait(self._call("save", str(directory)), "saving") for entry in entries]
 
+    def begin_save(self, directory: Path) -> None:
+        """Every rank copies its state and writes it into `directory` in the background, see `checkpoint.background`."""
+        self._wait(self._call("begin_save", str(directory)), "copying the state")
+
     def export_hf(self, directory: Path) -> None:
         """Write the model as a Hugging Face folder."""
         self._wait(self._call("export_hf", str(directory)), "exporting the model")

@@ -1,5 +1,6 @@
 """Reinforcement learning: rollout → reward → advantages → train → sync weights → commit → evaluate."""
 
+from rljob_trainer.checkpoint.schedule import rollout_due
 from rljob_trainer.config.arithmetic import batch_plan
 from rljob_trainer.data.prompts import PromptSource
 from rljob_trainer.loops.collect import Collected, collect, make_filter
@@ -35,9 +36,9 @@ def train_rl(run: Run) -> None:
     run.timer.take()
     while state.rollout < total:
         run.stop_here()
+        cursor = state.data
         values = train_on_rollout(run, prompts)
-        due = spec.checkpoint.save_interval
-        if due and state.rollout % due == 0 and state.rollout < total:
+        if state.rollout < total and rollout_due(spec.checkpoint, state.rollout, cursor, state.data):
             run.commit()
         evaluate_if_due(run)
         seconds = run.timer.take()

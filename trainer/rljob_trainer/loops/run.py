@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rljob_trainer.checkpoint import Commit, CommitWriter, prune
+from rljob_trainer.checkpoint import Commit
 from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, total_steps, trains, trains_rl
 from rljob_trainer.config.evaluation import EvalDataset
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.data.hub import HubAccess
 from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
 from rljob_trainer.data.sft import SftSource
+from rljob_trainer.loops.commits import Commits
 from rljob_trainer.loops.engines import EngineGroup
+from rljob_trainer.loops.hub import Hub
 from rljob_trainer.loops.no_ranks import NoRanks
+from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.record import Recorder
 from rljob_trainer.loops.samples import em_label
@@ -29,22 +32,6 @@ from rljob_trainer.rollout.types import Sample, SamplingParams
 
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this incarnation works."""
-
-    job_dir: Path
-    incarnation: str
-    attempt: int
-    local: bool
-    retriever_url: str | None = None
-
-    @property
-    def directory(self) -> Path:
-        """The incarnation's own directory, the only one it writes to."""
-        return self.job_dir / "attempts" / self.incarnation
 
 
 @dataclass
@@ -111,12 +98,21 @@ class Run:
         self.em_label = em_label(job.spec.reward)
         self._scorer = None if job.spec.reward is None else RewardScorer(job.spec.reward)
         self.last_commit: Commit | None = None
-        self._committed: tuple[str, int] | None = None
         self._synced: int | None = None
         self._last_beat = time.monotonic()
         self.while_waiting: Callable[[], None] = lambda: None
         """What else is to be done about once a second while workers are waited for."""
         self.ranks = RankGroup(job, place.job_dir, self.beat) if trains(job.spec) else NoRanks()
+        self.hub = Hub(job, place, data.tokenizer, recorder.display.message)
+        self.commits = Commits(
+            job,
+            place,
+            self.ranks,
+            made=self._committed,
+            allowed=lambda: not stop.fenced,
+            tick=self.beat,
+            in_use=self.hub.in_use,
+        )
         self.engines: EngineGroup | None = None
         if generates(job.spec):
             sync = make_weight_sync(job.spec, self.ranks, place.job_dir, self.beat)
@@ -129,7 +125,8 @@ class Run:
         self.recorder.data(self.state.step, self.data.skipped)
         if commit is not None:
             self.state = LoopState.from_json(commit.loop_state())
-            self.last_commit, self._committed = commit, (self.state.stage, self.state.step)
+            self.last_commit = commit
+            self.commits.resumed(self.state)
             if self.state.stage == "Evaluate" and self.rl_steps and self.state.step < self.total_steps:
                 self.state.stage = "RL"  # more rollouts are asked for than when the commit was made
             self.recorder.display.message(f"resuming from {commit.name} (step {self.state.step} of {self.total_steps})")
@@ -153,26 +150,29 @@ class Run:
             self.recorder.stand(self.state)
 
     def stop_here(self) -> None:
-        """At a boundary: commit and raise Stop when somebody asked for an end."""
+        """At a boundary: commit and raise Stop when somebody asked for an end. Raises CommitError when a commit that
+        was under way could not be written."""
+        self.poll()
         if self.stop.requested:
             if not self.stop.fenced:
                 self.commit()
+                self.commits.wait()
             self.stop.check()
 
+    def poll(self) -> None:
+        """Tell what became of commits and uploads in the background. Raises CommitError for one that failed."""
+        self.commits.poll()
+        self.hub.poll()
+
     def commit(self) -> None:
-        """Make everything that is needed to go on from here durable. Nothing happens when it already is."""
-        if self._committed == (self.state.stage, self.state.step):
-            return
+        """Make everything that is needed to go on from here durable, or begin to (`checkpoint.asynchronous`)."""
         with self.timer.phase("commit"):
-            version = self.state.policy_version
-            place = self.place
-            with CommitWriter(place.job_dir, place.incarnation, step=self.state.step, policy_version=version) as writer:
-                writer.add(self.ranks.save(writer.directory))
-                commit = writer.commit(self.state.to_json(), self.job.to_manifest())
-            self.last_commit, self._committed = commit, (self.state.stage, self.state.step)
-            prune(place.job_dir, place.incarnation, self.job.spec.checkpoint.keep)
-        logger.info("commit %s", commit.name)
-        self.recorder.committed(self.state, commit.name)
+            self.commits.commit(self.state)
+
+    def _committed(self, state: LoopState, commit: Commit) -> None:
+        self.last_commit = commit
+        self.recorder.committed(state, commit.name)
+        self.hub.committed(state, commit, self.ranks.export_hf)
 
     def enter_rl(self) -> None:
         """The end of SFT: freeze the reference and start the optimizer of reinforcement learning, then commit."""
@@ -215,7 +215,9 @@ class Run:
             )
 
     def close(self) -> None:
-        """End the processes that score."""
+        """End what runs beside the loop: a commit under way, the processes that score."""
+        self.commits.close()
+        self.hub.close()
         if self._scorer is not None:
             self._scorer.close()
 

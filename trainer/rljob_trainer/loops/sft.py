@@ -3,6 +3,7 @@
 import time
 from collections import deque
 
+from rljob_trainer.checkpoint.schedule import next_sft_boundary
 from rljob_trainer.loops.run import Run
 
 AHEAD = 2
@@ -16,14 +17,14 @@ def train_sft(run: Run) -> None:
     source, total = run.data.sft, run.sft_steps
     if source is None:
         raise RuntimeError("supervised fine-tuning without demonstrations")
-    interval = run.job.spec.checkpoint.sft_save_interval
+    checkpoint, batch = run.job.spec.checkpoint, run.job.spec.sft.batch_size if run.job.spec.sft else 1
     run.recorder.stage("SFT", run.state.step, total)
     under_way: deque[tuple[int, object]] = deque()
     submitted = run.state.step
     began = last = time.monotonic()
     while run.state.step < total:
         # What was submitted is always awaited before a boundary, so that a commit holds exactly `state.step` steps.
-        boundary = _next_boundary(run.state.step, total, interval)
+        boundary = next_sft_boundary(checkpoint, run.state.step, total, batch, len(source))
         while submitted < boundary and len(under_way) <= AHEAD and not run.stop.requested:
             under_way.append((submitted, run.ranks.submit_sft(source.batch(submitted), submitted, total)))
             submitted += 1
@@ -36,6 +37,7 @@ def train_sft(run: Run) -> None:
         values["tokens_per_second"] = values["tokens"] / max(now - last, 1e-9)
         values["seconds"], last = now - last, now
         run.recorder.sft(run.state, total, values)
+        run.poll()
         if run.state.step == total:
             run.state.add_seconds("sft", now - began)
             run.enter_rl()
@@ -43,8 +45,3 @@ def train_sft(run: Run) -> None:
             run.state.add_seconds("sft", now - began)
             began = now
             run.commit()
-
-
-def _next_boundary(step: int, total: int, interval: int) -> int:
-    """The next step after `step` at which a commit is due."""
-    return min(total, (step // interval + 1) * interval) if interval else total

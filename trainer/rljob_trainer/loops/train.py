@@ -42,6 +42,7 @@ def train(run: Run, commit: Commit | None) -> None:
         generate_only(run)
     else:
         _train(run)
+    run.commits.wait()
 
 
 def _train(run: Run) -> None:
@@ -51,5 +52,7 @@ def _train(run: Run) -> None:
         (train_async if run.job.spec.placement.type == "async" else train_rl)(run)
     run.sync_weights()
     evaluate_at_end(run)
+    run.commits.wait()
     if run.job.spec.checkpoint.save_hf:
         run.ranks.export_hf(run.place.directory / "model")
+    run.hub.ended(run.last_commit, run.place.directory / "model")

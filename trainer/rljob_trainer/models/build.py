@@ -7,7 +7,8 @@ import torch
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.model import ModelSpec, RandomInit
-from rljob_trainer.models.paths import existing_folder, resolve
+from rljob_trainer.models.meta import parameters_on_meta
+from rljob_trainer.models.paths import existing_folder, model_root, resolve
 from rljob_trainer.models.tokenizer import first_line, is_hub_id
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,19 +49,23 @@ def build_model(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     load: bool = True,
+    meta: bool = False,
 ) -> Any:
     """The policy as a transformers causal language model on the CPU.
 
     `seed` fixes the weights of `randomInit` without touching the global generator. `dtype` is that of the parameters
     (by default `model.dtype`). `load=False` leaves a checkpoint's weights out: the shape alone, for weights that
-    arrive otherwise (an engine, a resumed rank).
+    arrive otherwise (an engine, a resumed rank). `meta` leaves even their memory out, see `models.meta`.
     """
     from transformers import AutoModelForCausalLM
 
     config = build_config(spec, job_dir, tokenizer)
     dtype = dtype or DTYPES[spec.dtype]
     options: dict[str, Any] = {"attn_implementation": spec.attention_implementation, "dtype": dtype}
-    if spec.random_init is not None or not load:
+    if meta:
+        with parameters_on_meta(), torch.random.fork_rng(devices=[]):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code, **options)
+    elif spec.random_init is not None or not load:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code, **options)
@@ -133,4 +138,22 @@ def _checkpoint_source(spec: ModelSpec, job_dir: str | Path) -> tuple[str, dict[
             "cache_dir": cache,
             "local_files_only": spec.offline,
         }
-    return str(existing_folder(job_dir, spec.path, "spec.model.path", "config.json")), options
+    root = model_root(spec.source, job_dir)
+    return str(existing_folder(root, spec.path, "spec.model.path", "config.json")), options
+
+
+def weights_folder(spec: ModelSpec, job_dir: str | Path) -> Path | None:
+    """The folder with the weights of `model.path`, downloaded when it is on the Hub; None with `randomInit`."""
+    if spec.random_init is not None:
+        return None
+    source, options = _checkpoint_source(spec, job_dir)
+    if "revision" not in options:
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.safetensors.index.json"]
+    options = {name: options[name] for name in ("revision", "cache_dir", "local_files_only")}
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns, **options))
+    except (OSError, ValueError) as error:
+        raise UserError(f"spec.model.path: {source!r} could not be downloaded: {first_line(error)}") from error

@@ -1,13 +1,31 @@
 """Where a path of the manifest lies: relative paths are relative to the job's directory, in both places."""
 
+import os
 from pathlib import Path
 
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.model import ModelSource
+
+MODEL_DIR_VARIABLE = "RLJOB_MODEL_DIR"
 
 
 def resolve(job_dir: str | Path, path: str) -> Path:
     """`path` itself when absolute, else beneath `job_dir`."""
     return Path(job_dir) / path
+
+
+def model_root(source: ModelSource, job_dir: str | Path) -> Path:
+    """The folder that `model.path` is relative to: the job's directory, or the claim of `model.source` as the operator
+    mounts it. Raises UserError for a claim where there is none."""
+    if source.type != "persistentVolumeClaim":
+        return Path(job_dir)
+    mounted = os.environ.get(MODEL_DIR_VARIABLE)
+    if not mounted:
+        raise UserError(
+            f"spec.model.source: the claim {source.claim_name!r} is there on a cluster alone",
+            hint="here: --set spec.model.source.type=path --set spec.model.path=FOLDER",
+        )
+    return Path(mounted)
 
 
 def existing_folder(job_dir: str | Path, path: str, field: str, needs: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.model import ModelSpec
-from rljob_trainer.models.paths import existing_folder, resolve
+from rljob_trainer.models.paths import existing_folder, model_root, resolve
 
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 
@@ -30,7 +30,8 @@ def load_tokenizer(spec: ModelSpec, job_dir: str | Path) -> Any:
             "local_files_only": spec.offline,
         }
     else:
-        source = str(existing_folder(job_dir, path, field, "tokenizer_config.json"))
+        root = job_dir if spec.tokenizer_path else model_root(spec.source, job_dir)
+        source = str(existing_folder(root, path, field, "tokenizer_config.json"))
     try:
         tokenizer = _tokenizer_class(Path(source)).from_pretrained(source, **options)
     except (OSError, ValueError) as error:

@@ -127,11 +127,36 @@ def test_a_damaged_commit_is_skipped_loudly(
     assert bad.name in caplog.text
 
 
+FILES = ["model.bin", "sub/more.bin", "loop_state.json", "config.json"]
+HURT: dict[str, Callable[[Path], object]] = {
+    "flipped": lambda path: path.write_bytes(
+        bytes([path.read_bytes()[0], path.read_bytes()[1] ^ 4]) + path.read_bytes()[2:]
+    ),
+    "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "deleted": lambda path: path.unlink(),
+    "empty": lambda path: os.truncate(path, 0),
+}
+
+
+@pytest.mark.parametrize("hurt", HURT.values(), ids=HURT.keys())
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_whatever_file_is_hurt_the_commit_before_is_used(
+    tmp_path: Path, name: str, hurt: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = write(tmp_path, FIRST, 10), write(tmp_path, FIRST, 20)
+    hurt(bad.path / name)
+    latest = latest_commit(tmp_path)
+    assert latest.commit == good
+    assert name in latest.skipped[0].reason
+    assert f"commit {bad.name} is skipped" in caplog.text
+    assert prune(tmp_path, FIRST, keep=1) == []  # the last good one stays, however many are newer
+
+
 @given(data=st.data())
 def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     job_dir = tmp_path_factory.mktemp("job")
     commit = write(job_dir, FIRST, 1)
-    path = commit.path / data.draw(st.sampled_from(["model.bin", "sub/more.bin", "loop_state.json", "config.json"]))
+    path = commit.path / data.draw(st.sampled_from([*FILES, "manifest.json"]))
     content = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(content) * 8 - 1))
     content[at // 8] ^= 1 << (at % 8)
