@@ -333,6 +333,7 @@ class FsdpRank:
 
     def snapshot(self, directory: str | Path) -> Callable[[], list[FileEntry]]:
         """Copy this rank's state; the result, called in any thread, writes it as `save` does."""
+        self.optimizer_stash.take()
         return snapshot_state(self, directory)
 
     def export_hf(self, directory: str | Path) -> None:

@@ -140,8 +140,9 @@ class TrainerRank:
     def begin_save(self, directory: str) -> None:
         """Copy this rank's state, write it in the background into the folder of a `CommitWriter`, then leave a mark
         there. A backend that cannot copy its state writes it at once."""
-        if hasattr(self._rank, "snapshot"):
-            self._writer.start(directory, self._rank.snapshot(directory), self._limit)
+        snapshot = getattr(self._rank, "snapshot", None)
+        if snapshot is not None:
+            self._writer.start(directory, snapshot(directory), self._limit)
         else:
             mark_written(directory, self._rank.rank, self._rank.save(directory))
 
