@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.torch_engine.attention import Pages, attend, plan
+from rljob_trainer.rollout.torch_engine.attention import Pages, attend, mask_table, plan
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
 from rljob_trainer.rollout.types import SamplingParams
 
@@ -169,7 +169,7 @@ def paged_attention(chosen: list[int], pool: bool, queries: int = 1) -> tuple[to
     rows = np.array(chosen)[order]
     pages = Pages.of(table[rows], -(-ends[order] // page))
     positions = torch.tensor(ends[order])[:, None] - queries + torch.arange(queries)
-    made = plan(pages, positions, groups, repeats, page, 20 if pool else None)
+    made = plan(pages, positions, groups, repeats, mask_table(page, torch.device("cpu")), 20 if pool else None)
     k, v = (keys, values) if pool else (keys[pages.ids], values[pages.ids])
     out = attend(q[rows], k, torch.cat((v, torch.ones(*v.shape[:3], 1)), -1), made, 0.2)
     expected = []

@@ -12,9 +12,7 @@ def draw(
     logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = -1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = len(uniform)
-    rows = row_sampling(
-        torch.full((n,), temperature), torch.full((n,), top_p, dtype=torch.float64), torch.full((n,), top_k)
-    )
+    rows = row_sampling(np.full(n, temperature, np.float32), np.full(n, top_p), np.full(n, top_k))
     return sample(logits, rows, uniform.double())
 
 
@@ -64,8 +62,8 @@ def test_a_row_does_not_see_its_neighbours(seed: int) -> None:
     logits = torch.randn(32, 41, generator=generator)
     kinds = [(0.0, 1.0, -1), (1.0, 0.7, -1), (0.5, 1.0, 3), (1.0, 1.0, -1)] * 8
     uniform = torch.rand(32, generator=generator).double()
-    temperature, top_p, top_k = (torch.tensor(column) for column in zip(*kinds, strict=True))
-    tokens, logprobs = sample(logits, row_sampling(temperature, top_p.double(), top_k), uniform)
+    temperature, top_p, top_k = (np.array(column) for column in zip(*kinds, strict=True))
+    tokens, logprobs = sample(logits, row_sampling(temperature.astype(np.float32), top_p, top_k), uniform)
     for i, kind in enumerate(kinds):
         token, logprob = draw(logits[i : i + 1], uniform[i : i + 1], *kind)
         assert token[0] == tokens[i]

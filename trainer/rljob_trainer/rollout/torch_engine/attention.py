@@ -55,22 +55,32 @@ class Plan:
     counts: list[int]
 
 
-def plan(pages: Pages, positions: torch.Tensor, groups: int, repeats: int, page: int, pool: int | None) -> Plan:
-    """positions [n, c] of the queries. `pool`: the first so many pages of the cache are multiplied as they lie, those
+def mask_table(page: int, device: torch.device) -> torch.Tensor:
+    """[page + 1, page]: row i shows the first i keys of a page (0) and hides the others (−inf)."""
+    hidden = torch.arange(page)[None, :] >= torch.arange(page + 1)[:, None]
+    return torch.zeros(page + 1, page).masked_fill_(hidden, float("-inf")).to(device)
+
+
+def plan(
+    pages: Pages, positions: torch.Tensor, groups: int, repeats: int, masks: torch.Tensor, pool: int | None
+) -> Plan:
+    """positions [n, c] of the queries, masks as `mask_table` makes them. `pool`: the first so many pages of the cache
+    are multiplied as they lie, those
     that nobody reads included (their results are dropped); None: the pages of `pages.ids`, gathered."""
-    device = positions.device
+    device, page = positions.device, masks.shape[1]
     owners, numbers, order = pages.owners, pages.numbers, None
     if pool is not None:
         owners, numbers = np.zeros(pool, dtype=np.int64), np.zeros(pool, dtype=np.int64)
         owners[pages.ids], numbers[pages.ids] = pages.owners, pages.numbers
         order = torch.from_numpy(pages.ids).to(device)
     owner = torch.from_numpy(owners).to(device)
-    keys = torch.from_numpy(numbers * page).to(device)[:, None] + torch.arange(page, device=device)
-    hidden = keys[:, None, :] > positions.index_select(0, owner)[:, :, None]
-    mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
+    first = torch.from_numpy(numbers * page).to(device)
+    # Keys of the page that each query sees, 0 … page: a row of the table of all such masks.
+    seen = (positions.index_select(0, owner) + 1 - first[:, None]).clamp_(0, page)
+    p, c = seen.shape
     if groups * repeats > 1:
-        p, c = mask.shape[:2]
-        mask = mask[:, None, None].expand(p, groups, repeats, c, page).reshape(p * groups, repeats * c, page)
+        seen = seen[:, None, None].expand(p, groups, repeats, c)
+    mask = masks.index_select(0, seen.reshape(-1)).view(p * groups, repeats * c, page)
     return Plan(owner, mask, order, pages.counts)
 
 

@@ -57,6 +57,7 @@ class Decoder:
         self.device, self.dtype = weights.embedding.device, weights.embedding.dtype
         self.cos, self.sin = rotary_table(config, architecture, max_length, self.device, self.dtype)
         self.scale = architecture.head_dim**-0.5
+        self.masks = attention.mask_table(cache.page, self.device)
         self.root_eps = torch.tensor(architecture.rms_norm_eps**0.5, device=self.device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -131,7 +132,7 @@ class _Attention:
     ) -> tuple[attention.Plan, torch.Tensor | None, int]:
         """The plan, the pages to gather when they are not read where they lie, and how many are read there."""
         model, a = self._model, self._model.architecture
-        plan = attention.plan(pages, positions, a.num_kv_heads, a.heads_per_kv, model.cache.page, pool)
+        plan = attention.plan(pages, positions, a.num_kv_heads, a.heads_per_kv, model.masks, pool)
         return plan, model.tensor(pages.ids) if pool is None else None, pool or 0
 
     def _attend(

@@ -324,7 +324,7 @@ class Runner:
             rows[: len(slots)] = slots
             temperature, top_p, top_k = table.temperature[rows], table.top_p[rows], table.top_k[rows]
             temperature[len(slots) :], top_p[len(slots) :], top_k[len(slots) :] = 1, 1, -1
-            made = row_sampling(self._tensor(temperature), self._tensor(top_p), self._tensor(top_k))
+            made = row_sampling(temperature, top_p, top_k, self.device)
             self._last_sampling = key, made
         return self._last_sampling[1]
 

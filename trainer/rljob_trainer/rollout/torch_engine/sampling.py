@@ -24,16 +24,22 @@ class RowSampling:
     """[n]"""
 
 
-def row_sampling(temperature: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor) -> RowSampling:
-    """temperature (0 is greedy), top_p (1: all), top_k (−1: all), each [n]."""
+def row_sampling(
+    temperature: np.ndarray, top_p: np.ndarray, top_k: np.ndarray, device: torch.device | str = "cpu"
+) -> RowSampling:
+    """temperature (0 is greedy), top_p (1: all), top_k (−1: all), each [n]; the result is on `device`."""
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
     greedy = temperature == 0
-    divisor = torch.where(greedy, 1.0, temperature)
+    divisor = np.where(greedy, temperature.dtype.type(1), temperature)
     return RowSampling(
-        greedy=greedy if bool(greedy.any()) else None,
+        greedy=tensor(greedy) if greedy.any() else None,
         all_greedy=bool(greedy.all()),
-        divisor=divisor[:, None] if bool((divisor != 1).any()) else None,
-        top_p=top_p if bool((top_p < 1).any()) else None,
-        top_k=top_k if bool((top_k >= 0).any()) else None,
+        divisor=tensor(divisor)[:, None] if (divisor != 1).any() else None,
+        top_p=tensor(top_p) if (top_p < 1).any() else None,
+        top_k=tensor(top_k) if (top_k >= 0).any() else None,
     )
 
 
