@@ -65,8 +65,8 @@ def plan(
     pages: Pages, positions: torch.Tensor, groups: int, repeats: int, masks: torch.Tensor, pool: int | None
 ) -> Plan:
     """positions [n, c] of the queries, masks as `mask_table` makes them. `pool`: the first so many pages of the cache
-    are multiplied as they lie, those
-    that nobody reads included (their results are dropped); None: the pages of `pages.ids`, gathered."""
+    are multiplied as they lie, those that nobody reads included (their results are dropped); None: the pages of
+    `pages.ids`, gathered."""
     device, page = positions.device, masks.shape[1]
     owners, numbers, order = pages.owners, pages.numbers, None
     if pool is not None:
