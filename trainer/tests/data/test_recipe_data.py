@@ -145,5 +145,5 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_a_manifest_can_prepare_it(tmp_path: Path) -> None:
     made.write(tmp_path / "sources" / "aime-2024.jsonl", made.math())
-    prepare_data(tmp_path, recipe="aime-2024", output="data/aime.jsonl", source="sources")
+    prepare_data(tmp_path, files={"data/aime.jsonl": "aime-2024"}, source="sources")
     assert len(lines(tmp_path / "data/aime.jsonl")) == 7

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,12 +89,15 @@ def prepare(
     return Summary(name, str(target), written, summaries, recipe.use)
 
 
-def prepare_data(directory: str | Path, *, recipe: str, output: str, **options: Any) -> None:
-    """For `spec.data.prepare.function`: `rljob_trainer.data.recipes:prepare_data` with `recipe` and `output`, the
-    latter relative to the job's directory; `source`, `revision`, `config` and `limit` as `prepare` has them."""
+def prepare_data(directory: str | Path, *, files: Mapping[str, str], **options: Any) -> None:
+    """For `spec.data.prepare.function`: `rljob_trainer.data.recipes:prepare_data`. `files` says which recipe goes into
+    which file (in the job's directory); `source`, `revision`, `config` and `limit` are as `prepare` has them."""
+    if not files:
+        raise UserError("spec.data.prepare.args.files: names no file; write it as {data/train.jsonl: dapo-math-17k}")
     if options.get("source") is not None:
         options["source"] = Path(directory, options["source"])
-    prepare(recipe, Path(directory, output), **options)
+    for output, recipe in files.items():
+        prepare(recipe, Path(directory, output), **options)
 
 
 def _converted(
