@@ -100,6 +100,9 @@ def make_actor(cls: type, resource: str, *args: Any, name: str, gpus: float = 0,
         "max_restarts": 0,
         "max_task_retries": 0,
     }
+    if gpus:
+        # NCCL's own memory mapping fails between processes that see one GPU each; a value of the user's own stays.
+        options["runtime_env"] = {"env_vars": {"NCCL_CUMEM_ENABLE": os.environ.get("NCCL_CUMEM_ENABLE", "0")}}
     if concurrency is not None:
         options["max_concurrency"] = concurrency
     logger.info("placing %s on %s", name, resource)

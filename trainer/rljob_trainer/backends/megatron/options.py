@@ -56,6 +56,8 @@ def model_options(arch: Architecture, config: Any, layout: Layout, extra: dict[s
         "calculate_per_token_loss": True,
         # Packs differ in length, so pipeline stages tell one another the shape first.
         "variable_seq_lengths": layout.pipeline > 1,
+        # Megatron asks for it with variable lengths, of models without experts, too.
+        "moe_token_dispatcher_type": "alltoall",
         # Every weight is loaded; nothing is drawn.
         "perform_initialization": False,
         "gradient_accumulation_fusion": False,
@@ -72,7 +74,6 @@ def model_options(arch: Architecture, config: Any, layout: Layout, extra: dict[s
             "moe_router_pre_softmax": not config.norm_topk_prob,
             "moe_router_load_balancing_type": "none",
             "moe_router_dtype": "fp32",
-            "moe_token_dispatcher_type": "alltoall",
             "moe_grouped_gemm": False,
         }
     return options | extra
