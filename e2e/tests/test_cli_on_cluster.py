@@ -13,6 +13,7 @@ from e2e.support.kubectl import Kubectl
 from e2e.tests.corpus import good
 
 pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -49,6 +50,15 @@ def test_a_dry_run_stores_nothing(kubectl: Kubectl, manifest: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "is accepted (dry run)" in done.stdout
     assert kubectl.names("rljobs") == []
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_apiserver_takes_every_example(kubectl: Kubectl, example: Path) -> None:
+    overlays = sorted((ROOT / "examples/overlays").glob(f"{'-'.join(example.stem.split('-')[:2])}-*.yaml"))
+    for overlay in ([], *(["--overlay", str(path)] for path in overlays)):
+        done = rljob(kubectl, "submit", str(example), *overlay, "--dry-run", "server")
+        assert done.returncode == 0, done.stderr
+        assert "is accepted (dry run)" in done.stdout
 
 
 def test_submit_status_suspend_resume(kubectl: Kubectl, manifest: str) -> None:
