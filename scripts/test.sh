@@ -14,8 +14,8 @@ stage "quick tests"
 $py -m pytest -q -n 2 --dist loadfile -m "not slow and $local"
 
 stage "slow tests"
-# They start Ray and train. Two at a time: a start-up waits more than it computes.
-$py -m pytest -q -n 2 --dist loadfile -m "slow and $local" --durations=10
+# They start Ray and train. Two files at a time (a start-up waits more than it computes), in conftest.py's order.
+$py -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow and $local" --durations=10
 
 trap cleanup EXIT
 stage "the cluster"
