@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# One machine holds one such cluster (device and cgroup names are fixed), so its state has one place, whatever
-# cache is in use. It is short on purpose: unix socket paths end at 107 bytes.
-DEFAULT_STATE = Path("/var/lib/rljob-e2e")
+from .settings import INDEX, NAME
+
+# Device and cgroup names are fixed for a cluster's index, so its state has one place, whatever cache is in use.
+# It is short on purpose: unix socket paths end at 107 bytes.
+DEFAULT_STATE = Path("/var/lib", NAME)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Paths:
     @property
     def containerd_root(self) -> Path:
         """containerd's images and snapshots: kept from one run to the next."""
-        return self.cache / "containerd"
+        return self.cache / (f"containerd-{INDEX}" if INDEX else "containerd")
 
     @property
     def buildah(self) -> Path:

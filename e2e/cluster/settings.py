@@ -1,8 +1,19 @@
-"""Names and addresses of the cluster. All of them lie in its own network namespace, but for HOST_ADDRESS."""
+"""Names and addresses of the cluster. All of them lie in its own network namespace, but for HOST_ADDRESS.
+
+RLJOB_CLUSTER_INDEX (0 to 63, 0 unless set) tells clusters on one machine apart: several control planes can be up beside one
+another. Only one of them can have a node: kubelets and containerd share folders of the machine.
+"""
 
 from __future__ import annotations
 
-NAME = "rljob-e2e"
+import os
+
+INDEX = int(os.environ.get("RLJOB_CLUSTER_INDEX") or 0)
+if not 0 <= INDEX < 64:
+    raise ValueError(f"RLJOB_CLUSTER_INDEX is {INDEX}; it must lie between 0 and 63")
+_SUFFIX = f"-{INDEX}" if INDEX else ""
+
+NAME = f"rljob-e2e{_SUFFIX}"
 NODE_NAME = "rljob-node"
 
 # The node's address sits on a bridge without ports; pods are reached by routes, one veth pair each.
@@ -13,10 +24,10 @@ API_SERVICE_ADDRESS = "10.96.0.1"
 CLUSTER_DOMAIN = "cluster.local"
 
 # A /30 between the machine and the namespace: the machine reaches the apiserver, the namespace reaches nothing.
-HOST_LINK = "rlj-host"
-CLUSTER_LINK = "rlj-up"
-HOST_ADDRESS = "10.201.255.1"
-CLUSTER_ADDRESS = "10.201.255.2"
+HOST_LINK = f"rlj-host{_SUFFIX}"
+CLUSTER_LINK = f"rlj-up{_SUFFIX}"
+HOST_ADDRESS = f"10.201.255.{4 * INDEX + 1}"
+CLUSTER_ADDRESS = f"10.201.255.{4 * INDEX + 2}"
 LINK_PREFIX = 30
 API_PORT = 6443
 
