@@ -1,7 +1,7 @@
 """Names and addresses of the cluster. All of them lie in its own network namespace, but for HOST_ADDRESS.
 
-RLJOB_CLUSTER_INDEX (0 to 63, 0 unless set) tells clusters on one machine apart: several control planes can be up beside one
-another. Only one of them can have a node: kubelets and containerd share folders of the machine.
+RLJOB_CLUSTER_INDEX (0 to 63, 0 unless set) tells clusters on one machine apart: several control planes can be up
+beside one another. Only one of them can have a node: kubelets and containerd share folders of the machine.
 """
 
 from __future__ import annotations
