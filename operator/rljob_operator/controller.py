@@ -26,16 +26,20 @@ CANARY_LIMIT = 120.0
 class Controller:
     """Works the queue. `look_at` is all that a watch event does."""
 
-    def __init__(self, kube: Kube, settings: Settings, metrics: Metrics) -> None:
-        self._kube, self._settings, self._metrics = kube, settings, metrics
+    def __init__(self, kube: Kube, settings: Settings, metrics: Metrics, live: Kube | None = None) -> None:
+        """`live` reads from the apiserver itself, where `kube` answers from a cache."""
+        self._kube, self._settings, self._metrics, self._live = kube, settings, metrics, live
         self.queue: WorkQueue[Key] = WorkQueue()
         self.canary = Canary(CANARY_LIMIT)
+        self.synced = asyncio.Event()
+        """To be set once `kube` can answer; nothing is looked at before."""
         self.listed = False
         """Whether all jobs have been listed once."""
 
     def look_at(self, namespace: str, name: str) -> None:
         """Something about this job may have changed."""
-        self.queue.add((namespace, name))
+        if self.synced.is_set():  # else the first listing, which comes after that, names it
+            self.queue.add((namespace, name))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -57,14 +61,13 @@ class Controller:
         try:
             # Every call has a limit of its own; this one is for what nobody thought of.
             async with asyncio.timeout(20 * self._settings.request_timeout_seconds):
-                after, observed = await reconcile(self._kube, *key, self._settings)
+                after, observed = await reconcile(self._kube, *key, self._settings, live=self._live)
         except Exception as error:
             metrics.reconciles.labels("error").inc()
             metrics.errors.labels(f"http_{error.status}" if isinstance(error, ApiError) else type(error).__name__).inc()
             raise
         finally:
             metrics.seconds.observe(time.perf_counter() - begun)
-            metrics.depth.set(self.queue.depth)
         if observed is None:
             metrics.reconciles.labels("gone").inc()
             metrics.phase(key, None)
@@ -76,6 +79,7 @@ class Controller:
 
     async def _resync(self) -> None:
         """Look at every job now and then: a watch that has died silently costs one period at most."""
+        await self.synced.wait()
         while True:
             wait = self._settings.resync_seconds * random.uniform(0.8, 1.2)
             try:

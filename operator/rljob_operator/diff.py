@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rljob_operator.kept import kept
 from rljob_operator.labels import APPLIED
 from rljob_operator.objects import Obj, meta
 from rljob_operator.quantity import same
@@ -29,7 +30,9 @@ def digest(desired: Obj) -> str:
 
 def needs_apply(desired: Obj, live: Obj | None) -> bool:
     """Whether the live object differs from what is wanted."""
-    return live is None or meta(live, "annotations", APPLIED) != digest(desired) or not covers(live, desired)
+    return (
+        live is None or meta(live, "annotations", APPLIED) != digest(desired) or not covers(kept(live), kept(desired))
+    )
 
 
 def covers(live: Any, desired: Any) -> bool:

@@ -5,21 +5,25 @@ what still fails is raised, and the reconcile is tried again later as a whole.
 """
 
 import asyncio
-import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
+import orjson
 
+from rljob_operator.kept import kept
 from rljob_operator.objects import EVENT, Kind, Obj, kind_of, name_of
 
 logger = logging.getLogger(__name__)
+Objects = list[Obj]
 FIELD_MANAGER = "rljob-operator"
 TRIES = 4
 RETRIED = frozenset({409, 429, 500, 502, 503, 504})
 PAGE = 500
+WATCH_SILENCE_SECONDS = 90.0
+"""A watch without an event or a bookmark (one a minute) for so long is taken for dead."""
 
 
 class ApiError(Exception):
@@ -74,7 +78,12 @@ class HttpKube:
 
     async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Obj] | None:
         """See Kube."""
-        items: list[Obj] = []
+        found = await self.list_at(kind, namespace, selector)
+        return None if found is None else found[0]
+
+    async def list_at(self, kind: Kind, namespace: str | None, selector: str = "") -> tuple[Objects, int] | None:
+        """Objects by label selector and the version that they were listed at; None when there is no such kind."""
+        items: Objects = []
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             answer = await self._call("GET", kind.path(namespace), query, absent=True)
@@ -83,11 +92,43 @@ class HttpKube:
             for item in answer["items"]:
                 # A list's items do not say their kind.
                 item |= {"apiVersion": kind.api_version, "kind": kind.kind}
-                item["metadata"].pop("managedFields", None)
-            items += answer["items"]
+                items.append(kept(item))
             if not (more := answer["metadata"].get("continue")):
-                return items
+                return items, int(answer["metadata"].get("resourceVersion") or 0)
             query["continue"] = more
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, selector: str, version: str, seconds: float
+    ) -> AsyncIterator[tuple[str, Obj]]:
+        """Changes (ADDED, MODIFIED, DELETED, BOOKMARK) and objects after this version, for so many seconds at most.
+
+        Raises ApiError when the connection breaks, is silent for too long, or the version is too old (status 410).
+        """
+        call, query = f"WATCH {kind.path(namespace)}", {"watch": "true", "allowWatchBookmarks": "true"}
+        query |= {"labelSelector": selector, "resourceVersion": version, "timeoutSeconds": str(max(1, round(seconds)))}
+        timeout = aiohttp.ClientTimeout(
+            total=seconds + 30, connect=self._timeout.total, sock_read=WATCH_SILENCE_SECONDS
+        )
+        url, headers = self._server + kind.path(namespace), self._headers() | {"Accept": "application/json"}
+        try:
+            async with self._session.get(
+                url, params=query, headers=headers, ssl=self._ssl, timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    raise ApiError(call, response.status, (await response.text())[:200])
+                begun = b""
+                async for chunk in response.content.iter_any():
+                    *lines, begun = (begun + chunk).split(b"\n")
+                    for line in lines:
+                        change = orjson.loads(line)
+                        if change["type"] == "ERROR":
+                            status = change["object"]
+                            raise ApiError(call, status.get("code"), str(status.get("message")))
+                        yield change["type"], change["object"]
+        except orjson.JSONDecodeError as error:
+            raise ApiError(call, 502, "not JSON") from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(call, None, f"{type(error).__name__} {error}".strip()) from error
 
     async def apply(self, obj: Obj) -> Obj:
         """See Kube."""
@@ -155,18 +196,18 @@ class HttpKube:
                 method,
                 self._server + path,
                 params=query,
-                data=None if body is None else json.dumps(body),
+                data=None if body is None else orjson.dumps(body),
                 headers=self._headers() | {"Content-Type": content_type, "Accept": "application/json"},
                 ssl=self._ssl,
                 timeout=self._timeout,
             ) as response:
-                answer: Obj = json.loads(await response.read() or b"{}")
+                answer: Obj = orjson.loads(await response.read() or b"{}")
                 if response.status < 400:
                     return answer, 0.0
                 wait = response.headers.get("Retry-After", "0")
                 error = ApiError(call, response.status, str(answer.get("message", "")), str(answer.get("reason", "")))
                 return error, min(float(wait), 10.0) if wait.isdigit() else 0.0
-        except json.JSONDecodeError:
+        except orjson.JSONDecodeError:
             return ApiError(call, response.status if response.status >= 400 else 502, "not JSON"), 0.0
         except (aiohttp.ClientError, TimeoutError) as error:
             return ApiError(call, None, f"{type(error).__name__} {error}".strip()), 0.0

@@ -38,7 +38,7 @@ RAY_JOB = Kind("ray.io/v1", "RayJob", "rayjobs")
 RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
 
 CHILDREN = (CONFIG_MAP, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CLAIM, LEASE, SERVICE, DEPLOYMENT, RAY_JOB, RAY_CLUSTER)
-"""Kinds that a job's children have, pods apart."""
+"""Kinds that a job's children have, pods apart. Each is listed and watched, which the chart's rules must allow."""
 KINDS = {kind.kind: kind for kind in (RLJOB, POD, EVENT, *CHILDREN)}
 
 

@@ -20,21 +20,41 @@ class NameConflictError(Exception):
 
 
 async def reconcile(
-    kube: Kube, namespace: str, name: str, settings: Settings, now: datetime | None = None
+    kube: Kube,
+    namespace: str,
+    name: str,
+    settings: Settings,
+    now: datetime | None = None,
+    live: Kube | None = None,
 ) -> tuple[float | None, Observed | None]:
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
-    what was observed (None: there is no such job). Raises ApiError."""
+    what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
+    behind. Raises ApiError."""
     now = now or datetime.now(UTC)
     observed = await observe(kube, namespace, name)
     if observed is None:
         return None, None
     wanted = plan(observed, now, settings)
+    if live is not None and _rests_on_absence(observed, wanted):
+        observed = await observe(live, namespace, name)
+        if observed is None:
+            return None, None
+        wanted = plan(observed, now, settings)
     try:
         await _write(kube, observed, wanted, now)
     except NameConflictError as conflict:
         wanted = conflicting(observed, now, str(conflict))
         await _write(kube, observed, wanted, now)
     return wanted.requeue, observed
+
+
+def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
+    """Whether the plan does what is right only when nothing of an earlier attempt is left: begin another attempt, let
+    the job go. What a watch has not told of yet must not be taken for absent here. (A first attempt may begin: the
+    caches were filled after the job before of the same name, if any, had ended.)"""
+    before = (observed.job.get("status") or {}).get("attempt") or 0
+    after = (wanted.status or {}).get("attempt") or 0
+    return wanted.finalizer == "remove" or after > max(before, 1)
 
 
 async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rljob_operator import labels, names
+from rljob_operator.kept import kept
 from rljob_operator.kube import ApiError
 from rljob_operator.objects import Kind, Obj, rfc3339
 from rljob_operator.reconcile import reconcile
@@ -109,7 +110,7 @@ class FakeKube:
             return None
         wanted = dict(part.split("=") for part in selector.split(",") if part)
         return [
-            copy.deepcopy(obj)
+            kept(copy.deepcopy(obj))
             for (its, _), obj in self.objects.items()
             if its == kind.kind and wanted.items() <= (obj["metadata"].get("labels") or {}).items()
         ]

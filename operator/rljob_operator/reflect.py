@@ -1,0 +1,105 @@
+"""Keeping the cache in line with the cluster: a listing, then a watch from there, for each kind; then all over again.
+
+The listing is repeated with every resync, so that what a watch has lost in silence is seen after one period at most.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from rljob_operator import labels
+from rljob_operator.cache import Cache, job_of
+from rljob_operator.kube import FIELD_MANAGER, ApiError, HttpKube
+from rljob_operator.objects import CHILDREN, POD, Kind, Obj
+
+logger = logging.getLogger(__name__)
+MISSING_SECONDS = 10.0
+"""How often a kind that does not exist is looked for."""
+BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 0.5, 20.0
+
+
+class Reflectors:
+    """One reflector for each kind and namespace; `look_at(namespace, job)` is called for what changes."""
+
+    def __init__(
+        self,
+        kube: HttpKube,
+        cache: Cache,
+        look_at: Callable[[str, str], None],
+        namespaces: Sequence[str],
+        resync_seconds: float,
+    ) -> None:
+        """`namespaces`: those that are served; none: all."""
+        self._kube, self._cache, self._look_at, self._resync = kube, cache, look_at, resync_seconds
+        self._scopes = [(kind, namespace) for kind in (POD, *CHILDREN) for namespace in (namespaces or (None,))]
+        self._waiting = set(self._scopes)
+        self.synced = asyncio.Event()
+        """Set once every kind has been listed."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Reflect, for as long as the block lasts."""
+        tasks = [asyncio.create_task(self._reflect(*scope)) for scope in self._scopes]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _reflect(self, kind: Kind, namespace: str | None) -> None:
+        failures = 0
+        while True:
+            try:
+                version = await self._list(kind, namespace)
+                self._waiting.discard((kind, namespace))
+                if not self._waiting:
+                    self.synced.set()
+                failures = 0
+                await self._follow(kind, namespace, version)
+            except ApiError as error:
+                if error.status == 410:  # the version is too old for a watch
+                    continue
+                failures += 1
+                delay = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
+                delay *= random.uniform(0.8, 1.2)
+                logger.warning("reflecting %s: %s; again in %.1f s", kind.plural, error, delay)
+                await asyncio.sleep(delay)
+
+    async def _list(self, kind: Kind, namespace: str | None) -> str | None:
+        """Bring the cache in line; the version to watch from, None when the kind does not exist."""
+        found = await self._kube.list_at(kind, namespace, labels.JOB)
+        if found is None:
+            self._cache.missing.add(kind.kind)
+            return None
+        self._cache.missing.discard(kind.kind)
+        items, version = found
+        for job in self._cache.replace(kind, namespace, items, version):
+            self._look_at(*job)
+        return str(version)
+
+    async def _follow(self, kind: Kind, namespace: str | None, version: str | None) -> None:
+        """Take in what changes, until it is time for the next listing."""
+        if version is None:
+            await asyncio.sleep(MISSING_SECONDS)
+            return
+        period = self._resync * random.uniform(0.8, 1.2)
+        end = asyncio.get_running_loop().time() + period
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            async for change, obj in self._kube.watch(kind, namespace, labels.JOB, version, left):
+                version = obj["metadata"]["resourceVersion"]
+                if change != "BOOKMARK":
+                    self._take(change, obj)
+
+    def _take(self, change: str, obj: Obj) -> None:
+        changed = self._cache.drop(obj) if change == "DELETED" else self._cache.put(obj)
+        if changed and (change == "DELETED" or not _ours_alone(obj)) and (job := job_of(obj)):
+            self._look_at(*job)
+
+
+def _ours_alone(obj: Obj) -> bool:
+    """Whether nobody but the operator has written the object: it need not be told."""
+    managers = obj["metadata"].get("managedFields") or [{}]
+    return all(entry.get("manager") == FIELD_MANAGER for entry in managers)

@@ -1,0 +1,250 @@
+"""The objects in memory: what is kept, which version counts, and that a watch keeps them in line."""
+
+import asyncio
+import copy
+import json
+
+import aiohttp
+import pytest
+from aiohttp import web
+from rljob_operator import labels
+from rljob_operator.cache import TOMBSTONE_SECONDS, Cache
+from rljob_operator.cached_kube import CachedKube
+from rljob_operator.kept import kept
+from rljob_operator.kube import ApiError, HttpKube
+from rljob_operator.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj
+from rljob_operator.reconcile import reconcile
+from rljob_operator.reflect import Reflectors
+
+from tests.conftest import NAMESPACE, FakeKube, World, job_manifest
+
+JOB = (NAMESPACE, "demo")
+
+
+def thing(version: int, name: str = "demo-config", kind: str = "ConfigMap", job: str = "demo", **body: object) -> Obj:
+    metadata = {"name": name, "namespace": NAMESPACE, "resourceVersion": str(version), "labels": {labels.JOB: job}}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata} | body
+
+
+def names(cache: Cache, kind=CONFIG_MAP) -> list[str]:
+    return [obj["metadata"]["name"] for obj in cache.of_job(kind, JOB)]
+
+
+class TestCache:
+    def test_the_latest_version_counts_in_whatever_order(self):
+        cache = Cache()
+        assert cache.put(thing(9, data={"a": "new"}))
+        assert not cache.put(thing(10**3 + 9, data={"a": "new"}))  # numbers, not text: and nothing but the version
+        assert not cache.put(thing(8, data={"a": "old"}))
+        (found,) = cache.of_job(CONFIG_MAP, JOB)
+        assert (found["data"], found["metadata"]["resourceVersion"]) == ({"a": "new"}, "1009")
+
+    def test_an_old_answer_does_not_bring_back_what_is_gone(self):
+        now = [0.0]
+        cache = Cache(lambda: now[0])
+        cache.put(thing(5))
+        assert cache.drop(thing(7))
+        assert not cache.put(thing(6))
+        assert names(cache) == []
+        assert cache.put(thing(8))  # made anew
+        now[0] += TOMBSTONE_SECONDS + 1
+        cache.drop(thing(9, name="other"))
+        assert len(cache._gone) == 1
+
+    def test_a_listing_removes_what_it_lacks_but_not_what_is_newer(self):
+        cache = Cache()
+        for version, name in ((3, "stays"), (4, "goes"), (30, "newer")):
+            cache.put(thing(version, name))
+        cache.put(thing(4, "elsewhere", job="other") | {"kind": "Pod"})
+        changed = cache.replace(CONFIG_MAP, None, [thing(3, "stays"), thing(20, "new")], 20)
+        assert names(cache) == ["new", "newer", "stays"]
+        assert changed == {JOB}
+        assert cache.of_job(POD, (NAMESPACE, "other"))
+
+    def test_a_listing_of_one_namespace_leaves_the_others_alone(self):
+        cache = Cache()
+        cache.put(thing(3))
+        assert cache.replace(CONFIG_MAP, "other", [], 9) == set()
+        assert names(cache) == ["demo-config"]
+
+    def test_a_kind_that_does_not_exist(self):
+        cache = Cache()
+        cache.missing.add("RayJob")
+        assert cache.of_job(RAY_JOB, JOB) is None
+        assert cache.of_job(RAY_CLUSTER, JOB) == []
+
+
+class TestKept:
+    def test_pods_lose_their_spec_and_ray_clusters_their_templates(self):
+        pod = kept(thing(1, kind="Pod", spec={"nodeName": "n", "containers": [{"name": "c"}]}, status={"phase": "X"}))
+        assert (pod["spec"], pod["status"]) == ({"nodeName": "n"}, {"phase": "X"})
+        groups = [{"groupName": "rollout", "replicas": 2, "template": {"spec": {}}}]
+        cluster = kept(thing(1, kind="RayCluster", spec={"workerGroupSpecs": groups}, status={"state": "ready"}))
+        assert cluster["spec"]["workerGroupSpecs"] == [{"groupName": "rollout", "replicas": 2}]
+
+    def test_the_text_of_a_config_map_is_compared_by_digest_alone(self):
+        text = "x" * 5000
+        small = kept(thing(1, data={"job": text, "short": "y"}))
+        assert len(json.dumps(small)) < 600
+        assert small["data"]["short"] == "y"
+        assert kept(small) == small
+        assert kept(thing(1, data={"job": text + "."}))["data"] != small["data"]
+
+    def test_a_report_is_kept_whole(self):
+        report = thing(1, data={"progress.json": "x" * 5000})
+        report["metadata"]["labels"]["app.kubernetes.io/component"] = labels.PROGRESS_COMPONENT
+        assert kept(report)["data"] == report["data"]
+
+    def test_the_original_is_left_as_it_is(self):
+        obj = thing(1, kind="RayJob", spec={"rayClusterSpec": {}}, status={"rayClusterStatus": {}})
+        obj["metadata"]["managedFields"] = [{}]
+        before = copy.deepcopy(obj)
+        kept(obj)
+        assert obj == before
+
+
+class Stale(FakeKube):
+    """A cache that has not heard of pods yet."""
+
+    async def list(self, kind, namespace, selector=""):
+        return [] if kind in (POD, RAY_CLUSTER) else await super().list(kind, namespace, selector)
+
+
+class TestWhatRestsOnAbsence:
+    """The cache may be behind. What is right only when nothing is left is looked up in the apiserver."""
+
+    def world(self) -> tuple[World, Stale]:
+        world = World(job_manifest(), retry_backoff_seconds=0.0)
+        asyncio.run(world.settle())
+        world.retriever_ready()
+        asyncio.run(world.settle())
+        world.running(1)
+        asyncio.run(world.settle())
+        stale = Stale()
+        stale.objects = world.kube.objects
+        stale.now, stale.version = world.kube.now, 10**6
+        return world, stale
+
+    def look(self, world: World, stale: Stale) -> None:
+        for _ in range(4):
+            asyncio.run(reconcile(stale, NAMESPACE, "demo", world.settings, world.kube.now, live=world.kube))
+
+    def test_a_second_attempt_waits_for_pods_that_the_cache_does_not_know(self):
+        world, stale = self.world()
+        world.report(state="Failed", exitCode=1)
+        del world.kube.objects["RayJob", "demo-1"]
+        self.look(world, stale)
+        assert (world.status["attempt"], world.status["attempts"][0]["state"]) == (1, "Failed")
+        world.collect()
+        self.look(world, stale)
+        assert world.status["attempt"] == 2
+
+    def test_a_deleted_job_is_held_for_pods_that_the_cache_does_not_know(self):
+        world, stale = self.world()
+        world.delete()
+        for key in [key for key in world.kube.objects if key[0] in ("RayJob", "Deployment")]:
+            del world.kube.objects[key]
+        self.look(world, stale)
+        assert world.has("RLJob", "demo")
+        world.collect()
+        self.look(world, stale)
+        assert not world.has("RLJob", "demo")
+
+
+class Apiserver:
+    """ConfigMaps: a listing, then a watch whose lines the test writes."""
+
+    def __init__(self) -> None:
+        self.items = [thing(5, "listed")]
+        self.watches: list[str] = []
+        self.lines: asyncio.Queue[dict | None] = asyncio.Queue()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        if not request.path.endswith("/configmaps"):
+            if query.get("watch"):
+                await asyncio.sleep(60)
+            return web.json_response({"items": [], "metadata": {"resourceVersion": "10"}})
+        if not query.get("watch"):
+            assert query["labelSelector"] == labels.JOB
+            return web.json_response({"items": self.items, "metadata": {"resourceVersion": "10"}})
+        self.watches.append(query["resourceVersion"])
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while (line := await self.lines.get()) is not None:
+            text = json.dumps(line).encode() + b"\n"
+            await response.write(text[:7])
+            await response.write(text[7:])
+        return response
+
+    def says(self, change: str, obj: Obj) -> None:
+        self.lines.put_nowait({"type": change, "object": obj})
+
+    def ends(self) -> None:
+        self.lines.put_nowait(None)
+
+
+@pytest.fixture
+async def reflected():
+    server = Apiserver()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", server.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    async with aiohttp.ClientSession() as session:
+        server.kube = HttpKube(session, f"http://127.0.0.1:{port}", dict, False, 5.0)
+        server.cache, server.looked = Cache(), []
+        look_at = lambda *job: server.looked.append(job)  # noqa: E731
+        reflectors = Reflectors(server.kube, server.cache, look_at, (), 300.0)
+        async with reflectors.running(), asyncio.timeout(20):
+            await reflectors.synced.wait()
+            yield server
+    await runner.cleanup()
+
+
+async def until(holds) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+class TestReflectors:
+    async def test_listed_then_watched(self, reflected):
+        assert names(reflected.cache) == ["listed"]
+        reflected.says("ADDED", thing(11, "new"))
+        reflected.says("DELETED", thing(12, "listed"))
+        await until(lambda: names(reflected.cache) == ["new"])
+        assert set(reflected.looked) == {JOB}
+
+    async def test_a_watch_that_ends_goes_on_from_the_last_version(self, reflected):
+        reflected.says("BOOKMARK", {"kind": "ConfigMap", "metadata": {"resourceVersion": "77"}})
+        reflected.ends()
+        await until(lambda: reflected.watches == ["10", "77"])
+
+    async def test_a_version_that_is_too_old_leads_to_a_new_listing(self, reflected):
+        reflected.items = [thing(50, "listed later")]
+        reflected.says("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+        await until(lambda: names(reflected.cache) == ["listed later"])
+
+    async def test_what_the_operator_alone_has_written_is_not_looked_at(self, reflected):
+        await until(lambda: reflected.watches)
+        reflected.looked.clear()
+        ours, others = thing(21, "ours"), thing(22, "others", job="other")
+        ours["metadata"]["managedFields"] = [{"manager": "rljob-operator"}]
+        others["metadata"]["managedFields"] = [{"manager": "rljob-operator"}, {"manager": "kubectl"}]
+        reflected.says("ADDED", ours)
+        reflected.says("MODIFIED", others)
+        await until(lambda: reflected.looked)
+        assert reflected.looked == [(NAMESPACE, "other")]
+
+    async def test_reads_of_a_job_ask_the_apiserver_nothing(self, reflected):
+        kube = CachedKube(reflected.kube, reflected.cache)
+        reflected.kube._server = "http://127.0.0.1:1"
+        found = await kube.list(CONFIG_MAP, NAMESPACE, f"{labels.JOB}=demo")
+        assert [obj["metadata"]["name"] for obj in found] == ["listed"]
+        assert await kube.get(RLJOB, NAMESPACE, "demo") is None
+        with pytest.raises(ApiError):
+            await kube.get(CONFIG_MAP, NAMESPACE, "demo-config")
