@@ -16,6 +16,7 @@ FIELD_MANAGER = "rljob"
 TIMEOUT = (5.0, 30.0)
 """Seconds to connect and to wait for an answer."""
 JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = "rljob.io/job", "rljob.io/role", "rljob.io/attempt"
+RESUME_ANNOTATION = "rljob.io/resume"
 Obj = dict[str, Any]
 
 
@@ -77,9 +78,11 @@ class Cluster:
                 found = self._custom.list_namespaced_custom_object(*self._place, _request_timeout=TIMEOUT)
             return list(found["items"])
 
-    def suspend(self, name: str, *, suspend: bool) -> Obj:
-        """Set `spec.lifecycle.suspend`."""
-        body = {"spec": {"lifecycle": {"suspend": suspend}}}
+    def suspend(self, name: str, *, suspend: bool, paused_attempt: int | None = None) -> Obj:
+        """Set `spec.lifecycle.suspend`; with `paused_attempt`, end the pause of that attempt by learning health."""
+        body: Obj = {"spec": {"lifecycle": {"suspend": suspend}}}
+        if paused_attempt is not None:
+            body["metadata"] = {"annotations": {RESUME_ANNOTATION: str(paused_attempt)}}
         with self._explained(f"RLJob {name}"):
             return dict(
                 self._custom.patch_namespaced_custom_object(

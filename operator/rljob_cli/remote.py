@@ -254,7 +254,8 @@ def suspend(name: Name, namespace: Namespace = None, context: Context = None, ou
 
 
 def resume(name: Name, namespace: Namespace = None, context: Context = None, output: Output = Format.text) -> None:
-    """Let a suspended job go on from its last commit."""
+    """Let a suspended job, or one that learning health has paused, go on from its last commit."""
     cluster = Cluster(namespace, context)
-    job = cluster.suspend(name, suspend=False)
+    paused = ((cluster.get(name).get("status") or {}).get("paused") or {}).get("attempt")
+    job = cluster.suspend(name, suspend=False, paused_attempt=paused)
     emit(_brief(job), output, lambda: console().print(f"RLJob {escape(name)} will resume"))

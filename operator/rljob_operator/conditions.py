@@ -8,7 +8,10 @@ from rljob_trainer.config.status import Condition, RLJobStatus
 from rljob_operator.objects import rfc3339
 from rljob_operator.reasons import Reason
 
-ORDER = ("Accepted", "RetrieverReady", "ClusterReady", "Training", "Suspended", "Complete", "Failed")
+ORDER = (
+    "Accepted", "RetrieverReady", "ClusterReady", "Training", "RewardStalled", "EntropyCollapsed", "MismatchHigh",
+    "ResponseLengthExploding", "NonFinite", "Suspended", "Complete", "Failed",
+)  # fmt: skip
 _LONGEST = 4000
 
 

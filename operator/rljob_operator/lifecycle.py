@@ -10,9 +10,9 @@ from typing import Any
 
 from rljob_trainer.config.status import AttemptStatus
 
-from rljob_operator import names
+from rljob_operator import health, names
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
-from rljob_operator.reasons import Reason
+from rljob_operator.reasons import PAUSED, UNHEALTHY, Reason
 from rljob_operator.trouble import find
 from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge
 from rljob_operator.view import View
@@ -46,6 +46,7 @@ class Step:
 def advance(view: View) -> Step:
     """Decide the next step, and record attempts in `view.status`."""
     view.fold_report()
+    health.lift(view)
     if view.finished:
         return _finished(view)
     step = Step()
@@ -101,7 +102,7 @@ def _idle(view: View, step: Step) -> Step:
     current = view.current
     step.delete = [ray_job for ray_job in view.observed.of_kind(RAY_JOB.kind) if not deleting(ray_job)]
     if view.wants_suspend:
-        return step.wait(Reason.SUSPENDED, _what_is_left(view) if view.occupied else "suspended by the user")
+        return step.wait(Reason.SUSPENDED, _what_is_left(view) if view.occupied else health.why_suspended(view))
     if not view.observed.kuberay:
         return step.wait(*_no_kuberay(view))
     if view.context.spec.retriever and not view.retriever_ready:
@@ -165,10 +166,14 @@ def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) ->
     attempt.message, attempt.end_time = verdict.message, rfc3339(view.now)
     step.requeue = [0.0]
     if verdict.state == "Succeeded":
-        step.finish = (Reason.SUCCEEDED, verdict.message)
+        step.finish = (Reason.TARGET_REACHED if verdict.early else Reason.SUCCEEDED, verdict.message)
+    elif verdict.exit_code == PAUSED:
+        health.pause(view, attempt.number, verdict.message)
     elif verdict.state == "Failed":
         status.failed_attempts += 1
-        if verdict.exit_code == USER_ERROR:
+        if verdict.exit_code == UNHEALTHY:
+            step.finish = (Reason.UNHEALTHY, verdict.message)
+        elif verdict.exit_code == USER_ERROR:
             step.finish = (Reason.USER_ERROR, verdict.message)
         elif status.failed_attempts > limit:
             times = f"{status.failed_attempts} attempts failed, backoffLimit is {limit}"

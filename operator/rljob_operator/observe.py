@@ -30,6 +30,21 @@ class Commit(_Report):
     time: str | None = None
 
 
+class Health(_Report):
+    """A learning-health condition that holds."""
+
+    policy: str = Field(max_length=32)
+    message: str = Field(default="", max_length=8192)
+
+
+class EarlyStop(_Report):
+    """The target that was reached."""
+
+    target: str = Field(max_length=512)
+    value: float
+    step: int = Field(ge=0)
+
+
 class Progress(_Report):
     """The driver's report, `progress.json`."""
 
@@ -43,6 +58,8 @@ class Progress(_Report):
     policy_version: int = Field(default=0, ge=0)
     evaluation: dict[str, float | None] = Field(default_factory=dict)
     last_commit: Commit | None = None
+    health: dict[str, Health] = Field(default_factory=dict)
+    early_stop: EarlyStop | None = None
     state: str = "Running"
     exit_code: int | None = None
     message: str | None = ""

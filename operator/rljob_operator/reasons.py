@@ -39,9 +39,19 @@ class Reason(StrEnum):
     SUSPENDING = "Suspending"  # E
     SUSPENDED = "Suspended"  # E
     RESUMED = "Resumed"  # E
+    PAUSED = "Paused"  # E
+    # Learning health; each is also the type of its condition
+    REWARD_STALLED = "RewardStalled"  # E
+    ENTROPY_COLLAPSED = "EntropyCollapsed"  # E
+    MISMATCH_HIGH = "MismatchHigh"  # E
+    LENGTH_EXPLODING = "ResponseLengthExploding"  # E
+    NON_FINITE = "NonFinite"  # E
+    HEALTHY = "Healthy"
     # Complete, Failed
     NOT_FINISHED = "NotFinished"
     SUCCEEDED = "Succeeded"  # E
+    TARGET_REACHED = "TargetReached"  # E
+    UNHEALTHY = "LearningHealth"  # E
     BACKOFF_LIMIT = "BackoffLimitExceeded"  # E
     USER_ERROR = "UserError"  # E
     DEADLINE = "DeadlineExceeded"  # E
@@ -49,21 +59,29 @@ class Reason(StrEnum):
     ATTEMPT_STARTED = "AttemptStarted"
     ATTEMPT_FAILED = "AttemptFailed"
     ATTEMPT_SUSPENDED = "AttemptSuspended"
+    ROLLED_BACK = "RolledBack"
     CLEANUP_TIMEOUT = "CleanupTimeout"
 
 
-EVENTS = frozenset(
+HEALTH = frozenset(
+    {
+        Reason.REWARD_STALLED, Reason.ENTROPY_COLLAPSED, Reason.MISMATCH_HIGH, Reason.LENGTH_EXPLODING,
+        Reason.NON_FINITE, Reason.PAUSED, Reason.UNHEALTHY, Reason.ROLLED_BACK,
+    }
+)  # fmt: skip
+"""Reasons of learning health: Events, and Warnings."""
+EVENTS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY, Reason.RETRIEVER_TIMEOUT,
         Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
         Reason.CONFIG_ERROR, Reason.CRASHING, Reason.CLUSTER_READY, Reason.POD_LOST, Reason.TRAINING,
-        Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.BACKOFF_LIMIT,
+        Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.TARGET_REACHED, Reason.BACKOFF_LIMIT,
         Reason.USER_ERROR, Reason.DEADLINE, Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED,
         Reason.ATTEMPT_SUSPENDED, Reason.CLEANUP_TIMEOUT,
     }
 )  # fmt: skip
 """Reasons that an Event is written for."""
-WARNINGS = frozenset(
+WARNINGS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT, Reason.RETRIEVER_FAILING,
         Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL, Reason.CONFIG_ERROR, Reason.CRASHING,
@@ -72,10 +90,15 @@ WARNINGS = frozenset(
     }
 )  # fmt: skip
 """Reasons whose Event is a Warning."""
+UNHEALTHY, PAUSED, ROLLED_BACK = 5, 6, 7
+"""Exit codes of a driver whose learning went wrong; after the last two the attempt has not failed."""
 EXIT_CODES = {
     1: "the driver failed",
     2: "the driver found a mistake in the job (exit 2)",
     3: "the driver lost its Lease (exit 3)",
     4: "the driver was suspended after a commit (exit 4)",
+    5: "learning went wrong (exit 5)",
+    6: "learning went wrong; paused after a commit (exit 6)",
+    7: "learning went wrong; rolled back to an earlier commit (exit 7)",
 }
 """What the driver's exit codes mean."""

@@ -3,7 +3,7 @@
 from rljob_trainer.config.arithmetic import rollout_pods, trains
 from rljob_trainer.config.status import GroupStatus, Phase
 
-from rljob_operator import labels
+from rljob_operator import health, labels
 from rljob_operator.conditions import Conditions
 from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
@@ -24,6 +24,7 @@ def summarise(view: View, step: Step) -> None:
     _retriever(view, conditions)
     _cluster(view, step, conditions)
     _training(view, conditions)
+    health.report(view, conditions)
     _suspended(view, conditions)
     status.conditions = conditions.all()
     status.phase, status.message = _phase(view, step, conditions)
@@ -33,8 +34,9 @@ def _finish(view: View, step: Step, conditions: Conditions) -> None:
     status = view.status
     if step.finish:
         reason, message = step.finish
-        conditions.set("Complete", reason is Reason.SUCCEEDED, reason, message)
-        conditions.set("Failed", reason is not Reason.SUCCEEDED, reason, message)
+        well = reason in (Reason.SUCCEEDED, Reason.TARGET_REACHED)
+        conditions.set("Complete", well, reason, message)
+        conditions.set("Failed", not well, reason, message)
         status.completion_time = rfc3339(view.now)
     elif view.finished:
         for kind in ("Complete", "Failed"):
@@ -119,8 +121,11 @@ def _suspended(view: View, conditions: Conditions) -> None:
         else:
             commit = view.status.last_commit
             where = f"at step {commit.step}" if commit else "from the beginning"
-            conditions.set("Suspended", True, Reason.SUSPENDED, f"suspended by the user; will resume {where}")
-    elif old and old.reason in (Reason.SUSPENDED, Reason.SUSPENDING, Reason.RESUMED) and not view.finished:
+            reason = Reason.PAUSED if view.status.paused else Reason.SUSPENDED
+            conditions.set("Suspended", True, reason, f"{health.why_suspended(view)}; will resume {where}")
+    elif (
+        old and old.reason in (Reason.SUSPENDED, Reason.SUSPENDING, Reason.PAUSED, Reason.RESUMED) and not view.finished
+    ):
         conditions.set("Suspended", False, Reason.RESUMED)
     else:
         conditions.set("Suspended", False, Reason.NOT_SUSPENDED)

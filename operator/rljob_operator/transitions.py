@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rljob_trainer.config.status import AttemptStatus, RLJobStatus
 
 from rljob_operator.conditions import find
-from rljob_operator.reasons import EVENTS, WARNINGS, Reason
+from rljob_operator.reasons import EVENTS, ROLLED_BACK, WARNINGS, Reason
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[Happening]:
         if earlier is None or earlier.state != attempt.state:
             if attempt.state == "Failed":
                 yield Happening(Reason.ATTEMPT_FAILED, f"attempt {attempt.number}: {attempt.message}")
+            elif attempt.state == "Suspended" and attempt.exit_code == ROLLED_BACK:
+                yield Happening(Reason.ROLLED_BACK, f"attempt {attempt.number}: {attempt.message}")
             elif attempt.state == "Suspended":
                 yield Happening(Reason.ATTEMPT_SUSPENDED, f"attempt {attempt.number}: {attempt.message}")
 

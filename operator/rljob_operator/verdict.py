@@ -12,7 +12,7 @@ from rljob_trainer.config.status import AttemptStatus
 
 from rljob_operator.objects import Obj, condition, deleting, parse_time
 from rljob_operator.observe import Observed, Progress
-from rljob_operator.reasons import EXIT_CODES
+from rljob_operator.reasons import EXIT_CODES, PAUSED, ROLLED_BACK
 from rljob_operator.settings import Settings
 from rljob_operator.trouble import Trouble, ended
 
@@ -30,6 +30,8 @@ class Verdict:
     state: Literal["Succeeded", "Failed", "Suspended"]
     message: str
     exit_code: int | None = None
+    early: bool = False
+    """Succeeded by reaching the target of `lifecycle.earlyStop`."""
 
 
 def judge(
@@ -57,6 +59,11 @@ def _reported(report: Progress | None) -> Verdict | None:
     if report.state == "Succeeded":
         if code != 0:
             return Verdict("Failed", f"the driver reports success with exit code {code}", code)
+        if (early := report.early_stop) and early.step == report.step:
+            said = (
+                f"target reached at step {report.step} of {report.total_steps}: {early.target}, it is {early.value:.4g}"
+            )
+            return Verdict("Succeeded", said, 0, early=True)
         if report.step != report.total_steps or not report.total_steps:
             steps = f"{report.step} of {report.total_steps} steps"
             return Verdict("Failed", f"the driver reports success after {steps}", code)
@@ -84,8 +91,8 @@ def _ray_job(
         at = f", last at step {report.step} of {report.total_steps}" if report else ""
         return Verdict("Failed", f"the driver ended without reporting success{at}")
     code = int(found[-1]) if (found := _EXIT.findall(message)) else None
-    if code == SUSPENDED:
-        return Verdict("Suspended", EXIT_CODES[SUSPENDED], code)
+    if code in (SUSPENDED, PAUSED, ROLLED_BACK):
+        return Verdict("Suspended", EXIT_CODES[code or SUSPENDED], code)
     return Verdict("Failed", f"RayJob: {status.get('reason', 'Failed')}: {message[-_LONGEST:]}", code)
 
 

@@ -50,8 +50,8 @@ class View:
 
     @property
     def wants_suspend(self) -> bool:
-        """Whether the user wants the job suspended."""
-        return self.context.spec.lifecycle.suspend
+        """Whether the user wants the job suspended, or learning health has paused it."""
+        return self.context.spec.lifecycle.suspend or self.status.paused is not None
 
     @property
     def occupied(self) -> bool:

@@ -1,7 +1,8 @@
 """The driver: `python -m rljob_trainer.driver --job F --dir DIR --attempt N --incarnation ID`.
 
 Exit codes: 0 all steps are trained; 1 failed, may be retried; 2 a user's mistake, never retried; 3 another driver
-holds the job's lease; 4 suspended after a commit (SIGTERM, SIGINT, or the operator's request).
+holds the job's lease; 4 suspended after a commit (SIGTERM, SIGINT, or the operator's request). What learning health
+asks for (`lifecycle.health`): 5 failed, never retried; 6 paused after a commit; 7 rolled back to an earlier commit.
 """
 
 import argparse
@@ -24,16 +25,35 @@ from rljob_trainer.loops.stop import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_FENCED,
+    EXIT_PAUSED,
+    EXIT_ROLLED_BACK,
     EXIT_SUSPENDED,
+    EXIT_UNHEALTHY,
     EXIT_USER_ERROR,
     Stop,
     StopFlag,
+    StopKind,
 )
 from rljob_trainer.prepare import prepare
 
 logger = logging.getLogger("rljob_trainer.driver")
 RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
-_STATES = {EXIT_DONE: "Succeeded", EXIT_SUSPENDED: "Suspended"}
+_STATES = {
+    EXIT_DONE: "Succeeded",
+    EXIT_SUSPENDED: "Suspended",
+    EXIT_PAUSED: "Suspended",
+    EXIT_ROLLED_BACK: "Suspended",
+}
+
+
+_CODES: dict[StopKind, int] = {
+    "suspend": EXIT_SUSPENDED,
+    "fenced": EXIT_FENCED,
+    "unreachable": EXIT_FAILED,
+    "unhealthy": EXIT_UNHEALTHY,
+    "paused": EXIT_PAUSED,
+    "rollback": EXIT_ROLLED_BACK,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     progress = _progress(options, environment)
     with ExitStack() as stack:
         outcome = _outcome(lambda: _run(options, environment, stop, progress, stack))
-    if outcome.message and outcome.code not in (EXIT_DONE, EXIT_SUSPENDED):
+    if outcome.message and outcome.code not in _STATES:
         more = f"\n  details: {directory / 'driver.log'}" if outcome.code == EXIT_FAILED else ""
         print(f"error: {outcome.message}{more}", file=sys.stderr)
     elif outcome.message and not options.quiet:
@@ -88,8 +108,7 @@ def _outcome(run: Callable[[], None]) -> Outcome:
     try:
         run()
     except Stop as request:
-        code = {"suspend": EXIT_SUSPENDED, "fenced": EXIT_FENCED, "unreachable": EXIT_FAILED}[request.kind]
-        return Outcome(code, request.reason)
+        return Outcome(_CODES[request.kind], request.reason)
     except UserError as error:
         logger.info("user error", exc_info=True)
         return Outcome(EXIT_USER_ERROR, str(error))
@@ -171,6 +190,8 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
         "policyVersion": 0,
         "evaluation": {},
         "lastCommit": None,
+        "health": {},
+        "earlyStop": None,
         "state": "Running",
         "exitCode": None,
         "message": "",

@@ -101,10 +101,6 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("retriever.encoder.device", ("cuda",), "use cpu"),
     # Lifecycle
     Unavailable("lifecycle.queue"),
-    Unavailable("lifecycle.health.rewardStalled", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),
-    Unavailable("lifecycle.health.entropyCollapsed", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),
-    Unavailable("lifecycle.health.mismatchHigh", ("Warn", "Pause", "Fail", "Rollback"), "use Ignore"),
-    Unavailable("lifecycle.health.nonFinite", ("Rollback",), "use Fail"),
 )
 
 

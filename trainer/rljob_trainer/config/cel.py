@@ -229,6 +229,8 @@ MUTABLE = (
     "lifecycle.backoffLimit",
     "lifecycle.activeDeadlineSeconds",
     "lifecycle.ttlSecondsAfterFinished",
+    "lifecycle.health",
+    "lifecycle.earlyStop",
 )
 """Fields of the spec that may change once the first attempt has started."""
 

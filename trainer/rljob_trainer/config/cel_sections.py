@@ -164,6 +164,7 @@ SECTION_RULES = (
         "cuda needs GPUs, but spec.retriever.gpus is 0",
         "encoder.device",
     ),
+    Rule("spec.lifecycle.earlyStop", "has(self.atLeast) != has(self.atMost)", "give exactly one of atLeast and atMost"),
     Rule("spec.checkpoint", "!(has(self.warmStart) && has(self.load))", "give at most one of load and warmStart"),
     *(
         Rule(

@@ -191,6 +191,22 @@ def _checkpoint(spec: RLJobSpec) -> Iterator[Problem]:
         yield Problem("spec.checkpoint", "give at most one of load and warmStart")
 
 
+def _lifecycle(spec: RLJobSpec) -> Iterator[Problem]:
+    stop, where = spec.lifecycle.early_stop, "spec.lifecycle.earlyStop"
+    if stop is None:
+        return
+    if (stop.at_least is None) == (stop.at_most is None):
+        yield Problem(where, "give exactly one of atLeast and atMost")
+    kind, _, rest = stop.metric.partition("/")
+    if kind == "evaluation":
+        names = [dataset.name for dataset in spec.evaluation.datasets]
+        if rest.split("/")[0] not in names:
+            known = ", ".join(names) or "none"
+            yield Problem(f"{where}.metric", f"{stop.metric} names no evaluation set; there are: {known}")
+        elif spec.evaluation.interval == 0:
+            yield Problem(f"{where}.metric", f"{stop.metric} is never measured: set spec.evaluation.interval")
+
+
 def _pods(spec: RLJobSpec) -> Iterator[Problem]:
     groups = [
         ("spec.trainer.pod", spec.trainer.pod),
@@ -234,6 +250,7 @@ SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _retriever,
     _evaluation,
     _checkpoint,
+    _lifecycle,
     _pods,
     _hub_paths,
 )

@@ -1,25 +1,9 @@
 """`spec.lifecycle`: suspend, retries, deadlines and what to do when learning goes wrong."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from rljob_trainer.config.base import ApiModel, DnsName, NonNegativeInt, PositiveInt
-
-HealthPolicy = Literal["Ignore", "Warn", "Pause", "Fail", "Rollback"]
-
-
-class HealthPolicies(ApiModel):
-    """What happens when a learning-health condition turns true."""
-
-    reward_stalled: HealthPolicy = "Ignore"
-    """The reward has not risen for long."""
-    entropy_collapsed: HealthPolicy = "Ignore"
-    """The policy's entropy is near zero."""
-    mismatch_high: HealthPolicy = "Ignore"
-    """Trainer and rollout probabilities differ too much."""
-    non_finite: Literal["Fail", "Rollback"] = "Fail"
-    """A loss or gradient is NaN or infinite. The step is never applied."""
+from rljob_trainer.config.health import EarlyStop, HealthPolicies
 
 
 class QueueSpec(ApiModel):
@@ -48,5 +32,7 @@ class LifecycleSpec(ApiModel):
     """Time between SIGTERM and SIGKILL for head and ranks."""
     health: HealthPolicies = Field(default_factory=HealthPolicies)
     """Policies for learning health."""
+    early_stop: EarlyStop | None = None
+    """End reinforcement learning before its last rollout once a target is reached; the job then has succeeded."""
     queue: QueueSpec | None = None
     """Admission by Kueue."""

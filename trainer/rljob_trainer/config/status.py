@@ -24,7 +24,7 @@ class Condition(ApiModel):
     """A condition as KEP-1623 has it."""
 
     type: ShortStr
-    """Accepted, RetrieverReady, ClusterReady, Training, Suspended, Complete or Failed."""
+    """Accepted, RetrieverReady, ClusterReady, Training, those of learning health, Suspended, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """Whether the condition holds."""
     reason: ShortStr
@@ -56,6 +56,17 @@ class AttemptStatus(ApiModel):
     """Exit code of the driver."""
     message: LongStr | None = None
     """Why it ended."""
+
+
+class PauseStatus(ApiModel):
+    """A pause by learning health; see docs/learning-health.md for how to end it."""
+
+    attempt: NonNegativeInt
+    """Attempt that was paused."""
+    message: LongStr
+    """Why."""
+    time: ShortStr
+    """Since when (RFC 3339)."""
 
 
 class GroupStatus(ApiModel):
@@ -117,6 +128,8 @@ class RLJobStatus(ApiModel):
     """Version of the weights that the engines serve."""
     last_commit: CommitStatus | None = None
     """The commit that a retry or resume starts from."""
+    paused: PauseStatus | None = None
+    """Learning health has paused the job, which waits for its user."""
     last_progress_time: ShortStr | None = None
     """When the driver last reported (RFC 3339)."""
     retriever: GroupStatus = Field(default_factory=GroupStatus)

@@ -10,9 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.data.prompts import PromptRow, PromptSource
 from rljob_trainer.loops.engines import EngineGroup, Generating
-from rljob_trainer.loops.rl import RolloutFailedError, evaluate_if_due, keep_completions, statuses_of, train_step
+from rljob_trainer.loops.rl import (
+    RolloutFailedError,
+    end_turn,
+    evaluate_if_due,
+    keep_completions,
+    statuses_of,
+    train_step,
+)
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.samples import advantages_of, make_samples, rollout_metrics, sampling_params
 from rljob_trainer.loops.staleness import Ledger
@@ -31,20 +39,15 @@ def train_async(run: Run) -> None:
     total = spec.rollout.num_rollout
     run.recorder.stage("RL", state.rollout, total)
     run.sync_weights()
-    evaluate_if_due(run)
+    done = run.health.done(state, {}, evaluate_if_due(run))
     pump = Pump(run, run.engines, run.data.prompts)
     run.timer.take()
     with pump.beside(run):
-        while state.rollout < total:
+        while state.rollout < total and not done:
             run.stop_here()
             values = _turn(run, pump)
-            due = spec.checkpoint.save_interval
-            if due and state.rollout % due == 0 and state.rollout < total:
-                run.commit()
-            evaluate_if_due(run)
-            seconds = run.timer.take()
-            state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
-            run.recorder.rollout(state, total, values, seconds)
+            every = spec.checkpoint.save_interval
+            done = end_turn(run, values, due=bool(every) and state.rollout % every == 0)
     state.stage = "Evaluate"
     run.commit()
 
@@ -118,7 +121,7 @@ class Pump:
                 self._rows[number] = self._prompts.next(1)[0]
             rollout, group = divmod(number, spec.rollout.batch_size)
             samples = make_samples(
-                [self._rows[number]], spec.rollout.n_samples_per_prompt, job_seed=spec.seed, stage="train",
+                [self._rows[number]], spec.rollout.n_samples_per_prompt, job_seed=self._run.seed, stage="train",
                 rollout=rollout, first_group=group,
             )  # fmt: skip
             loads = [sum(each) for each in zip(*(one.loads for one in self._generating.values()), strict=True)]
@@ -143,7 +146,11 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
         advantages = advantages_of(samples, run.job.spec.algorithm, run.ranks.token_signals)
         if not advantages:
             raise RolloutFailedError(f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on")
-        values = rollout_metrics(samples, run.em_label) | train_step(run, samples, advantages)
+        try:
+            values = rollout_metrics(samples, run.em_label) | train_step(run, samples, advantages)
+        except NonFiniteError as error:
+            run.health.not_finite(error, state, None)
+            raise
     made = [version for sample in samples for version in sample.policy_versions if version >= 0]
     lags = [state.policy_version - version for version in made]
     tokens = sum(sum(sample.loss_mask) for sample in samples)

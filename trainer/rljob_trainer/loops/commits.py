@@ -42,6 +42,10 @@ class Commits:
         """`state` is that of a commit already."""
         self._last = (state.stage, state.step)
 
+    def again(self) -> None:
+        """The next commit is made although one of its step is there."""
+        self._last = None
+
     def commit(self, state: LoopState) -> None:
         """Make `state` durable, or begin to, after the one before. Nothing happens when it is already."""
         key = (state.stage, state.step)

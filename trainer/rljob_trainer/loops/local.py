@@ -25,7 +25,15 @@ from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.loops.jobdir import ATTEMPTS, claim, last_attempt, new_incarnation
 from rljob_trainer.loops.processes import Child
-from rljob_trainer.loops.stop import EXIT_DONE, EXIT_FAILED, EXIT_SUSPENDED, EXIT_USER_ERROR
+from rljob_trainer.loops.stop import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_PAUSED,
+    EXIT_ROLLED_BACK,
+    EXIT_SUSPENDED,
+    EXIT_UNHEALTHY,
+    EXIT_USER_ERROR,
+)
 
 MANIFEST = "rljob.json"
 CODE = "code"
@@ -88,13 +96,22 @@ class _LocalRun:
         return self._attempts()
 
     def _attempts(self) -> int:
-        """Like the operator: a failed attempt is followed by another that resumes, while there is progress."""
+        """Like the operator: a failed attempt is followed by another that resumes, while there is progress; so is one
+        that learning health has rolled back, without counting as a failure."""
         failures = 0
         while True:
             attempt = last_attempt(self._dir) + 1
             incarnation = new_incarnation(attempt)
             before = _last_commit(self._dir)
             code = self._drive(attempt, incarnation)
+            if code == EXIT_ROLLED_BACK and not self._signals:  # bounded by lifecycle.health.maxRollbacks
+                self._say(f"attempt {attempt} was rolled back; attempt {attempt + 1} goes on from the earlier commit")
+                continue
+            if code == EXIT_UNHEALTHY:
+                return EXIT_FAILED
+            if code in (EXIT_PAUSED, EXIT_ROLLED_BACK):
+                self._say("paused; `rljob run` resumes")
+                return EXIT_SUSPENDED
             if code != EXIT_FAILED or self._signals:
                 return code
             failures += 1
@@ -117,7 +134,8 @@ class _LocalRun:
                 code = driver.process.wait()  # the driver bounds its own waits
             finally:
                 self._driver = None
-        return code if code in (EXIT_DONE, EXIT_USER_ERROR, EXIT_SUSPENDED) else EXIT_FAILED
+        known = (EXIT_DONE, EXIT_USER_ERROR, EXIT_SUSPENDED, EXIT_UNHEALTHY, EXIT_PAUSED, EXIT_ROLLED_BACK)
+        return code if code in known else EXIT_FAILED
 
     def _step(self, name: str, module: str, limit: float) -> int:
         """Run `python -m module` to its end. Its last words are shown when it fails."""

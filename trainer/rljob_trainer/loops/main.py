@@ -13,6 +13,7 @@ from rljob_trainer.checkpoint import Commit
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.config.arithmetic import engine_count, generates, total_gpus, trains, world_size
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.health.rollback import rollbacks, standing
 from rljob_trainer.hooks import load_function
 from rljob_trainer.loops.jobdir import claim, learning_fields
 from rljob_trainer.loops.place import Place
@@ -55,10 +56,13 @@ def run_job(
         may_resume = options.attempt > 1 or options.resume_from not in (None, "none")
         claim(place.job_dir, job, may_resume=may_resume, incarnation=place.incarnation)
     commit = choose_commit(place.job_dir, options.resume_from)
+    records = rollbacks(place.job_dir)
+    if (back := standing(commit, records)) is not None:
+        commit = choose_commit(place.job_dir, back.target or "none")
     check_hooks(job)
     check_tracking(job.spec.tracking)
     sft_done = commit is not None and LoopState.from_json(commit.loop_state()).stage != "SFT"
-    data = Data(job, place.job_dir, sft_done=sft_done)
+    data = Data(job, place.job_dir, sft_done=sft_done, rollbacks=len(records))
     memory = PeakMemory(os.getppid()) if options.local else None
     _start_ray(job, options.local, stop, stack)
     display = make_display(job.metadata.name, quiet=options.quiet)
@@ -67,9 +71,9 @@ def run_job(
     recorder = Recorder(place.directory, job.metadata.name, total, progress, display, tracking)
     stack.callback(recorder.close)
     serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, strict=not options.local)
-    run = Run(job, place, data, stop, recorder)
+    run = Run(job, place, data, stop, recorder, records)
     stack.callback(run.close)
-    train(run, commit)
+    train(run, commit, back)
     summary = summarize(
         job,
         run.state,
@@ -80,12 +84,14 @@ def run_job(
     )
     write_report(place.job_dir, summary, job.to_manifest())
     recorder.stage("Done", run.state.step, run.total_steps)
-    recorder.succeeded = run.state.step == run.total_steps
+    recorder.succeeded = run.state.step == run.total_steps or run.state.stopped_early
     recorder.close()
     if not options.quiet:
         report = place.job_dir / "report.html"
         print_lines([*terminal_lines(summary), f"  {'report':<36} {_shown(report)}"])
-    if run.state.step != run.total_steps:
+    if run.state.stopped_early:
+        recorder.stopped_early(run.state)
+    elif run.state.step != run.total_steps:
         raise RuntimeError(f"{run.state.step} of {run.total_steps} steps were done")
 
 

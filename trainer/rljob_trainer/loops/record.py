@@ -130,6 +130,14 @@ class Recorder:
         last = {"name": name, "step": state.step, "policyVersion": state.policy_version, "time": now_rfc3339()}
         self.progress.update(lastCommit=last, transition=True)
 
+    def health(self, conditions: Mapping[str, Mapping[str, Any]]) -> None:
+        """The learning-health conditions that hold now: rollout since when, policy and message of each."""
+        self.progress.update(health={name: dict(said) for name, said in conditions.items()}, transition=True)
+
+    def stopped_early(self, state: LoopState) -> None:
+        """The target of `lifecycle.earlyStop` is reached."""
+        self.progress.update(earlyStop={key: state.early_stop[key] for key in ("value", "step", "target")})
+
     def stand(self, state: LoopState) -> None:
         """Where the run stands, without new numbers."""
         self._stand(state)

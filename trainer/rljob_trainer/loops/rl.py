@@ -1,5 +1,8 @@
 """Reinforcement learning: rollout → reward → advantages → train → sync weights → commit → evaluate."""
 
+from collections.abc import Mapping
+
+from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import rollout_due
 from rljob_trainer.config.arithmetic import batch_plan
 from rljob_trainer.data.prompts import PromptSource
@@ -32,24 +35,37 @@ def train_rl(run: Run) -> None:
     if state.data:
         prompts.restore(state.data)
     run.sync_weights()
-    evaluate_if_due(run)  # also what a commit just before an evaluation left undone
+    done = run.health.done(state, {}, evaluate_if_due(run))  # also what a commit just before an evaluation left undone
     run.timer.take()
-    while state.rollout < total:
+    while state.rollout < total and not done:
         run.stop_here()
         cursor = state.data
         values = train_on_rollout(run, prompts)
-        if state.rollout < total and rollout_due(spec.checkpoint, state.rollout, cursor, state.data):
-            run.commit()
-        evaluate_if_due(run)
-        seconds = run.timer.take()
-        state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
-        run.recorder.rollout(state, total, values, seconds)
+        done = end_turn(run, values, due=rollout_due(spec.checkpoint, state.rollout, cursor, state.data))
     state.stage = "Evaluate"
     run.commit()
 
 
-def evaluate_if_due(run: Run) -> None:
-    """Evaluate at the start (`atStart`) and after every `interval` rollouts; the end has an evaluation of its own."""
+def end_turn(run: Run, values: Mapping[str, float], *, due: bool) -> bool:
+    """What follows a trained rollout: learning health, commit (when `due`), evaluation, record. Returns whether the
+    target of `lifecycle.earlyStop` is reached. Raises Stop when learning health asks for an end."""
+    state, total = run.state, run.job.spec.rollout.num_rollout
+    findings = run.health.look(state, values)
+    moment = None
+    if not run.health.acts(findings):
+        if due and state.rollout < total:
+            run.commit()
+        moment = evaluate_if_due(run)
+    seconds = run.timer.take()
+    state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
+    run.recorder.rollout(state, total, values, seconds)
+    run.health.act(findings, state, run.commit_now)
+    return run.health.done(state, values, moment)
+
+
+def evaluate_if_due(run: Run) -> str | None:
+    """Evaluate at the start (`atStart`) and after every `interval` rollouts; the end has an evaluation of its own.
+    Returns the moment's name when there was one."""
     spec, rollout = run.job.spec, run.state.rollout
     if rollout == 0:
         due, moment = spec.evaluation.at_start, "after_sft" if spec.sft is not None else "start"
@@ -59,27 +75,42 @@ def evaluate_if_due(run: Run) -> None:
         moment = f"rollout_{rollout}"
     if due and not all(f"{data.spec.name}/{moment}" in run.state.evaluations for data in run.data.evaluation):
         evaluate(run, moment)
+        return moment
+    return None
 
 
 def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     """One turn of the loop. Returns its numbers; `run.state` has moved on when it returns, and not before."""
     spec, state = run.job.spec, run.state
-    collected = _collect(run, prompts)
-    samples = collected.samples
-    generate_seconds = run.timer.seconds("generate")
-    with run.timer.phase("sync"):
-        run.before_training()
-    with run.timer.phase("train"):
-        advantages = advantages_of(samples, spec.algorithm, run.ranks.token_signals)
-    if not advantages:
-        reasons = sorted({str(sample.info.get("error", sample.status)) for sample in samples})
-        raise RolloutFailedError(
-            f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on: {'; '.join(reasons[:3])}"
-        )
-    tokens = collected.generated
-    values = rollout_metrics(samples, run.em_label) | collected.metrics
-    with run.timer.phase("train"):
-        values |= train_step(run, samples, advantages)
+    tokens, first = 0, state.step
+    while True:
+        collected = _collect(run, prompts)
+        samples = collected.samples
+        generate_seconds = run.timer.seconds("generate")
+        with run.timer.phase("sync"):
+            run.before_training()
+        with run.timer.phase("train"):
+            advantages = advantages_of(samples, spec.algorithm, run.ranks.token_signals)
+        if not advantages:
+            reasons = sorted({str(sample.info.get("error", sample.status)) for sample in samples})
+            raise RolloutFailedError(
+                f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on: "
+                f"{'; '.join(reasons[:3])}"
+            )
+        tokens += collected.generated
+        values = rollout_metrics(samples, run.em_label) | collected.metrics
+        try:
+            with run.timer.phase("train"):
+                values |= train_step(run, samples, advantages, done=state.step - first)
+        except NonFiniteError as error:
+            whole = state.step == first  # else some steps of this rollout are applied already
+            # Whatever follows goes on with other prompts.
+            state.data, state.pending = prompts.state(), groups_to_json(collected.left)
+            run.health.not_finite(error, state, run.commit_now if whole else None)
+            run.at_boundary = whole
+            continue
+        run.at_boundary = True
+        break
     state.rollout += 1
     state.data, state.pending = prompts.state(), groups_to_json(collected.left)
     state.tokens_generated += tokens
@@ -105,11 +136,14 @@ def _collect(run: Run, prompts: PromptSource) -> Collected:
 
     left = groups_from_json(state.pending, prompts.rows)
     keep = make_filter(spec.rollout)
-    return collect(spec.rollout, prompts, left, generate, score, keep, job_seed=spec.seed, rollout=state.rollout)
+    return collect(spec.rollout, prompts, left, generate, score, keep, job_seed=run.seed, rollout=state.rollout)
 
 
-def train_step(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> dict[str, float]:
-    """Optimizer steps on the rollout. Returns the mean of their metrics."""
+def train_step(run: Run, samples: list[Sample], advantages: dict[int, Credit], *, done: int = 0) -> dict[str, float]:
+    """Optimizer steps on the rollout, but for the first `done`. Returns the mean of their metrics.
+
+    Raises NonFiniteError for a step that was not applied; `run.state.step` has counted those before it.
+    """
     steps = batch_plan(run.job.spec).num_steps_per_rollout
     batches = train_batches(samples, advantages, steps)
     old = None
@@ -119,6 +153,8 @@ def train_step(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -
         old = [[next(taken) for _ in batch] for batch in batches]
     results = []
     for number, batch in enumerate(batches):
+        if number < done:
+            continue
         if not batch:
             raise RolloutFailedError(f"rollout {run.state.rollout}: all samples of optimizer step {number} failed")
         step = run.state.rollout * steps + number

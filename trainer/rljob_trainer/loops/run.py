@@ -13,14 +13,17 @@ from rljob_trainer.config.job import RLJob
 from rljob_trainer.data.hub import HubAccess
 from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
 from rljob_trainer.data.sft import SftSource
+from rljob_trainer.health.rollback import Rollback
 from rljob_trainer.loops.commits import Commits
 from rljob_trainer.loops.engines import EngineGroup
+from rljob_trainer.loops.health import Health
 from rljob_trainer.loops.hub import Hub
 from rljob_trainer.loops.no_ranks import NoRanks
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.record import Recorder
 from rljob_trainer.loops.samples import em_label
+from rljob_trainer.loops.seeds import salted
 from rljob_trainer.loops.state import LoopState, Stage
 from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.loops.weight_sync import make_weight_sync
@@ -43,9 +46,10 @@ class EvalSet:
 
 
 class Data:
-    """The job's rows, read once. Demonstrations are left out when `sft_done` and nothing depends on their number."""
+    """The job's rows, read once. Demonstrations are left out when `sft_done` and nothing depends on their number; after
+    `rollbacks` they come in another order."""
 
-    def __init__(self, job: RLJob, job_dir: Path, *, sft_done: bool = False) -> None:
+    def __init__(self, job: RLJob, job_dir: Path, *, sft_done: bool = False, rollbacks: int = 0) -> None:
         spec = job.spec
         self.tokenizer = load_tokenizer(spec.model, job_dir)
         cache = spec.model.cache_dir
@@ -57,7 +61,7 @@ class Data:
                 self.tokenizer,
                 job_dir,
                 batch_size=spec.sft.batch_size,
-                seed=spec.seed,
+                seed=salted(spec.seed, rollbacks),
                 max_length=spec.sft.max_sequence_length,
                 packing=spec.sft.packing,
                 hub=hub,
@@ -86,7 +90,16 @@ class Data:
 class Run:
     """The state of the run, and what can be done with it."""
 
-    def __init__(self, job: RLJob, place: Place, data: Data, stop: StopFlag, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        job: RLJob,
+        place: Place,
+        data: Data,
+        stop: StopFlag,
+        recorder: Recorder,
+        rollbacks: Sequence[Rollback] = (),
+    ) -> None:
+        """`rollbacks`: those of the job so far."""
         self.job, self.place, self.data, self.stop, self.recorder = job, place, data, stop, recorder
         self.sft_steps = sft_steps(job.spec, len(data.sft) if data.sft else None) or 0
         self.rl_steps = rl_steps(job.spec)
@@ -94,8 +107,13 @@ class Run:
         first: dict[str, Stage] = {"Evaluate": "Evaluate", "Generate": "Generate"}
         self.state = LoopState(stage=first.get(job.spec.mode, "SFT" if self.sft_steps else "RL"))
         self.timer = PhaseTimer()
+        self.at_boundary = True
+        """Whether weights and state belong together; not while the rest of a rollout's steps gets other samples."""
         self.retriever_url = place.retriever_url
         self.em_label = em_label(job.spec.reward)
+        self.seed = salted(job.spec.seed, len(rollbacks))
+        """Seed of what is sampled for training: after a rollback not the same again."""
+        self.health = Health(job, place, recorder, list(rollbacks))
         self._scorer = None if job.spec.reward is None else RewardScorer(job.spec.reward)
         self.last_commit: Commit | None = None
         self._synced: int | None = None
@@ -111,15 +129,15 @@ class Run:
             made=self._committed,
             allowed=lambda: not stop.fenced,
             tick=self.beat,
-            in_use=self.hub.in_use,
+            in_use=lambda: self.hub.in_use() | self.health.guarded(),
         )
         self.engines: EngineGroup | None = None
         if generates(job.spec):
             sync = make_weight_sync(job.spec, self.ranks, place.job_dir, self.beat)
             self.engines = EngineGroup(job, place.job_dir, self.beat, self._engine_replaced, sync=sync)
 
-    def start(self, commit: Commit | None) -> None:
-        """Start ranks and engines; take up `commit`, or begin."""
+    def start(self, commit: Commit | None, back: Rollback | None = None) -> None:
+        """Start ranks and engines; take up `commit`, or begin. `back`: the rollback that leads to `commit`."""
         self.recorder.stage("Prepare")
         self.ranks.start()
         self.recorder.data(self.state.step, self.data.skipped)
@@ -127,9 +145,16 @@ class Run:
             self.state = LoopState.from_json(commit.loop_state())
             self.last_commit = commit
             self.commits.resumed(self.state)
-            if self.state.stage == "Evaluate" and self.rl_steps and self.state.step < self.total_steps:
-                self.state.stage = "RL"  # more rollouts are asked for than when the commit was made
+            self.health.resume(self.state)
+            more = self.rl_steps and self.state.step < self.total_steps and not self.health.still_done(self.state)
+            if self.state.stage == "Evaluate" and more:
+                self.state.stage = "RL"  # more is asked for than when the commit was made
+                self.state.early_stop = {}
             self.recorder.display.message(f"resuming from {commit.name} (step {self.state.step} of {self.total_steps})")
+        if back is not None:
+            if back.stage == self.state.stage == "RL" and back.data:
+                self.state.data = dict(back.data)  # the prompts go on from where the trouble was
+            self.recorder.display.message(f"rollback {back.number}: {back.why}")
         self.ranks.load(commit.path if commit is not None else None)
         if self.state.stage == "RL":
             self.ranks.begin_rl()  # nothing when the commit is of that stage already
@@ -153,7 +178,7 @@ class Run:
         """At a boundary: commit and raise Stop when somebody asked for an end. Raises CommitError when a commit that
         was under way could not be written."""
         self.poll()
-        if self.stop.requested:
+        if self.stop.requested and self.at_boundary:
             if not self.stop.fenced:
                 self.commit()
                 self.commits.wait()
@@ -168,6 +193,12 @@ class Run:
         """Make everything that is needed to go on from here durable, or begin to (`checkpoint.asynchronous`)."""
         with self.timer.phase("commit"):
             self.commits.commit(self.state)
+
+    def commit_now(self) -> None:
+        """Commit the state as it is, also where one of this step is there already, and wait until it is durable."""
+        self.commits.again()
+        self.commit()
+        self.commits.wait()
 
     def _committed(self, state: LoopState, commit: Commit) -> None:
         self.last_commit = commit

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 
+from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import next_sft_boundary
 from rljob_trainer.loops.run import Run
 
@@ -31,7 +32,12 @@ def train_sft(run: Run) -> None:
         if not under_way:
             run.stop_here()
         step, calls = under_way.popleft()
-        values = run.ranks.sft_result(calls, step)  # type: ignore[arg-type]
+        try:
+            values = run.ranks.sft_result(calls, step)  # type: ignore[arg-type]
+        except NonFiniteError as error:
+            # Steps that were submitted ahead may be applied by now: there is nothing to commit.
+            run.health.not_finite(error, run.state, None)
+            raise
         run.state.step = step + 1
         now = time.monotonic()
         values["tokens_per_second"] = values["tokens"] / max(now - last, 1e-9)

@@ -32,7 +32,16 @@ class LoopState:
     samples_made: int = 0
     samples_kept: int = 0
     """Of a generate-only job: samples generated, and written."""
+    health: dict[str, Any] = field(default_factory=dict)
+    """What learning health looks back at, and the conditions that held; see `health.monitor`."""
+    early_stop: dict[str, Any] = field(default_factory=dict)
+    """`hits`: measurements in a row that were good enough; once there were enough: `value`, `step` and `target`."""
     format: int = FORMAT
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the target of `lifecycle.earlyStop` is reached."""
+        return "value" in self.early_stop
 
     @property
     def policy_version(self) -> int:

@@ -10,8 +10,12 @@ EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_FENCED = 3
 EXIT_SUSPENDED = 4
+EXIT_UNHEALTHY = 5
+EXIT_PAUSED = 6
+EXIT_ROLLED_BACK = 7
 
-StopKind = Literal["suspend", "fenced", "unreachable"]
+StopKind = Literal["suspend", "fenced", "unreachable", "unhealthy", "paused", "rollback"]
+"""The last three: what learning health asks for (`lifecycle.health`)."""
 
 
 class Stop(Exception):  # noqa: N818 - not an error: the run ends as asked

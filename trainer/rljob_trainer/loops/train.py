@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from rljob_trainer.checkpoint import Commit, CommitError, find_commit, latest_commit, verify
+from rljob_trainer.health.rollback import Rollback
 from rljob_trainer.loops.asynchronous import train_async
 from rljob_trainer.loops.distill import generate_only
 from rljob_trainer.loops.evaluate import evaluate_at_end, evaluate_only
@@ -33,9 +34,10 @@ def choose_commit(job_dir: Path, resume_from: str | None) -> Commit | None:
     return commit
 
 
-def train(run: Run, commit: Commit | None) -> None:
-    """What the job's mode asks for. From wherever `commit` stands to the end. Raises Stop when asked to end before."""
-    run.start(commit)
+def train(run: Run, commit: Commit | None, back: Rollback | None = None) -> None:
+    """What the job's mode asks for. From wherever `commit` stands to the end. Raises Stop when asked to end before.
+    `back`: the rollback that leads to `commit`."""
+    run.start(commit, back)
     if run.job.spec.mode == "Evaluate":
         evaluate_only(run)
     elif run.job.spec.mode == "Generate":

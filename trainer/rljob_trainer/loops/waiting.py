@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.config.errors import UserError
 
 TICK_SECONDS = 1.0
@@ -40,7 +41,8 @@ def each(
     """Results of `calls` (worker name → ObjectRef) as they come, `(name, result)`.
 
     `tick` is called about once a second while waiting; what it raises ends the wait.
-    Raises WorkerLostError, WorkerFailedError or, after `limit` seconds, WorkerStuckError; UserError as it was raised.
+    Raises WorkerLostError, WorkerFailedError or, after `limit` seconds, WorkerStuckError; UserError and
+    NonFiniteError as they were raised.
     """
     names = {ref: name for name, ref in calls.items()}
     waiting = list(names)
@@ -69,7 +71,7 @@ def result_of(ref: Any, name: str, doing: str) -> Any:
         return ray.get(ref, timeout=60.0)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, UserError):
+        if isinstance(cause, UserError | NonFiniteError):
             raise cause from None
         logger.error("%s failed while %s\n%s", name, doing, error)
         raise WorkerFailedError(name, f"{name} failed while {doing}: {type(cause).__name__}: {cause}") from None

@@ -36,7 +36,8 @@ def summarize(
     return {
         "job": job.metadata.name,
         "mode": job.spec.mode,
-        "state": "Succeeded" if state.step == total_steps else "Incomplete",
+        "state": "Succeeded" if state.step == total_steps or state.stopped_early else "Incomplete",
+        "early_stop": state.early_stop if state.stopped_early else None,
         "seed": job.spec.seed,
         "steps": state.step,
         "total_steps": total_steps,
@@ -66,6 +67,8 @@ def summarize(
 def terminal_lines(summary: dict[str, Any]) -> list[str]:
     """The summary for a person."""
     lines = [f"{summary['job']}: {summary['state']}, {summary['steps']} of {summary['total_steps']} steps"]
+    if stopped := summary.get("early_stop"):
+        lines.append(f"  {'target reached':<36} {stopped['target']}: {stopped['value']:.4g}")
     names = {
         "em_after_sft": "held-out score after SFT",
         "em_after_grpo": "held-out score after GRPO",

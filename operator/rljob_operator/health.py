@@ -1,0 +1,58 @@
+"""Learning health as the driver reports it: conditions, and the pause that waits for the user.
+
+The driver finds trouble and ends its attempt where the policy says so; here it is shown, and a pause is kept. A pause
+is recorded in the status, never in the user's spec. It is lifted by the annotation `rljob.io/resume: "<attempt>"`
+(`rljob resume` sets it) or by `spec.lifecycle.suspend: true`, which takes its place until it is false again.
+"""
+
+from typing import get_args
+
+from rljob_trainer.config.health import HealthCondition
+from rljob_trainer.config.status import PauseStatus
+
+from rljob_operator import labels
+from rljob_operator.conditions import Conditions
+from rljob_operator.objects import Obj, meta, rfc3339
+from rljob_operator.reasons import Reason
+from rljob_operator.view import View
+
+
+def lift(view: View) -> None:
+    """Forget a pause that the user has ended."""
+    pause = view.status.paused
+    if pause is None:
+        return
+    if view.context.spec.lifecycle.suspend or _resumed(view.observed.job) >= pause.attempt:
+        view.status.paused = None
+
+
+def pause(view: View, attempt: int, message: str) -> None:
+    """Keep the job suspended until the user resumes it."""
+    view.status.paused = PauseStatus(attempt=attempt, message=message[:1000], time=rfc3339(view.now))
+
+
+def why_suspended(view: View) -> str:
+    """Who has suspended the job, and how it is resumed."""
+    pause = view.status.paused
+    if pause is None:
+        return "suspended by the user"
+    return f"paused by learning health: {pause.message}; resume with `rljob resume {view.context.name}`"
+
+
+def report(view: View, conditions: Conditions) -> None:
+    """The conditions of learning health, as the current attempt's driver reports them; the last known without one."""
+    if view.report is None or view.finished:
+        return
+    policies = view.context.spec.lifecycle.health
+    for kind in get_args(HealthCondition):
+        said = view.report.health.get(kind)
+        if said is not None:
+            conditions.set(kind, True, Reason(kind), f"{said.message} (policy {said.policy})")
+        elif conditions.get(kind) or (policies.policy(kind) != "Ignore" and kind != "NonFinite"):
+            conditions.set(kind, False, Reason.HEALTHY)
+
+
+def _resumed(job: Obj) -> int:
+    """The attempt whose pause the user has ended; 0 when the annotation is absent or no number."""
+    text = str(meta(job, "annotations", labels.RESUME) or "")
+    return int(text) if text.isdigit() else 0
