@@ -41,7 +41,7 @@ def why_suspended(view: View) -> str:
 
 def report(view: View, conditions: Conditions) -> None:
     """The conditions of learning health, as the current attempt's driver reports them; the last known without one."""
-    if view.report is None or view.finished:
+    if view.report is None:
         return
     policies = view.context.spec.lifecycle.health
     for kind in get_args(HealthCondition):

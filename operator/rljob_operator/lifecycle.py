@@ -165,6 +165,9 @@ def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) ->
     attempt.state, attempt.exit_code = verdict.state, verdict.exit_code
     attempt.message, attempt.end_time = verdict.message, rfc3339(view.now)
     step.requeue = [0.0]
+    if verdict.early and view.context.spec.lifecycle.early_stop is None:
+        verdict = Verdict("Failed", f"the driver reports a target that the job does not have: {verdict.message}", 0)
+        attempt.state, attempt.message = verdict.state, verdict.message
     if verdict.state == "Succeeded":
         step.finish = (Reason.TARGET_REACHED if verdict.early else Reason.SUCCEEDED, verdict.message)
     elif verdict.exit_code == PAUSED:

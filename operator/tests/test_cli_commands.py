@@ -71,8 +71,20 @@ def test_problems_between_fields_have_lines_too(manifest: str) -> None:
     result = runner.invoke(app, ["validate", manifest, "--set", "spec.trainer.globalBatchSize=100"])
     assert result.exit_code == 2
     assert "16 × 8 = 128 samples per rollout, not a multiple of globalBatchSize 100" in said(result.stderr)
-    moved = runner.invoke(app, ["validate", manifest, "--set", "spec.lifecycle.health.nonFinite=Rollback"])
-    assert "spec.lifecycle.health.nonFinite: Rollback is not available in this version; use Fail" in said(moved.stderr)
+    moved = runner.invoke(
+        app,
+        [
+            "validate",
+            manifest,
+            "--set",
+            "spec.lifecycle.earlyStop.metric=evaluation/x",
+            "--set",
+            "spec.lifecycle.earlyStop.atLeast=1",
+        ],
+    )
+    assert "spec.lifecycle.earlyStop.metric: evaluation/x names no evaluation set; there are: none" in said(
+        moved.stderr
+    )
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])

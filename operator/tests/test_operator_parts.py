@@ -251,5 +251,5 @@ def test_every_reason_is_documented():
         assert f"`{reason}`" in text, f"{reason} is missing in docs/concepts/operator.md"
     marked = set(re.findall(r"`(\w+)`\*", text))
     alone = {str(r) for r in (Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED, Reason.ATTEMPT_SUSPENDED)}
-    assert {str(r) for r in EVENTS} == marked | alone | {str(Reason.CLEANUP_TIMEOUT)}
+    assert {str(r) for r in EVENTS} == marked | alone | {str(Reason.CLEANUP_TIMEOUT), str(Reason.ROLLED_BACK)}
     assert WARNINGS <= EVENTS

@@ -83,7 +83,8 @@ def test_rollbacks_are_bounded(run: InProcess) -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_with_warn_another_rollout_takes_the_place_and_every_step_is_trained(run: InProcess, steps: int) -> None:
     poison(run, [4, 5], nonFinite="Warn")
-    run.manifest["spec"]["rollout"] |= {"batchSize": 4, "numStepsPerRollout": steps}
+    run.manifest["spec"]["rollout"]["batchSize"] = 4
+    run.manifest["spec"]["trainer"]["globalBatchSize"] = 16 // steps
     run.run()
     assert (run.summary()["steps"], run.summary()["state"]) == (2 + 4 * steps, "Succeeded")
     assert run.progress.snapshot()["health"] == {}  # and the trouble is over
