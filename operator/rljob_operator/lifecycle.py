@@ -6,13 +6,14 @@ attempt begins only when nothing of the one before is left.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from rljob_trainer.config.status import AttemptStatus
+from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
 from rljob_operator import health, names
+from rljob_operator.causes import action
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
-from rljob_operator.reasons import PAUSED, UNHEALTHY, Reason
+from rljob_operator.reasons import PAUSED, Reason
 from rljob_operator.trouble import find
 from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge
 from rljob_operator.view import View
@@ -88,6 +89,8 @@ def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
             return step.wait(Reason.WAITING_FOR_CLEANUP, _what_is_left(view), 5.0)
         step.create = attempt.number
         return step.wait(Reason.PODS_STARTING, "the RayJob is being created")
+    if view.report and view.report.state != "Running":  # the pods may still tell why
+        step.requeue.append(view.left(view.report.time, view.settings.cause_grace_seconds) + 1.0)
     if view.report and attempt.state == "Starting":
         attempt.state = "Running"
     if attempt.state == "Starting":
@@ -131,7 +134,10 @@ def _begin(view: View) -> None:
         start_time=now,
         start_step=status.last_commit.step if status.last_commit else 0,
     )
-    status.attempts = [*status.attempts, attempt][-KEPT_ATTEMPTS:]
+    attempts = [*status.attempts, attempt]
+    for old in attempts[:-KEPT_ATTEMPTS]:
+        status.earlier_active_seconds += round(view.seconds_of(old))
+    status.attempts = attempts[-KEPT_ATTEMPTS:]
     status.ray_job = attempt.ray_job
     status.start_time = status.start_time or now
     view.report = None
@@ -142,7 +148,7 @@ def _suspended(view: View, attempt: AttemptStatus, step: Step) -> Verdict | None
     if not view.wants_suspend:
         return None
     if view.report is None:
-        return Verdict("Suspended", "suspended before the driver had started")
+        return Verdict("Suspended", "suspended before the driver had started", reason="Suspended")
     asked = view.observed.request()
     limit = view.context.spec.lifecycle.suspend_timeout_seconds
     if asked.get("suspend") is not True or asked.get("attempt") != attempt.number:
@@ -151,43 +157,68 @@ def _suspended(view: View, attempt: AttemptStatus, step: Step) -> Verdict | None
     if left := view.left(str(asked.get("requestedAt") or rfc3339(view.now)), limit):
         step.requeue.append(left + 1.0)
         return None
-    commit = view.status.last_commit
-    return Verdict(
-        "Suspended",
-        f"the driver did not commit within {limit} s; the job will resume at step {commit.step if commit else 0}, "
-        f"step {view.status.step} was reached",
-    )
+    return Verdict("Suspended", f"the driver did not commit within {limit} s", reason="Suspended")
 
 
 def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) -> Step:
     """Write the end of an attempt into the status. Its RayJob is touched in a later pass only."""
-    status, limit = view.status, view.context.spec.lifecycle.backoff_limit
-    attempt.state, attempt.exit_code = verdict.state, verdict.exit_code
-    attempt.message, attempt.end_time = verdict.message, rfc3339(view.now)
+    attempt.exit_code = verdict.exit_code
+    _close(view, attempt, verdict.state, verdict.reason, verdict.message)
     step.requeue = [0.0]
     if verdict.early and view.context.spec.lifecycle.early_stop is None:
         verdict = Verdict("Failed", f"the driver reports a target that the job does not have: {verdict.message}", 0)
-        attempt.state, attempt.message = verdict.state, verdict.message
+        _close(view, attempt, verdict.state, verdict.reason, verdict.message)
     if verdict.state == "Succeeded":
         step.finish = (Reason.TARGET_REACHED if verdict.early else Reason.SUCCEEDED, verdict.message)
     elif verdict.exit_code == PAUSED:
         health.pause(view, attempt.number, verdict.message)
     elif verdict.state == "Failed":
-        status.failed_attempts += 1
-        if verdict.exit_code == UNHEALTHY:
-            step.finish = (Reason.UNHEALTHY, verdict.message)
-        elif verdict.exit_code == USER_ERROR:
-            step.finish = (Reason.USER_ERROR, verdict.message)
-        elif status.failed_attempts > limit:
-            times = f"{status.failed_attempts} attempts failed, backoffLimit is {limit}"
-            step.finish = (Reason.BACKOFF_LIMIT, f"{times}; the last: {verdict.message}")
+        step.finish = _failed(view, verdict)
     return step.wait(Reason.WAITING_FOR_CLEANUP, verdict.message)
+
+
+def _close(
+    view: View, attempt: AttemptStatus, state: Literal["Succeeded", "Failed", "Suspended"], reason: AttemptReason,
+    message: str,
+) -> None:  # fmt: skip
+    """The end of an attempt: how, why, and what the next one starts from."""
+    status = view.status
+    attempt.state, attempt.reason, attempt.message = state, reason, message
+    attempt.end_time = rfc3339(view.now)
+    attempt.committed_step = status.last_commit.step if status.last_commit else 0
+    attempt.end_step = max(status.step if view.report else 0, attempt.committed_step)
+    if state != "Succeeded" and (lost := attempt.end_step - attempt.committed_step):
+        steps = f"{lost} step{'s' if lost > 1 else ''} after step {attempt.committed_step}"
+        attempt.message += f"; {steps} not committed"
+
+
+def _failed(view: View, verdict: Verdict) -> tuple[Reason, str] | None:
+    """Count a failure. The job's end, if this was the last straw."""
+    status, lifecycle = view.status, view.context.spec.lifecycle
+    committed = status.last_commit.step if status.last_commit else 0
+    if lifecycle.backoff_reset == "OnProgress" and committed > status.last_failure_step:
+        status.failed_attempts = 0
+    status.last_failure_step = max(status.last_failure_step, committed)
+    follows = action(lifecycle, verdict.reason)
+    if follows != "RetryUncounted":
+        status.failed_attempts += 1
+    if verdict.reason == "Unhealthy":
+        return Reason.UNHEALTHY, verdict.message
+    if verdict.reason == "UserError":
+        return Reason.USER_ERROR, verdict.message
+    if follows == "Fail":
+        return Reason.FAILURE_RULE, f"lifecycle.failureRules end the job on {verdict.reason}: {verdict.message}"
+    if follows == "Retry" and status.failed_attempts > lifecycle.backoff_limit:
+        counted = lifecycle.backoff_reset == "OnProgress" and status.last_failure_step
+        since = f" since step {status.last_failure_step} was committed" if counted else ""
+        times = f"{status.failed_attempts} attempts failed{since}, backoffLimit is {lifecycle.backoff_limit}"
+        return Reason.BACKOFF_LIMIT, f"{times}; the last ({verdict.reason}): {verdict.message}"
+    return None
 
 
 def _deadline(view: View, step: Step, limit: int) -> Step:
     if attempt := view.active:
-        attempt.state, attempt.end_time = "Failed", rfc3339(view.now)
-        attempt.message = f"stopped after activeDeadlineSeconds {limit}"
+        _close(view, attempt, "Failed", "DeadlineExceeded", f"stopped after activeDeadlineSeconds {limit}")
     step.requeue = [0.0]
     step.finish = (Reason.DEADLINE, f"the job was active for longer than activeDeadlineSeconds {limit}")
     return step.wait(Reason.WAITING_FOR_CLEANUP, step.finish[1])

@@ -62,6 +62,7 @@ class Progress(_Report):
     early_stop: EarlyStop | None = None
     state: str = "Running"
     exit_code: int | None = None
+    reason: str | None = None
     message: str | None = ""
     time: str | None = None
 

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     UNHEALTHY = "LearningHealth"  # E
     BACKOFF_LIMIT = "BackoffLimitExceeded"  # E
     USER_ERROR = "UserError"  # E
+    FAILURE_RULE = "FailureRule"  # E
     DEADLINE = "DeadlineExceeded"  # E
     # Events alone
     ATTEMPT_STARTED = "AttemptStarted"
@@ -76,7 +77,8 @@ EVENTS = HEALTH | frozenset(
         Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
         Reason.CONFIG_ERROR, Reason.CRASHING, Reason.CLUSTER_READY, Reason.POD_LOST, Reason.TRAINING,
         Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.TARGET_REACHED,
-        Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.DEADLINE, Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED,
+        Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
+        Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED,
         Reason.ATTEMPT_SUSPENDED, Reason.CLEANUP_TIMEOUT,
     }
 )  # fmt: skip
@@ -85,7 +87,8 @@ WARNINGS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT, Reason.RETRIEVER_FAILING,
         Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL, Reason.CONFIG_ERROR, Reason.CRASHING,
-        Reason.POD_LOST, Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.DEADLINE, Reason.ATTEMPT_FAILED,
+        Reason.POD_LOST, Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
+        Reason.ATTEMPT_FAILED,
         Reason.CLEANUP_TIMEOUT,
     }
 )  # fmt: skip

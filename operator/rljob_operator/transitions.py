@@ -41,11 +41,16 @@ def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[Happening]:
             yield Happening(Reason.ATTEMPT_STARTED, _started(attempt))
         if earlier is None or earlier.state != attempt.state:
             if attempt.state == "Failed":
-                yield Happening(Reason.ATTEMPT_FAILED, f"attempt {attempt.number}: {attempt.message}")
+                yield Happening(Reason.ATTEMPT_FAILED, _ended(attempt))
             elif attempt.state == "Suspended" and attempt.exit_code == ROLLED_BACK:
-                yield Happening(Reason.ROLLED_BACK, f"attempt {attempt.number}: {attempt.message}")
+                yield Happening(Reason.ROLLED_BACK, _ended(attempt))
             elif attempt.state == "Suspended":
-                yield Happening(Reason.ATTEMPT_SUSPENDED, f"attempt {attempt.number}: {attempt.message}")
+                yield Happening(Reason.ATTEMPT_SUSPENDED, _ended(attempt))
+
+
+def _ended(attempt: AttemptStatus) -> str:
+    reason = f" ({attempt.reason})" if attempt.reason else ""
+    return f"attempt {attempt.number}{reason}: {attempt.message}"
 
 
 def _started(attempt: AttemptStatus) -> str:

@@ -4,19 +4,29 @@ An attempt has succeeded only by the driver's own word (exit 0) and with every s
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
-from rljob_trainer.config.status import AttemptStatus
+from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
-from rljob_operator.objects import Obj, condition, deleting, parse_time
+from rljob_operator import causes, labels
+from rljob_operator.objects import Obj, condition, deleting, meta, parse_time
 from rljob_operator.observe import Observed, Progress
-from rljob_operator.reasons import EXIT_CODES, PAUSED, ROLLED_BACK
+from rljob_operator.reasons import EXIT_CODES, PAUSED, ROLLED_BACK, UNHEALTHY
 from rljob_operator.settings import Settings
-from rljob_operator.trouble import Trouble, ended
+from rljob_operator.trouble import Trouble, ended, ready
 
-USER_ERROR, SUSPENDED = 2, 4
+USER_ERROR, FENCED, SUSPENDED = 2, 3, 4
+_BY_CODE: dict[int, AttemptReason] = {
+    USER_ERROR: "UserError",
+    FENCED: "LeaseLost",
+    SUSPENDED: "Suspended",
+    UNHEALTHY: "Unhealthy",
+    PAUSED: "Paused",
+    ROLLED_BACK: "RolledBack",
+}
+"""Reasons that an exit code of the driver's says alone."""
 TERMINAL = ("Complete", "Failed", "ValidationFailed")
 """`jobDeploymentStatus` of a RayJob that has ended."""
 _EXIT = re.compile(r"exit code (\d+)")
@@ -32,6 +42,7 @@ class Verdict:
     exit_code: int | None = None
     early: bool = False
     """Succeeded by reaching the target of `lifecycle.earlyStop`."""
+    reason: AttemptReason = "DriverFailed"
 
 
 def judge(
@@ -44,12 +55,34 @@ def judge(
     started = attempt.state == "Running"
     # Once a RayJob has ended KubeRay takes its pods away: a head that is gone then says nothing.
     over = ((ray_job or {}).get("status") or {}).get("jobDeploymentStatus") in TERMINAL
-    return (
+    verdict = (
         _reported(report)
         or _ray_job(ray_job, report, started, now, settings)
         or (_head_lost(observed, attempt) if started and ray_job and not over else None)
         or (None if started else _never_started(attempt, trouble, now, settings))
     )
+    return _explained(verdict, observed, attempt, report, now, settings)
+
+
+def _explained(
+    verdict: Verdict | None,
+    observed: Observed,
+    attempt: AttemptStatus,
+    report: Progress | None,
+    now: datetime,
+    settings: Settings,
+) -> Verdict | None:
+    """The verdict with the cause that the attempt's pods know; None while they may still come to tell it."""
+    if verdict is None or verdict.reason not in causes.VAGUE:
+        return verdict
+    pods = [pod for pod in observed.ray_pods if meta(pod, "labels", labels.ATTEMPT) == str(attempt.number)]
+    if cause := causes.of_pods(pods):
+        return replace(verdict, reason=cause.reason, message=f"{verdict.message}; {cause.message}")
+    # A driver tells of a lost worker before the kubelet tells why.
+    early = report is not None and verdict.reason == "WorkerLost" and not all(ready(pod) for pod in pods)
+    if early and report and _within(report.time, now, settings.cause_grace_seconds):
+        return None
+    return verdict
 
 
 def _reported(report: Progress | None) -> Verdict | None:
@@ -63,14 +96,24 @@ def _reported(report: Progress | None) -> Verdict | None:
             said = (
                 f"target reached at step {report.step} of {report.total_steps}: {early.target}, it is {early.value:.4g}"
             )
-            return Verdict("Succeeded", said, 0, early=True)
+            return Verdict("Succeeded", said, 0, early=True, reason="Succeeded")
         if report.step != report.total_steps or not report.total_steps:
             steps = f"{report.step} of {report.total_steps} steps"
             return Verdict("Failed", f"the driver reports success after {steps}", code)
-        return Verdict("Succeeded", f"all {report.total_steps} steps are done", 0)
+        return Verdict("Succeeded", f"all {report.total_steps} steps are done", 0, reason="Succeeded")
     if report.state == "Suspended":
-        return Verdict("Suspended", said or EXIT_CODES[SUSPENDED], code)
-    return Verdict("Failed", said or EXIT_CODES.get(code or 1, f"the driver ended with exit code {code}"), code)
+        return Verdict("Suspended", said or EXIT_CODES[SUSPENDED], code, reason=_BY_CODE.get(code or 4, "Suspended"))
+    said = said or EXIT_CODES.get(code or 1, f"the driver ended with exit code {code}")
+    return Verdict("Failed", said, code, reason=_reason(report.reason, code))
+
+
+def _reason(reported: str | None, code: int | None) -> AttemptReason:
+    """The driver's own reason; from its exit code where it gives none that is known."""
+    if code in _BY_CODE and code != FENCED:
+        return _BY_CODE[code]
+    if reported in get_args(AttemptReason) and reported not in (*_BY_CODE.values(), "Succeeded"):
+        return reported  # type: ignore[return-value]
+    return _BY_CODE.get(code or 1, "DriverFailed")
 
 
 def _ray_job(
@@ -78,11 +121,11 @@ def _ray_job(
 ) -> Verdict | None:
     if ray_job is None or deleting(ray_job):
         # A RayJob that has not been made yet is no failure; one that ran and is gone is.
-        return Verdict("Failed", "the RayJob was deleted while it ran") if started else None
+        return Verdict("Failed", "the RayJob was deleted while it ran", reason="RayJobFailed") if started else None
     status = ray_job.get("status") or {}
     deployment, message = status.get("jobDeploymentStatus", ""), (status.get("message") or "").strip()
     if deployment == "ValidationFailed":
-        return Verdict("Failed", f"KubeRay refuses the RayJob: {message}")
+        return Verdict("Failed", f"KubeRay refuses the RayJob: {message}", reason="RayJobFailed")
     if deployment not in TERMINAL:
         return None
     if _within(status.get("endTime"), now, settings.report_grace_seconds):
@@ -92,8 +135,10 @@ def _ray_job(
         return Verdict("Failed", f"the driver ended without reporting success{at}")
     code = int(found[-1]) if (found := _EXIT.findall(message)) else None
     if code in (SUSPENDED, PAUSED, ROLLED_BACK):
-        return Verdict("Suspended", EXIT_CODES[code or SUSPENDED], code)
-    return Verdict("Failed", f"RayJob: {status.get('reason', 'Failed')}: {message[-_LONGEST:]}", code)
+        return Verdict("Suspended", EXIT_CODES[code], code, reason=_BY_CODE[code])
+    reason = "RayJobFailed" if code is None else _reason(None, code)
+    said = f"RayJob: {status.get('reason', 'Failed')}: {message[-_LONGEST:]}"
+    return Verdict("Failed", said, code, reason=reason)
 
 
 def _head_lost(observed: Observed, attempt: AttemptStatus) -> Verdict | None:
@@ -102,7 +147,7 @@ def _head_lost(observed: Observed, attempt: AttemptStatus) -> Verdict | None:
     if alive:
         return None
     why = next((text for pod in heads if (text := _why_ended(pod))), "its pod is gone")
-    return Verdict("Failed", f"the Ray head, which runs the driver, was lost: {why}")
+    return Verdict("Failed", f"the Ray head, which runs the driver, was lost: {why}", reason="PodLost")
 
 
 def _why_ended(pod: Obj) -> str:
@@ -122,7 +167,8 @@ def _never_started(
     if _within(attempt.start_time, now, settings.start_timeout_seconds):
         return None
     why = f": {trouble.message}" if trouble else ""
-    return Verdict("Failed", f"the driver did not report within {settings.start_timeout_seconds:.0f} s{why}")
+    said = f"the driver did not report within {settings.start_timeout_seconds:.0f} s{why}"
+    return Verdict("Failed", said, reason="StartTimeout")
 
 
 def _within(since: str | None, now: datetime, seconds: float) -> bool:

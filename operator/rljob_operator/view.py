@@ -93,12 +93,15 @@ class View:
 
     def active_seconds(self) -> float:
         """Seconds that attempts have run, waits between them left out."""
-        total = 0.0
-        for attempt in self.status.attempts:
-            if attempt.start_time:
-                end = parse_time(attempt.end_time) if attempt.end_time else self.now
-                total += max(0.0, (end - parse_time(attempt.start_time)).total_seconds())
-        return total
+        total = float(self.status.earlier_active_seconds)
+        return total + sum(map(self.seconds_of, self.status.attempts))
+
+    def seconds_of(self, attempt: AttemptStatus) -> float:
+        """Seconds that an attempt has run."""
+        if not attempt.start_time:
+            return 0.0
+        end = parse_time(attempt.end_time) if attempt.end_time else self.now
+        return max(0.0, (end - parse_time(attempt.start_time)).total_seconds())
 
     def fold_report(self) -> None:
         """Take what the driver reports into the status."""

@@ -82,7 +82,7 @@ async def test_failed_attempt_is_tried_again_from_the_last_commit(world):
     world.report(state="Failed", exitCode=1, message="rank 0 died")
     await world.settle()
     assert world.status["phase"] == "Retrying"
-    assert world.status["message"] == "attempt 1 failed: rank 0 died"
+    assert world.status["message"] == "attempt 1 failed: rank 0 died; 1 step after step 2 not committed"
     assert world.names("RayJob") == [], "recorded, then deleted"
 
     world.later(60)

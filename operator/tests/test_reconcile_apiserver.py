@@ -266,6 +266,24 @@ def test_suspend_and_resume(kubectl, operator):
     assert status(kubectl, "pause").get("failedAttempts") == 0
 
 
+def test_a_finished_job_goes_with_all_that_is_its_after_its_time_to_live(kubectl, operator):
+    kubectl.apply(manifest(kubectl, "short", lifecycle={"ttlSecondsAfterFinished": 2}))
+    wait_phase(kubectl, "short", "Starting")
+    report(kubectl, "short", step=10, state="Succeeded", exitCode=0)
+    wait_for("no RLJob", lambda: not kubectl.names("rljob/short"), seconds=60, every=0.2)
+    wait_for("nothing left", lambda: not kubectl.names(f"{CHILDREN},pods", "-l", "rljob.io/job=short"), seconds=60)
+
+
+def test_a_job_that_is_active_for_too_long_fails_and_gives_its_pods_back(kubectl, operator):
+    kubectl.apply(manifest(kubectl, "late", lifecycle={"activeDeadlineSeconds": 4}))
+    wait_phase(kubectl, "late", "Starting")
+    report(kubectl, "late", lastCommit={"name": "0001-ab/commits/step-000002", "step": 2})
+    failed = wait_phase(kubectl, "late", "Failed")
+    attempt = failed["attempts"][0]
+    assert (attempt["reason"], attempt["endStep"], attempt["committedStep"]) == ("DeadlineExceeded", 3, 2)
+    wait_for("no RayJob", lambda: not kubectl.names("rayjobs", "-l", "rljob.io/job=late"), seconds=30)
+
+
 def test_delete_in_the_middle_leaves_nothing(kubectl, operator):
     kubectl.apply(manifest(kubectl, "gone", code={"files": {"a.py": "X = 1\n"}}))
     wait_phase(kubectl, "gone", "Starting")

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob_trainer.cluster.causes import reason_of
 from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
@@ -21,6 +22,7 @@ from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import ProgressReporter, Sink, config_map_sink, file_sink
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
+from rljob_trainer.config.status import AttemptReason
 from rljob_trainer.loops.stop import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -56,11 +58,22 @@ _CODES: dict[StopKind, int] = {
 }
 
 
+_REASONS: dict[StopKind, AttemptReason] = {
+    "suspend": "Suspended",
+    "fenced": "LeaseLost",
+    "unreachable": "LeaseLost",
+    "unhealthy": "Unhealthy",
+    "paused": "Paused",
+    "rollback": "RolledBack",
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How the run ended."""
 
     code: int
+    reason: AttemptReason
     message: str = ""
 
 
@@ -92,32 +105,35 @@ def main(arguments: list[str] | None = None) -> int:
     environment = None if options.local else cluster_environment()
     progress = _progress(options, environment)
     with ExitStack() as stack:
-        outcome = _outcome(lambda: _run(options, environment, stop, progress, stack))
+        outcome = _outcome(lambda: _run(options, environment, stop, progress, stack), stop)
     if outcome.message and outcome.code not in _STATES:
         more = f"\n  details: {directory / 'driver.log'}" if outcome.code == EXIT_FAILED else ""
         print(f"error: {outcome.message}{more}", file=sys.stderr)
     elif outcome.message and not options.quiet:
         print(outcome.message, file=sys.stderr)
     logger.info("ends with code %d: %s", outcome.code, outcome.message)
-    progress.close(state=_STATES.get(outcome.code, "Failed"), exitCode=outcome.code, message=outcome.message[:2000])
+    state = _STATES.get(outcome.code, "Failed")
+    progress.close(state=state, exitCode=outcome.code, reason=outcome.reason, message=outcome.message[:2000])
     return outcome.code
 
 
-def _outcome(run: Callable[[], None]) -> Outcome:
+def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
     """Run, and turn what it raises into an exit code and a sentence."""
     try:
         run()
     except Stop as request:
-        return Outcome(_CODES[request.kind], request.reason)
+        return Outcome(_CODES[request.kind], _REASONS[request.kind], request.reason)
     except UserError as error:
         logger.info("user error", exc_info=True)
-        return Outcome(EXIT_USER_ERROR, str(error))
+        return Outcome(EXIT_USER_ERROR, "UserError", str(error))
     except LeaseLostError as error:
-        return Outcome(EXIT_FENCED, str(error))
+        return Outcome(EXIT_FENCED, "LeaseLost", str(error))
     except Exception as error:  # every failure ends here: the whole of it in the log, a sentence for people
         logger.exception("failed")
-        return Outcome(EXIT_FAILED, f"{type(error).__name__}: {error}" if not str(error) else str(error))
-    return Outcome(EXIT_DONE)
+        if stop.fenced:  # whatever failed, failed because this driver may not go on
+            return Outcome(EXIT_FENCED, "LeaseLost", stop.reason)
+        return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
+    return Outcome(EXIT_DONE, "Succeeded")
 
 
 def _run(
@@ -161,6 +177,7 @@ def _hold_lease(environment: ClusterEnvironment, options: argparse.Namespace, st
             lease.acquire()
         except LeaseUnreachableError as error:
             raise RuntimeError(str(error)) from error
+        stop.guard = lease.confirm
         stack.callback(lease.release)
     poller = ControlPoller(
         client.CoreV1Api(api),
@@ -177,7 +194,9 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
     if options.local:
         sinks.append(file_sink(options.dir / "progress.json"))
     if environment is not None and environment.progress_config_map is not None:
-        sinks.append(config_map_sink(api_client(), environment.namespace, environment.progress_config_map))
+        sinks.append(
+            config_map_sink(api_client(), environment.namespace, environment.progress_config_map, options.attempt)
+        )
     initial = {
         "attempt": options.attempt,
         "incarnation": options.incarnation,
@@ -194,6 +213,7 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
         "earlyStop": None,
         "state": "Running",
         "exitCode": None,
+        "reason": None,
         "message": "",
     }
     reporter = ProgressReporter(initial, sinks)

@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 ATTEMPT_ANNOTATION = "rljob.io/attempt"
 DURATION_SECONDS = 120
 RENEW_SECONDS = 10.0
+WRITES = 5
+"""Times that a renewal which met another write is tried again."""
+CONFIRMED_SECONDS = 1.0
+"""For so long after it was asked the apiserver is not asked again who holds the lease."""
 
 
 class LeaseLostError(RuntimeError):
@@ -48,7 +52,7 @@ class Lease:
         self._attempt, self.holder = attempt, f"{attempt}/{incarnation}"
         self._duration, self._renew, self._on_lost = duration, renew, on_lost
         self._stop = threading.Event()
-        self._renewed = time.monotonic()
+        self._renewed = self._confirmed = time.monotonic()
         self._thread: threading.Thread | None = None
 
     def acquire(self, limit: float = 600.0) -> None:
@@ -75,6 +79,35 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
+    def confirm(self) -> bool:
+        """Whether this driver may write now, asked of the apiserver unless that was just done.
+
+        A process that was stopped (a frozen node, SIGSTOP) and wakes up goes on before its renewing thread has looked.
+        False when the lease is another's, or when nobody answers for longer than it lasts; `on_lost` has been told
+        then.
+        """
+        if time.monotonic() - max(self._renewed, self._confirmed) < CONFIRMED_SECONDS:
+            return True
+        error: Exception
+        try:
+            lease = self._read()
+            self._check_attempt(lease)
+            if lease.spec is not None and lease.spec.holder_identity == self.holder:
+                self._confirmed = time.monotonic()
+                return True
+            error = LeaseLostError(f"lease {self._name} was taken by another driver")
+        except LeaseLostError as lost:
+            error = lost
+        except _UnreachableError as unreachable:
+            silent = time.monotonic() - max(self._renewed, self._confirmed)
+            if silent <= self._duration:
+                return True
+            error = LeaseUnreachableError(
+                f"lease {self._name}: the apiserver has not answered for {silent:.0f} s: {unreachable}"
+            )
+        self._on_lost(error)
+        return False
+
     def release(self) -> None:
         """Stop renewing and give the lease up, if the apiserver answers; else it runs out."""
         self._stop.set()
@@ -91,7 +124,7 @@ class Lease:
     def _keep(self) -> None:
         while not self._stop.wait(self._renew):
             try:
-                if self._try() > 0.0:
+                if not self._held():
                     self._on_lost(LeaseLostError(f"lease {self._name} was taken by another driver"))
                     return
             except LeaseLostError as error:
@@ -106,12 +139,15 @@ class Lease:
                     )
                     return
 
+    def _held(self) -> bool:
+        """Renew. False when another driver holds the lease."""
+        # A write of the operator's at the same moment is no loss.
+        return any(self._try() == 0.0 for _ in range(WRITES))
+
     def _try(self) -> float:
         """Take or renew. 0.0: held; otherwise the seconds after which another try may succeed."""
         lease = self._read()
-        allowed = (lease.metadata.annotations or {}).get(ATTEMPT_ANNOTATION)
-        if allowed is not None and allowed != str(self._attempt):
-            raise LeaseLostError(f"lease {self._name} is for attempt {allowed}; this driver is attempt {self._attempt}")
+        self._check_attempt(lease)
         now = datetime.now(UTC)
         spec = lease.spec
         if spec is not None and spec.holder_identity and spec.holder_identity != self.holder:
@@ -132,6 +168,11 @@ class Lease:
             return 0.5
         self._renewed = time.monotonic()
         return 0.0
+
+    def _check_attempt(self, lease: Any) -> None:
+        allowed = (lease.metadata.annotations or {}).get(ATTEMPT_ANNOTATION)
+        if allowed is not None and allowed != str(self._attempt):
+            raise LeaseLostError(f"lease {self._name} is for attempt {allowed}; this driver is attempt {self._attempt}")
 
     def _read(self) -> Any:
         from kubernetes.client import ApiException

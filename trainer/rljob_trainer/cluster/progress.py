@@ -41,17 +41,57 @@ def file_sink(path: Path) -> Sink:
     return write
 
 
-def config_map_sink(api_client: Any, namespace: str, name: str) -> Sink:
-    """Patches `progress.json` in the ConfigMap `name`, which the operator has created."""
+class SupersededError(RuntimeError):
+    """A later attempt reports already: this driver's word counts no more."""
+
+
+def config_map_sink(api_client: Any, namespace: str, name: str, attempt: int) -> Sink:
+    """Patches `progress.json` in the ConfigMap `name`, which the operator has created.
+
+    Each write carries the version that was seen last, so that a driver which was stopped and wakes up after a later
+    attempt has begun cannot write over its reports; it raises SupersededError instead.
+    """
     from kubernetes import client
 
     api = client.CoreV1Api(api_client)
+    version: str | None = None
+
+    def look() -> str:
+        found = api.read_namespaced_config_map(name, namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+        theirs = _attempt_of((found.data or {}).get("progress.json"))
+        if theirs > attempt:
+            raise SupersededError(f"attempt {theirs} reports into {name}; this driver is attempt {attempt}")
+        seen: str = found.metadata.resource_version
+        return seen
 
     def write(text: str) -> None:
-        body = {"data": {"progress.json": text}}
-        api.patch_namespaced_config_map(name, namespace, body, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+        nonlocal version
+        for last in (False, False, True):
+            seen = version or look()
+            body = {"metadata": {"resourceVersion": seen}, "data": {"progress.json": text}}
+            try:
+                written = api.patch_namespaced_config_map(
+                    name, namespace, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
+                )
+            except client.ApiException as error:
+                version = None
+                if error.status != 409 or last:
+                    raise
+            else:
+                version = written.metadata.resource_version
+                return
 
     return write
+
+
+def _attempt_of(text: str | None) -> int:
+    """The attempt that wrote a report; 0 when there is none that can be read."""
+    try:
+        report = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return 0
+    attempt = report.get("attempt") if isinstance(report, dict) else None
+    return attempt if isinstance(attempt, int) else 0
 
 
 class ProgressReporter:
@@ -123,6 +163,9 @@ class _SinkState:
     def write(self, text: str, version: int) -> None:
         try:
             self._sink(text)
+        except SupersededError as error:
+            logger.error("progress is no longer written: %s", error)
+            self.written = version  # nothing to try again: the lease ends this driver
         except Exception as error:  # noqa: BLE001 - training goes on whatever the apiserver says; logged, tried again
             self.failures += 1
             if self.failures in (1, 10, 100) or self.failures % 1000 == 0:

@@ -227,6 +227,8 @@ MUTABLE = (
     "lifecycle.suspend",
     "lifecycle.suspendTimeoutSeconds",
     "lifecycle.backoffLimit",
+    "lifecycle.backoffReset",
+    "lifecycle.failureRules",
     "lifecycle.activeDeadlineSeconds",
     "lifecycle.ttlSecondsAfterFinished",
     "lifecycle.health",

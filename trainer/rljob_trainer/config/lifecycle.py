@@ -1,9 +1,27 @@
 """`spec.lifecycle`: suspend, retries, deadlines and what to do when learning goes wrong."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from rljob_trainer.config.base import ApiModel, DnsName, NonNegativeInt, PositiveInt
 from rljob_trainer.config.health import EarlyStop, HealthPolicies
+
+RetryableReason = Literal[
+    "OutOfMemory",
+    "CommunicationError",
+    "WorkerLost",
+    "WorkerStuck",
+    "StorageFull",
+    "LeaseLost",
+    "DriverFailed",
+    "Preempted",
+    "Evicted",
+    "NodeLost",
+    "PodLost",
+    "RayJobFailed",
+    "StartTimeout",
+]
 
 
 class QueueSpec(ApiModel):
@@ -15,6 +33,15 @@ class QueueSpec(ApiModel):
     """WorkloadPriorityClass."""
 
 
+class FailureRule(ApiModel):
+    """What follows when an attempt ends for one of these reasons. The first rule that names the reason counts."""
+
+    reasons: Annotated[list[RetryableReason], Field(min_length=1, max_length=16)]
+    """Reasons, as `status.attempts[].reason` gives them. A user's mistake is never tried again and has no rule."""
+    action: Literal["Retry", "RetryUncounted", "Fail"]
+    """`Retry`: counts against backoffLimit. `RetryUncounted`: does not. `Fail`: the job fails at once."""
+
+
 class LifecycleSpec(ApiModel):
     """How the job starts, stops, retries and ends."""
 
@@ -24,6 +51,11 @@ class LifecycleSpec(ApiModel):
     """How long a suspend waits for the commit."""
     backoff_limit: NonNegativeInt = 3
     """Failed attempts after which the job fails. Each retry resumes from the last commit."""
+    backoff_reset: Literal["OnProgress", "Never"] = "OnProgress"
+    """`OnProgress`: an attempt that has committed new steps gives all retries back before its failure is counted, so
+    that backoffLimit bounds failures in a row without progress. `Never`: it bounds the failures of the whole job."""
+    failure_rules: Annotated[list[FailureRule], Field(max_length=16)] = Field(default_factory=list)
+    """Rules by the reason of a failure; without one, `Preempted` is RetryUncounted and all others Retry."""
     active_deadline_seconds: PositiveInt | None = None
     """The job fails when it is active for longer."""
     ttl_seconds_after_finished: NonNegativeInt | None = None

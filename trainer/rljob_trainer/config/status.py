@@ -19,6 +19,30 @@ Phase = Literal[
 ]
 FINISHED: tuple[Phase, ...] = ("Succeeded", "Failed")
 
+AttemptReason = Literal[
+    "Succeeded",
+    "Suspended",
+    "Paused",
+    "RolledBack",
+    "Unhealthy",
+    "UserError",
+    "OutOfMemory",
+    "CommunicationError",
+    "WorkerLost",
+    "WorkerStuck",
+    "StorageFull",
+    "LeaseLost",
+    "DriverFailed",
+    "Preempted",
+    "Evicted",
+    "NodeLost",
+    "PodLost",
+    "RayJobFailed",
+    "StartTimeout",
+    "DeadlineExceeded",
+]
+"""Why an attempt ended, in one word; docs/operations.md says what each means and what follows from it."""
+
 
 class Condition(ApiModel):
     """A condition as KEP-1623 has it."""
@@ -52,6 +76,12 @@ class AttemptStatus(ApiModel):
     """When it ended (RFC 3339)."""
     start_step: NonNegativeInt | None = None
     """Step it started from."""
+    end_step: NonNegativeInt | None = None
+    """Step it had reached when it ended."""
+    committed_step: NonNegativeInt | None = None
+    """Step of the last commit when it ended: the next attempt starts there, steps between the two are lost."""
+    reason: AttemptReason | None = None
+    """Why it ended, in one word."""
     exit_code: int | None = None
     """Exit code of the driver."""
     message: LongStr | None = None
@@ -105,7 +135,12 @@ class RLJobStatus(ApiModel):
     attempt: NonNegativeInt = 0
     """Number of the current attempt."""
     failed_attempts: NonNegativeInt = 0
-    """Attempts that failed; compared with backoffLimit."""
+    """Attempts that failed and count; compared with backoffLimit. With `backoffReset: OnProgress` those since the last
+    progress."""
+    last_failure_step: NonNegativeInt = 0
+    """Step of the last commit when an attempt last failed; a commit beyond it gives the retries back."""
+    earlier_active_seconds: NonNegativeInt = 0
+    """Seconds that attempts ran which are no longer listed; for activeDeadlineSeconds."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=32)] = Field(default_factory=list)
     """The latest attempts."""
     stage: Literal["", "Prepare", "SFT", "RL", "Evaluate", "Generate", "Done"] = ""

@@ -82,6 +82,8 @@ def run_job(
         digest=weights_digest(run.ranks.full_weights()) if trains(job.spec) else None,
         peak_memory=memory.close() if memory is not None else None,
     )
+    if not stop.may_write():
+        stop.check()
     write_report(place.job_dir, summary, job.to_manifest())
     recorder.stage("Done", run.state.step, run.total_steps)
     recorder.succeeded = run.state.step == run.total_steps or run.state.stopped_early

@@ -127,13 +127,13 @@ class Run:
             place,
             self.ranks,
             made=self._committed,
-            allowed=lambda: not stop.fenced,
+            allowed=stop.may_write,
             tick=self.beat,
             in_use=lambda: self.hub.in_use() | self.health.guarded(),
         )
         self.engines: EngineGroup | None = None
         if generates(job.spec):
-            sync = make_weight_sync(job.spec, self.ranks, place.job_dir, self.beat)
+            sync = make_weight_sync(job.spec, self.ranks, place.directory, self.beat)
             self.engines = EngineGroup(job, place.job_dir, self.beat, self._engine_replaced, sync=sync)
 
     def start(self, commit: Commit | None, back: Rollback | None = None) -> None:
@@ -179,7 +179,7 @@ class Run:
         was under way could not be written."""
         self.poll()
         if self.stop.requested and self.at_boundary:
-            if not self.stop.fenced:
+            if self.stop.may_write():
                 self.commit()
                 self.commits.wait()
             self.stop.check()
@@ -191,6 +191,8 @@ class Run:
 
     def commit(self) -> None:
         """Make everything that is needed to go on from here durable, or begin to (`checkpoint.asynchronous`)."""
+        if not self.stop.may_write():
+            self.stop.check()
         with self.timer.phase("commit"):
             self.commits.commit(self.state)
 

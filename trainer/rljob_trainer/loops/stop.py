@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
@@ -33,6 +34,8 @@ class StopFlag:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal may arrive while the main thread holds it
         self._request: tuple[StopKind, str] | None = None
+        self.guard: Callable[[], bool] = lambda: True
+        """Asks whether this driver still holds its lease; on a cluster `Lease.confirm`."""
 
     def request(self, kind: StopKind, reason: str) -> None:
         """Ask the run to end at the next boundary."""
@@ -49,6 +52,15 @@ class StopFlag:
     def fenced(self) -> bool:
         """Whether this driver may no longer run; it then commits nothing."""
         return self._request is not None and self._request[0] == "fenced"
+
+    @property
+    def reason(self) -> str:
+        """Why the run is asked to end; empty when it is not."""
+        return self._request[1] if self._request else ""
+
+    def may_write(self) -> bool:
+        """Whether this driver may still write what others read. A process that was stopped for long finds out here."""
+        return not self.fenced and self.guard() and not self.fenced
 
     def check(self) -> None:
         """Raise Stop when asked to end."""

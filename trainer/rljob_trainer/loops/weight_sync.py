@@ -4,7 +4,7 @@
 - CUDA IPC: engines on the ranks' own GPUs read the buckets where they lie (placement `colocated`).
 - NCCL: rank 0 broadcasts buckets to the engines' GPUs (`disaggregated`, `async`).
 - None: engines of a job without a trainer load `spec.model` themselves.
-- Disk: safetensors files in the job's directory (`rollout.weightSync: disk`); the reference and the fallback.
+- Disk: safetensors files in the incarnation's directory (`rollout.weightSync: disk`); the reference and the fallback.
 
 Every way ends alike: the engine computes the digest over what it serves, and serves when it is the sender's.
 """
@@ -47,14 +47,14 @@ def engine_name(index: int) -> str:
     return f"engine {index}"
 
 
-def make_weight_sync(spec: RLJobSpec, ranks: RankGroup, job_dir: Path, tick: Tick) -> WeightSync:
-    """The way that fits engine and placement."""
+def make_weight_sync(spec: RLJobSpec, ranks: RankGroup, directory: Path, tick: Tick) -> WeightSync:
+    """The way that fits engine and placement; `directory` is the incarnation's own."""
     if not trains(spec):
         return ModelSync(tick)
     if spec.rollout.engine == "torch":
         return ObjectStoreSync(ranks, tick)
     if spec.rollout.weight_sync == "disk":
-        return DiskSync(ranks, job_dir / "weights", tick, memory=spec.placement.type == "colocated")
+        return DiskSync(ranks, directory / "weights", tick, memory=spec.placement.type == "colocated")
     if spec.placement.type == "colocated":
         return IpcSync(ranks, tick)
     return NcclSync(ranks, tick, gpus_per_engine=max(1, spec.rollout.gpus_per_engine))

@@ -142,3 +142,57 @@ def test_two_drivers_racing_for_one_lease_do_not_both_win() -> None:
         thread.join(timeout=60.0)
     assert len(winners) == 1
     assert api.lease.spec.holder_identity == f"1/{winners[0]}"
+
+
+class TestConfirm:
+    """Before a write the driver asks: a process that slept does not know yet what its renewing thread will find."""
+
+    @pytest.fixture
+    def asleep(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """A driver that holds its lease and whose last renewal was 200 s ago."""
+        api, told = FakeApi(), []
+        mine = lease(api, renew=3600.0, on_lost=told.append)
+        mine.acquire(limit=5.0)
+        mine._renewed = mine._confirmed = mine._renewed - 200.0
+        return SimpleNamespace(api=api, lease=mine, told=told)
+
+    def test_nobody_took_it(self, asleep: Any) -> None:
+        assert asleep.lease.confirm()
+        assert asleep.told == []
+
+    def test_the_operator_wants_another_attempt(self, asleep: Any) -> None:
+        asleep.api.lease.metadata.annotations[ATTEMPT_ANNOTATION] = "2"
+        assert not asleep.lease.confirm()
+        assert isinstance(asleep.told[0], LeaseLostError)
+
+    def test_another_incarnation_holds_it(self, asleep: Any) -> None:
+        asleep.api.held_by("1/0001-bb", age_seconds=1.0)
+        assert not asleep.lease.confirm()
+        assert isinstance(asleep.told[0], LeaseLostError)
+
+    def test_nobody_answers_for_longer_than_it_lasts(self, asleep: Any) -> None:
+        asleep.api.down = ConnectionError("refused")
+        assert not asleep.lease.confirm()
+        assert isinstance(asleep.told[0], LeaseUnreachableError)
+
+    def test_a_minute_without_the_apiserver_is_survived(self, asleep: Any) -> None:
+        asleep.lease._renewed += 140.0
+        asleep.api.down = ConnectionError("refused")
+        assert asleep.lease.confirm()
+
+
+def test_a_write_of_the_operators_at_the_same_moment_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = FakeApi()
+    mine = lease(api)
+    mine.acquire(limit=5.0)
+    real = api.replace_namespaced_lease
+    times = iter([ApiException(status=409, reason="Conflict")])
+
+    def meets_another(*arguments: Any, **options: Any) -> None:
+        for error in times:
+            raise error
+        real(*arguments, **options)
+
+    monkeypatch.setattr(api, "replace_namespaced_lease", meets_another)
+    assert mine._held()
+    mine.release()
