@@ -70,6 +70,13 @@ FULL = job_manifest(
         },
     },
     rollout={
+        "pod": {
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+                "weight": 1, "preference": {"matchExpressions": [{"key": "spot", "operator": "Exists"}]}}]}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+            "schedulerName": "bin-packing",
+        },
         "engine": "sglang", "replicas": 4, "gpusPerEngine": 4, "batchSize": 4, "nSamplesPerPrompt": 2,
         "generate": {"type": "search", "search": {
             "backend": "google", "google": {"apiKey": {"name": "serper", "key": "key"}}},
@@ -108,6 +115,25 @@ def test_golden(case):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
     assert text == file.read_text(encoding="utf-8"), "rendered objects changed: RLJOB_UPDATE_GOLDEN=1 and read the diff"
+
+
+@pytest.mark.parametrize(
+    ("gang", "labels"),
+    [
+        ({"scheduler": "volcano", "queue": "ml"},
+         {"volcano.sh/queue-name": "ml", "ray.io/priority-class-name": "high"}),
+        ({"scheduler": "yunikorn", "queue": "root.ml"},
+         {"ray.io/gang-scheduling-enabled": "true", "yunikorn.apache.org/app-id": "demo-2",
+          "yunikorn.apache.org/queue": "root.ml"}),
+        ({"scheduler": "scheduler-plugins"}, {"ray.io/gang-scheduling-enabled": "true"}),
+        ({"scheduler": "kai-scheduler", "queue": "ml"}, {"kai.scheduler/queue": "ml"}),
+    ],
+)  # fmt: skip
+def test_gang_scheduling_is_asked_for_by_the_labels_that_kuberay_reads(gang, labels):
+    trainer = {"backend": "fsdp", "pod": {"priorityClassName": "high"}}
+    plain = rendered(job_manifest(trainer=trainer), attempt=2)[-1]["metadata"]["labels"]
+    asked = rendered(job_manifest(trainer=trainer, lifecycle={"gang": gang}), attempt=2)[-1]["metadata"]["labels"]
+    assert asked == plain | labels
 
 
 @pytest.mark.parametrize("mode", ["Evaluate", "Generate"])

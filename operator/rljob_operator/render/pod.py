@@ -83,7 +83,7 @@ def template(context: Context, group: GroupPods) -> Obj:
     pull_secrets = [*settings.image_pull_secrets, *context.spec.images.pull_secrets]
     if pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys(pull_secrets)]
-    spec |= _placement(overrides)
+    spec |= _placement(overrides, labels.pod(context.name, group.name, group.attempt))
     own = labels.pod(context.name, group.name, group.attempt)
     body: Obj = {"metadata": {"labels": dict(overrides.labels)}, "spec": spec}
     if overrides.annotations:
@@ -149,8 +149,17 @@ def _resources(group: GroupPods) -> Obj:
     return ({"requests": requests} if requests else {}) | ({"limits": limits} if limits else {})
 
 
-def _placement(overrides: PodOverrides) -> Obj:
+def _placement(overrides: PodOverrides, own: dict[str, str]) -> Obj:
     result: Obj = {}
+    if overrides.affinity:
+        result["affinity"] = overrides.affinity
+    if overrides.topology_spread_constraints:
+        group = {key: own[key] for key in (labels.JOB, labels.ROLE)}
+        result["topologySpreadConstraints"] = [
+            {"labelSelector": {"matchLabels": group}} | spread for spread in overrides.topology_spread_constraints
+        ]
+    if overrides.scheduler_name:
+        result["schedulerName"] = overrides.scheduler_name
     if overrides.node_selector:
         result["nodeSelector"] = dict(overrides.node_selector)
     if overrides.tolerations:

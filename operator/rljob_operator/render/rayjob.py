@@ -14,9 +14,9 @@ from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, rol
 from rljob_trainer.config.pods import PodOverrides
 
 from rljob_operator import labels, names
-from rljob_operator.objects import RAY_JOB, Obj
+from rljob_operator.objects import RAY_JOB, Obj, name_of
 from rljob_operator.quantity import quantity
-from rljob_operator.render import environment, pod
+from rljob_operator.render import environment, gang, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY
 from rljob_operator.render.context import CONFIG_DIR, Context
 
@@ -37,6 +37,8 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
     """The RayJob of an attempt that starts from the commit `resume_from`. Created once, never changed."""
     body = context.child(RAY_JOB, names.ray_job(context.name, attempt))
     body["metadata"]["labels"][labels.ATTEMPT] = str(attempt)
+    priority = context.spec.trainer.pod.priority_class_name
+    body["metadata"]["labels"] |= gang.labels(context.spec.lifecycle.gang, name_of(body), priority)
     body["metadata"]["annotations"] = {NO_NEW_HEAD: "true"}
     groups = [_trainer(context, attempt)] if trains(context.spec) else []
     if rollout_pods(context.spec):

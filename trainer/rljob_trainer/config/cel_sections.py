@@ -52,6 +52,19 @@ SECTION_RULES = (
         "files",
     ),
     Rule("spec.sft", "has(self.numSteps) != has(self.numEpochs)", "give exactly one of numSteps and numEpochs"),
+    Rule(
+        "spec.lifecycle.gang",
+        "self.scheduler != 'kai-scheduler' || has(self.queue)",
+        "required with scheduler kai-scheduler, which leaves pods without a queue pending",
+        "queue",
+        required=True,
+    ),
+    Rule(
+        "spec.lifecycle.gang",
+        "self.scheduler != 'scheduler-plugins' || !has(self.queue)",
+        "{self.queue} cannot be used: scheduler-plugins (coscheduling) has no queues",
+        "queue",
+    ),
     Rule("spec.algorithm", "self.epsClip < 1.0", "{self.epsClip} is not below 1", "epsClip"),
     Rule("spec.algorithm", "!has(self.dualClip) || self.dualClip > 1.0", "{self.dualClip} is not above 1", "dualClip"),
     Rule(

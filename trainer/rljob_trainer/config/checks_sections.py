@@ -56,6 +56,19 @@ def _code(spec: RLJobSpec) -> Iterator[Problem]:
         yield Problem("spec.code.files", f"{size} characters in all; at most {CODE_LIMIT}")
 
 
+def _gang(spec: RLJobSpec) -> Iterator[Problem]:
+    gang = spec.lifecycle.gang
+    if gang and gang.scheduler == "kai-scheduler" and gang.queue is None:
+        yield Problem(
+            "spec.lifecycle.gang.queue",
+            "required with scheduler kai-scheduler, which leaves pods without a queue pending",
+        )
+    if gang and gang.scheduler == "scheduler-plugins" and gang.queue is not None:
+        yield Problem(
+            "spec.lifecycle.gang.queue", f"{gang.queue} cannot be used: scheduler-plugins (coscheduling) has no queues"
+        )
+
+
 def _sft(spec: RLJobSpec) -> Iterator[Problem]:
     if spec.sft and (spec.sft.num_steps is None) == (spec.sft.num_epochs is None):
         yield Problem("spec.sft", "give exactly one of numSteps and numEpochs")
@@ -241,6 +254,7 @@ def _hub_paths(spec: RLJobSpec) -> Iterator[Problem]:
 SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _model,
     _code,
+    _gang,
     _sft,
     _algorithm,
     _generate,

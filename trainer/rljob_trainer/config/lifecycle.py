@@ -33,6 +33,15 @@ class QueueSpec(ApiModel):
     """WorkloadPriorityClass."""
 
 
+class GangSpec(ApiModel):
+    """All pods of an attempt, or none, by a batch scheduler that KubeRay is installed with (`batchScheduler.name`)."""
+
+    scheduler: Literal["volcano", "yunikorn", "scheduler-plugins", "kai-scheduler"]
+    """The batch scheduler; `scheduler-plugins` is coscheduling."""
+    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)] | None = None
+    """Queue of the scheduler's; kai-scheduler needs one, scheduler-plugins has none."""
+
+
 class FailureRule(ApiModel):
     """What follows when an attempt ends for one of these reasons. The first rule that names the reason counts."""
 
@@ -66,5 +75,7 @@ class LifecycleSpec(ApiModel):
     """Policies for learning health."""
     early_stop: EarlyStop | None = None
     """End reinforcement learning before its last rollout once a target is reached; the job then has succeeded."""
+    gang: GangSpec | None = None
+    """Gang scheduling of an attempt's pods."""
     queue: QueueSpec | None = None
     """Admission by Kueue."""

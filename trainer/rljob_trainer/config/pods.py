@@ -77,6 +77,12 @@ class PodOverrides(ApiModel):
     """Node labels that the pods need."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
     """Taints that the pods tolerate."""
+    affinity: FreeMap | None = None
+    """Node and pod affinity, as `affinity` of a Kubernetes pod."""
+    topology_spread_constraints: Annotated[list[FreeMap], Field(max_length=16)] = Field(default_factory=list)
+    """How the pods spread over zones or nodes, as in a Kubernetes pod. Without `labelSelector`: the group's."""
+    scheduler_name: DnsName | None = None
+    """Scheduler of the pods; with `lifecycle.gang` KubeRay sets it."""
     priority_class_name: DnsName | None = None
     """PriorityClass of the pods."""
     runtime_class_name: DnsName | None = None
