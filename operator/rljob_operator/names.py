@@ -51,3 +51,8 @@ def claim(job: str) -> str:
 def retriever(job: str) -> str:
     """Deployment and Service of the retriever."""
     return f"{job}-retriever"
+
+
+def pods(job: str) -> str:
+    """NetworkPolicy of all pods but the retriever's."""
+    return f"{job}-pods"

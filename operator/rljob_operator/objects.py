@@ -33,11 +33,15 @@ EVENT = Kind("v1", "Event", "events")
 ROLE = Kind("rbac.authorization.k8s.io/v1", "Role", "roles")
 ROLE_BINDING = Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 RAY_JOB = Kind("ray.io/v1", "RayJob", "rayjobs")
 RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
 
-CHILDREN = (CONFIG_MAP, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CLAIM, LEASE, SERVICE, DEPLOYMENT, RAY_JOB, RAY_CLUSTER)
+CHILDREN = (
+    CONFIG_MAP, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CLAIM, LEASE, NETWORK_POLICY, SERVICE, DEPLOYMENT, RAY_JOB,
+    RAY_CLUSTER,
+)  # fmt: skip
 """Kinds that a job's children have, pods apart. Each is listed and watched, which the chart's rules must allow."""
 KINDS = {kind.kind: kind for kind in (RLJOB, POD, EVENT, *CHILDREN)}
 

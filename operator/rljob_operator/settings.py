@@ -2,8 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+
+LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?=[-A-Za-z0-9_.]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,16 @@ class Settings:
     """Namespaces served; empty: all."""
     ray_version: str = "2.60.0"
     """Ray in the trainer image; KubeRay chooses its probes by it."""
+    ray_token_auth: bool = True
+    """Ray's dashboard, GCS and raylets answer only who shows the cluster's token (Ray 2.52 or later, KubeRay 1.5.1)."""
+    network_policies: bool = True
+    """Every job gets NetworkPolicies that let in only what belongs. No effect where the network plugin ignores them."""
+    kuberay_pod_labels: tuple[str, ...] = ("app.kubernetes.io/component=kuberay-operator",)
+    """Labels of KubeRay's pods: who may reach Ray's dashboard, besides the job's own pods."""
+    kuberay_namespaces: tuple[str, ...] = ()
+    """Namespaces of KubeRay's pods; empty: any, so that the labels alone decide."""
+    metrics_namespaces: tuple[str, ...] = ("monitoring",)
+    """Namespaces whose pods may scrape metrics."""
     run_as_user: int = 65532
     """User and group of the job's containers, as the images have it."""
     workers: int = 4
@@ -64,11 +77,25 @@ class Settings:
                 metavar=type(field.default).__name__.upper(),
                 help=f"environment: {variable}",
             )
-        return cls(**vars(parser.parse_args(arguments)))
+        result = cls(**vars(parser.parse_args(arguments)))
+        if wrong := next((label for label in result.kuberay_pod_labels if not LABEL.fullmatch(label)), None):
+            parser.error(f"--kuberay-pod-labels: {wrong!r} is not key=value")
+        if result.network_policies and not (result.kuberay_pod_labels or result.kuberay_namespaces):
+            parser.error("--kuberay-pod-labels and --kuberay-namespaces are both empty: every pod could reach Ray")
+        return result
 
 
-def _reader(default: object) -> type | type[str]:
+def _reader(default: object) -> Callable[[str], object]:
+    if isinstance(default, bool):
+        return _boolean
     return _names if isinstance(default, tuple) else type(default)
+
+
+def _boolean(text: str) -> bool:
+    """`true` or `false`."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
 
 
 class _names(tuple[str, ...]):  # noqa: N801 - argparse shows the name of a type in its errors

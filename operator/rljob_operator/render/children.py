@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rljob_operator.objects import Obj
-from rljob_operator.render import config_maps, lease, rbac, retriever, storage
+from rljob_operator.render import config_maps, lease, network, rbac, retriever, storage
 from rljob_operator.render.context import Context
 
 
@@ -34,6 +34,7 @@ def children(context: Context, wanted: Wanted) -> list[Obj]:
         config_maps.progress(context),
         config_maps.control(context, wanted.request),
         lease.lease(context, wanted.attempt),
+        *network.policies(context),
     ]
     if (spec := context.spec.retriever) and wanted.retriever:
         result.append(retriever.service(context, spec))

@@ -74,14 +74,24 @@ def ray(context: Context, group: Group, attempt: int) -> list[Env]:
             value("RLJOB_LEASE", names.driver(context.name)),
             field("RLJOB_INCARNATION_ID", "metadata.uid"),
             value("RLJOB_POD_LOG", POD_LOG),
+            *drivers_secrets(context),
         ]
-    return env + secrets(context)
+    return env + hub_token(context)
 
 
-def secrets(context: Context) -> list[Env]:
-    """References to the keys of Secrets that the spec names, each under the variable that its consumer reads."""
+def hub_token(context: Context) -> list[Env]:
+    """The token that models and data are downloaded with, by whoever loads them."""
+    token = context.spec.model.source.token
+    return [secret(token.env or "HF_TOKEN", token.name, token.key)] if token else []
+
+
+def drivers_secrets(context: Context) -> list[Env]:
+    """References to the keys that the driver alone uses: it tracks, uploads, searches, calls tools and rewards.
+
+    Ranks and engines never see them. Each is under the variable that its consumer reads.
+    """
     spec = context.spec
-    wanted: list[tuple[SecretKeyRef | None, str]] = [(spec.model.source.token, "HF_TOKEN")]
+    wanted: list[tuple[SecretKeyRef | None, str]] = []
     if google := spec.rollout.generate.search.google:
         wanted.append((google.api_key, "SERPER_API_KEY"))
     wanted += [(tool.token, f"RLJOB_TOOL_{i}_TOKEN") for i, tool in enumerate(spec.rollout.generate.tools.functions)]

@@ -27,6 +27,8 @@ ROLLOUT_MAX = 1024
 HEAD_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
 WORKER_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
 """What a pod asks for when the user says nothing."""
+TOKEN_SINCE = [2, 52]
+"""First Ray that knows tokens; KubeRay refuses them with an older one."""
 OBJECT_STORE_SHARE = Decimal("0.6")
 """Share of /dev/shm for Ray's object store; the rest is for collectives and data loaders."""
 MIN_OBJECT_STORE = 80 * 1024**2
@@ -51,6 +53,7 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
         "ttlSecondsAfterFinished": 0,
         "rayClusterSpec": {
             "rayVersion": context.settings.ray_version,
+            **_authentication(context),
             "enableInTreeAutoscaling": False,
             "headGroupSpec": _head(context, attempt),
             "workerGroupSpecs": groups,
@@ -69,6 +72,14 @@ def entrypoint(context: Context, attempt: int, resume_from: str | None) -> str:
     command = shlex.join(["python", "-m", "rljob_trainer.driver", *job, "--attempt", str(attempt)])
     resume = f" --resume-from {shlex.quote(resume_from)}" if resume_from else ""
     return f"{command} --incarnation {attempt:04d}-${{RLJOB_INCARNATION_ID%%-*}}{resume}"
+
+
+def _authentication(context: Context) -> Obj:
+    """KubeRay makes a Secret with a random token, which all containers of the cluster and its own client read."""
+    version = [int(part) for part in context.settings.ray_version.split(".")[:2] if part.isdigit()]
+    if not context.settings.ray_token_auth or version < TOKEN_SINCE:
+        return {}
+    return {"authOptions": {"mode": "token"}}
 
 
 def _head(context: Context, attempt: int) -> Obj:
