@@ -3,12 +3,14 @@
 `RLJOB_UPDATE_GOLDEN=1 pytest operator/tests/test_render.py` writes the golden files anew; read the diff.
 """
 
+import ast
 import copy
 import json
 import os
 import re
 import string
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -273,7 +275,24 @@ def test_incarnation_is_the_attempt_and_the_head_pods_uid():
         capture_output=True, text=True, timeout=10, check=True,
     ).stdout.split()  # fmt: skip
     assert words[words.index("--incarnation") + 1] == "0007-ab12cd34"
-    assert "--resume-from" not in words
+    assert not [word for word in words if word.startswith("--resume-from")]
+
+
+@pytest.mark.parametrize(
+    "evil", ["x; touch pwned", "$(touch pwned)", "`touch pwned`", "a' ; touch pwned; '", "a\ntouch pwned", "--dir=/etc"]
+)
+def test_no_text_becomes_a_command(evil, tmp_path):
+    """What a driver reported as its commit comes back in the next attempt's command line, for a shell."""
+    entrypoint = ray_job(context(job_manifest()), 2, evil)["spec"]["entrypoint"]
+    program = "import sys; print(repr(sys.argv[1:]))"
+    said = subprocess.run(
+        ["sh", "-c", entrypoint.replace("python -m rljob_trainer.driver", f"{sys.executable} -c '{program}'")],
+        env={"RLJOB_INCARNATION_ID": "ab12cd34-5678"}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=30, check=True,
+    ).stdout  # fmt: skip
+    words = ast.literal_eval(said)
+    assert words[-1] == f"--resume-from={evil}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_config_is_the_manifest():

@@ -31,8 +31,21 @@ class ApiModel(BaseModel):
 
 ShortStr = Annotated[str, Field(max_length=256)]
 """A name, an enum-like value or a short phrase."""
-PathStr = Annotated[str, Field(min_length=1, max_length=1024)]
+PathStr = Annotated[
+    str,
+    Field(
+        # Parts between slashes: none is "..", none holds a control character. RE2 has no look-ahead to say it shorter.
+        pattern=r"^/*(\.?[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*|\.\.[^/\x00-\x1f\x7f]+|\.)"
+        r"(/+(\.?[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*|\.\.[^/\x00-\x1f\x7f]+|\.))*/*$",
+        min_length=1,
+        max_length=1024,
+    ),
+]
 """A file or folder: absolute, or relative to the job's directory; or a Hub id where the field says so."""
+FolderStr = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=1024)
+]
+"""A folder within a volume: relative, of plain names."""
 LongStr = Annotated[str, Field(max_length=65536)]
 """Text such as a chat template or a system prompt."""
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -55,9 +68,17 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 FreeMap = Annotated[dict[Annotated[str, Field(max_length=128)], Any], Field(max_length=256)]
 """Arguments passed through as they are: any JSON values under string keys."""
-StringMap = Annotated[
-    dict[Annotated[str, Field(max_length=316)], Annotated[str, Field(max_length=4096)]], Field(max_length=64)
+QualifiedName = Annotated[
+    str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=316)
 ]
+"""Key of a label or an annotation, such as `team` or `example.com/team`."""
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+LabelMap = Annotated[dict[QualifiedName, LabelValue], Field(max_length=64)]
+StringMap = Annotated[dict[QualifiedName, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+"""Name of an environment variable."""
+SecretKey = Annotated[str, Field(pattern=r"^[-._A-Za-z0-9]+$", max_length=253)]
+"""Key within a Secret."""
 
 
 class SecretKeyRef(ApiModel):
@@ -65,7 +86,7 @@ class SecretKeyRef(ApiModel):
 
     name: DnsName
     """Name of the Secret."""
-    key: ShortStr
+    key: SecretKey
     """Key within the Secret."""
-    env: ShortStr | None = None
+    env: EnvName | None = None
     """Environment variable that carries the value into the process; by default the one the consumer expects."""

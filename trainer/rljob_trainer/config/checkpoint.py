@@ -8,6 +8,7 @@ from rljob_trainer.config.base import (
     ApiModel,
     DnsName,
     NonNegativeInt,
+    FolderStr,
     PathStr,
     PositiveInt,
     Quantity,
@@ -81,5 +82,5 @@ class StorageSpec(ApiModel):
     """Class of that claim; the cluster's default otherwise."""
     access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(default=["ReadWriteMany"])
     """Access modes of that claim; several nodes need ReadWriteMany."""
-    sub_path: PathStr | None = None
+    sub_path: FolderStr | None = None
     """Folder of the claim that holds the job's directory; by default `<namespace>/<name>`."""

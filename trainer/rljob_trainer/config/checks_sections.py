@@ -232,6 +232,10 @@ def _pods(spec: RLJobSpec) -> Iterator[Problem]:
         for index, variable in enumerate(pod.env):
             if (variable.value is None) == (variable.secret_key_ref is None):
                 yield Problem(f"{path}.env[{index}]", f"{variable.name}: give exactly one of value and secretKeyRef")
+            if variable.name.startswith("RLJOB_"):
+                yield Problem(
+                    f"{path}.env[{index}].name", f"{variable.name}: names that begin with RLJOB_ are the operator's"
+                )
         for name, count in Counter(variable.name for variable in pod.env).items():
             if count > 1:
                 yield Problem(f"{path}.env", f"{name} stands {count} times; names are unique")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rljob_trainer.config.base import ApiModel, DnsName, PathStr, SecretKeyRef, ShortStr, Url
+from rljob_trainer.config.base import ApiModel, DnsName, FolderStr, PathStr, SecretKeyRef, ShortStr, Url
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
 
@@ -16,7 +16,7 @@ class GitSource(ApiModel):
     """Address of the repository."""
     revision: ShortStr
     """Commit (best), tag or branch."""
-    path: PathStr | None = None
+    path: FolderStr | None = None
     """Folder within the repository that goes on the Python path; the root by default."""
     token: SecretKeyRef | None = None
     """Access token for a private repository."""
@@ -34,7 +34,7 @@ class CodeVolume(ApiModel):
 
     claim_name: DnsName
     """Name of the claim in the job's namespace."""
-    path: PathStr | None = None
+    path: FolderStr | None = None
     """Folder within the claim."""
 
 

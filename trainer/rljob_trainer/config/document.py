@@ -18,6 +18,8 @@ from rljob_trainer.config.errors import UserError
 MAX_BYTES = 1 << 20
 """A manifest above 1 MiB is refused: etcd would refuse it too."""
 MAX_DEPTH = 64
+MAX_DIGITS = 64
+"""Python refuses to read integers of thousands of digits, with an exception of its own."""
 
 Location = tuple[str | int, ...]
 
@@ -87,8 +89,14 @@ def _parse_json(text: str, source: str) -> Document:
     def constant(name: str) -> Any:
         raise UserError(f"{source}: {name} is not JSON")
 
+    def integer(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise UserError(f"{source}: {_too_long(digits)}")
+        return int(digits)
+
     try:
-        return Document(source, json.loads(text, object_pairs_hook=unique, parse_constant=constant))
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant, parse_int=integer)
+        return Document(source, value)
     except json.JSONDecodeError as error:
         raise _NotJsonError(f"{source}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
@@ -149,6 +157,9 @@ def _refuse_aliases(text: str, source: str) -> None:
             depth -= 1
 
 
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 class _Builder:
     """Turns composed nodes into plain values, noting the line of each."""
 
@@ -158,6 +169,8 @@ class _Builder:
 
     def build(self, node: yaml.Node, at: Location) -> Any:
         self.lines.setdefault(at, node.start_mark.line + 1)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+            raise UserError(f"{self.source}:{node.start_mark.line + 1}: the tag {node.tag} is refused")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
         if isinstance(node, yaml.SequenceNode):
@@ -184,12 +197,18 @@ class _Builder:
         if tag == "bool":
             return text.lower() in ("y", "yes", "true", "on")
         if tag == "int":
+            if len(text) > MAX_DIGITS:
+                raise UserError(f"{self.source}:{node.start_mark.line + 1}: {_too_long(text)}")
             return _integer(text)
         if tag == "float":
             return float(text)
         if tag == "str":
             return text
         raise UserError(f"{self.source}:{node.start_mark.line + 1}: the tag {node.tag} is refused")
+
+
+def _too_long(digits: str) -> str:
+    return f"the number {digits[:8]}… has {len(digits)} digits; at most {MAX_DIGITS}"
 
 
 def _integer(text: str) -> int:

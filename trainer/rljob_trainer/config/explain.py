@@ -8,9 +8,17 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from rljob_trainer.config.base import FolderStr, LabelValue, PathStr, QualifiedName
 from rljob_trainer.config.document import Document, Location
 from rljob_trainer.config.errors import Problem
 from rljob_trainer.config.job import RLJob
+
+
+def _pattern(annotated: Any) -> str:
+    """The pattern of one of the scalar types."""
+    field = get_args(annotated)[1]
+    return next(str(m.pattern) for m in field.metadata if getattr(m, "pattern", None))
+
 
 _PATTERNS = {
     r"^[a-z]([-a-z0-9]*[a-z0-9])?$": "lower-case letters, digits and '-', beginning with a letter",
@@ -21,6 +29,11 @@ _PATTERNS = {
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$": "a plain file name such as reward.py",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "a name of letters, digits and '_'",
     r"^[^\s]+$": "text without blanks",
+    r"^[-._A-Za-z0-9]+$": "a key of letters, digits, '-', '_' and '.'",
+    _pattern(PathStr): "a path whose parts are none of them '..' nor hold control characters",
+    _pattern(FolderStr): "a relative folder of plain names such as runs/my-job",
+    _pattern(QualifiedName): "a key such as team or example.com/team",
+    _pattern(LabelValue): "a label's value: letters, digits, '-', '_' and '.', at most 63",
 }
 _IMPORT_PATH = "an import path such as package.module:function"
 _TYPES = {

@@ -8,9 +8,12 @@ from rljob_trainer.config.base import (
     ApiModel,
     DnsLabel,
     DnsName,
+    EnvName,
     FreeMap,
+    LabelMap,
     NonNegativeInt,
     Quantity,
+    SecretKey,
     ShortStr,
     StringMap,
 )
@@ -30,8 +33,8 @@ class ResourceRequirements(ApiModel):
 class EnvVar(ApiModel):
     """One environment variable: a literal value, or a key of a Secret."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-    """Name of the variable."""
+    name: EnvName
+    """Name of the variable; those that begin with RLJOB_ are the operator's."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Literal value. Never a secret: it is stored in the RLJob in the clear."""
     secret_key_ref: "SecretEnvSource | None" = None
@@ -43,7 +46,7 @@ class SecretEnvSource(ApiModel):
 
     name: DnsName
     """Name of the Secret."""
-    key: ShortStr
+    key: SecretKey
     """Key within the Secret."""
 
 
@@ -69,11 +72,11 @@ class PodOverrides(ApiModel):
     """Requests and limits of the main container."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field(default_factory=list)
     """Additional environment variables of the main container (NCCL settings, proxies, …)."""
-    labels: StringMap = Field(default_factory=dict)
+    labels: LabelMap = Field(default_factory=dict)
     """Additional pod labels."""
     annotations: StringMap = Field(default_factory=dict)
     """Additional pod annotations."""
-    node_selector: StringMap = Field(default_factory=dict)
+    node_selector: LabelMap = Field(default_factory=dict)
     """Node labels that the pods need."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
     """Taints that the pods tolerate."""
