@@ -7,8 +7,8 @@ from pydantic import Field
 from rljob_trainer.config.base import (
     ApiModel,
     DnsName,
-    NonNegativeInt,
     FolderStr,
+    NonNegativeInt,
     PathStr,
     PositiveInt,
     Quantity,
