@@ -56,7 +56,9 @@ ALLOWED = [
 ]
 
 
-@pytest.mark.parametrize(("target", "port", "allowed"), ALLOWED, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("target", "port", "allowed"), ALLOWED, ids=[f"{target}:{port}" for target, port, _ in ALLOWED]
+)
 def test_only_what_belongs_gets_in(target, port, allowed):
     assert sources([*rendered("demo"), *rendered("other")], target, port) == allowed
 
