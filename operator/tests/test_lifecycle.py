@@ -93,7 +93,7 @@ async def test_failed_attempt_is_tried_again_from_the_last_commit(world):
     assert world.names("RayJob") == ["demo-2"]
     entrypoint = world.get("RayJob", "demo-2")["spec"]["entrypoint"]
     assert " --attempt 2 --incarnation 0002-" in entrypoint
-    assert entrypoint.endswith(" --resume-from=0001-ab/commits/step-000002")
+    assert entrypoint.endswith(" --resume-from 0001-ab/commits/step-000002")
     assert world.status["attempts"][1]["startStep"] == 2
     assert world.get("Lease", "demo-driver")["metadata"]["annotations"]["rljob.io/attempt"] == "2"
     assert world.status["failedAttempts"] == 1

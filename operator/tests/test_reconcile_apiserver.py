@@ -246,7 +246,7 @@ def test_retry_resumes_from_the_commit(kubectl, operator):
            lastCommit={"name": "0001-ab/commits/step-000003", "step": 3})  # fmt: skip
     wait_for("second RayJob", lambda: kubectl.names("rayjob/retry-2"), seconds=60)
     assert not kubectl.names("rayjob/retry-1")
-    assert "--resume-from=0001-ab/commits/step-000003" in kubectl.get("rayjob", "retry-2")["spec"]["entrypoint"]
+    assert "--resume-from 0001-ab/commits/step-000003" in kubectl.get("rayjob", "retry-2")["spec"]["entrypoint"]
     assert kubectl.get("lease", "retry-driver")["metadata"]["annotations"]["rljob.io/attempt"] == "2"
 
 

@@ -70,7 +70,7 @@ def entrypoint(context: Context, attempt: int, resume_from: str | None) -> str:
     """
     job = ["--job", f"{CONFIG_DIR}/{MANIFEST_KEY}", "--dir", context.directory]
     command = shlex.join(["python", "-m", "rljob_trainer.driver", *job, "--attempt", str(attempt)])
-    resume = f" --resume-from={shlex.quote(resume_from)}" if resume_from else ""
+    resume = f" --resume-from {shlex.quote(resume_from)}" if resume_from else ""
     return f"{command} --incarnation {attempt:04d}-${{RLJOB_INCARNATION_ID%%-*}}{resume}"
 
 
