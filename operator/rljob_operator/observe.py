@@ -55,6 +55,7 @@ class Progress(_Report):
     total_steps: int = Field(default=0, ge=0)
     reward: float | None = None
     tokens_per_second: float | None = None
+    goodput: float | None = None
     policy_version: int = Field(default=0, ge=0)
     evaluation: dict[str, float | None] = Field(default_factory=dict)
     last_commit: Commit | None = None

@@ -116,6 +116,7 @@ class View:
         status.reward = status.reward if report.reward is None else _short(report.reward)
         if report.tokens_per_second is not None:
             status.tokens_per_second = f"{report.tokens_per_second:.0f}"
+        status.goodput = status.goodput if report.goodput is None else f"{report.goodput:.3f}"
         scores = {name: _short(score) for name, score in report.evaluation.items() if score is not None}
         status.evaluation = dict(list(scores.items())[:64])
         status.last_progress_time = report.time

@@ -35,11 +35,14 @@ async def test_from_apply_to_success(world):
     assert world.get("Lease", "demo-driver")["metadata"]["annotations"]["rljob.io/attempt"] == "1"
 
     commit = {"name": "0001-ab/commits/step-000003", "step": 3, "policyVersion": 1}
-    world.running(reward=0.41234, tokensPerSecond=900.4, lastCommit=commit, evaluation={"held-out/after_sft": 0.2})
+    world.running(
+        reward=0.41234, tokensPerSecond=900.4, goodput=0.7251, lastCommit=commit, evaluation={"held-out/after_sft": 0.2}
+    )
     await world.settle()
     status = world.status
     assert status["phase"] == "Running"
     assert (status["progress"], status["reward"], status["tokensPerSecond"]) == ("3/10", "0.4123", "900")
+    assert status["goodput"] == "0.725"
     assert status["evaluation"] == {"held-out/after_sft": "0.2"}
     assert world.condition("Training")["status"] == world.condition("ClusterReady")["status"] == "True"
 

@@ -206,6 +206,7 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
         "rollout": 0,
         "reward": None,
         "tokensPerSecond": None,
+        "goodput": None,
         "policyVersion": 0,
         "evaluation": {},
         "lastCommit": None,

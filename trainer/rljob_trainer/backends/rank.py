@@ -33,6 +33,18 @@ def _backend(name: str) -> "Callable[[RLJob, str, int, int], BackendRank]":
     return MegatronRank
 
 
+def gpu_memory() -> dict[str, float]:
+    """Bytes of GPU memory that this process's tensors hold, and held at most; nothing without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu_memory": float(torch.cuda.memory_allocated()),
+        "gpu_memory_peak": float(torch.cuda.max_memory_allocated()),
+    }
+
+
 class TrainerRank:
     """Chooses the backend and passes calls on. Importing this module imports neither Ray, torch nor a backend.
 
@@ -48,7 +60,7 @@ class TrainerRank:
 
         self.spec = parsed.spec
         self._exported = ProcessMetrics(parsed.metadata.name, "rank", rank)
-        self._metrics_port = parsed.spec.tracking.metrics_port
+        self._metrics_port, self._job_dir = parsed.spec.tracking.metrics_port, job_dir
         self._rank: BackendRank = _backend(parsed.spec.trainer.backend)(parsed, job_dir, rank, world_size)
         self._exporter = WeightExporter(self._rank, rank)
         self._writer = ShardWriter(rank)
@@ -62,19 +74,21 @@ class TrainerRank:
         """Serve /metrics and join the other ranks; returns when all are there."""
         from rljob_trainer.metrics.exporter import serve_worker
 
-        serve_worker(self._exported.registry, self._metrics_port)
+        serve_worker(self._exported.registry, self._metrics_port, self._job_dir)
         self._rank.setup(master_addr, port)
 
     def load(self, commit_dir: str | None) -> str:
         """Take up a commit, or start from `spec.model`. Returns the stage of the state: `sft` (before reinforcement
         learning) or `rl`."""
-        return self._rank.load(commit_dir)
+        with self._exported.call("load"):
+            return self._rank.load(commit_dir)
 
     def sft_step(self, rows: Sequence[Any], lr_step: int, total_steps: int) -> dict[str, float]:
         """One step on this rank's share of the demonstrations (`input_ids`, `loss_mask`). `lr_step` counts from 0
         within the stage of `total_steps`. Metrics: loss, grad_norm, lr, tokens, rows."""
-        metrics = self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
-        self._exported.set(metrics)
+        with self._exported.call("sft_step"):
+            metrics = self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
+        self._exported.set(metrics | gpu_memory())
         return metrics
 
     def begin_rl(self) -> None:
@@ -83,11 +97,13 @@ class TrainerRank:
 
     def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
         """Log-probabilities under the weights as they are, one per response token, 0 where not trained."""
-        return self._rank.compute_logprobs(samples)
+        with self._exported.call("compute_logprobs"):
+            return self._rank.compute_logprobs(samples)
 
     def token_signals(self, samples: Sequence[TrainSample]) -> list[TokenSignals]:
         """Values and KL of the trained tokens, for advantages that are made of more than rewards."""
-        return self._rank.token_signals(samples)
+        with self._exported.call("token_signals"):
+            return self._rank.token_signals(samples)
 
     def rl_step(
         self,
@@ -97,8 +113,9 @@ class TrainerRank:
         old_logprobs: Sequence[Sequence[float]] | None = None,
     ) -> dict[str, float]:
         """One optimizer step on this rank's share of the global batch; metrics are global, the same on all ranks."""
-        metrics = self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
-        self._exported.set(metrics)
+        with self._exported.call("rl_step"):
+            metrics = self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
+        self._exported.set(metrics | gpu_memory())
         return metrics
 
     def full_weights(self) -> dict[str, Any]:
@@ -135,7 +152,8 @@ class TrainerRank:
 
     def save(self, directory: str) -> list[FileEntry]:
         """Write this rank's state into the folder of a `CommitWriter`; entries for `CommitWriter.add`."""
-        return self._rank.save(directory)
+        with self._exported.call("save"):
+            return self._rank.save(directory)
 
     def begin_save(self, directory: str) -> None:
         """Copy this rank's state, write it in the background into the folder of a `CommitWriter`, then leave a mark

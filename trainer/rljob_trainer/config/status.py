@@ -155,6 +155,8 @@ class RLJobStatus(ApiModel):
     """Mean reward of the last rollout."""
     tokens_per_second: ShortStr | None = None
     """Generated tokens per second in the last rollout."""
+    goodput: ShortStr | None = None
+    """Share of GPU time spent generating and training in the last rollout."""
     evaluation: Annotated[dict[Annotated[str, Field(max_length=128)], ShortStr], Field(max_length=64)] = Field(
         default_factory=dict
     )

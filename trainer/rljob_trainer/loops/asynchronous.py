@@ -22,7 +22,7 @@ from rljob_trainer.loops.rl import (
     train_step,
 )
 from rljob_trainer.loops.run import Run
-from rljob_trainer.loops.samples import advantages_of, make_samples, rollout_metrics, sampling_params
+from rljob_trainer.loops.samples import advantages_of, make_samples, rollout_metrics, sampling_params, staleness_of
 from rljob_trainer.loops.staleness import Ledger
 from rljob_trainer.loops.waiting import TICK_SECONDS
 from rljob_trainer.rollout.types import Sample
@@ -47,7 +47,7 @@ def train_async(run: Run) -> None:
             run.stop_here()
             values = _turn(run, pump)
             every = spec.checkpoint.save_interval
-            done = end_turn(run, values, due=bool(every) and state.rollout % every == 0)
+            done = end_turn(run, values, due=bool(every) and state.rollout % every == 0, beside=pump.take_busy_seconds)
     state.stage = "Evaluate"
     run.commit()
 
@@ -64,6 +64,7 @@ class Pump:
         self._generating: dict[int, Generating] = {}
         self._finished: dict[int, list[Sample]] = {}
         self._running = False
+        self._busy, self._looked = 0.0, time.monotonic()
         self._again = [int(entry[NUMBER]) for entry in run.state.pending]
         prompts.restore({})
         self._next = run.state.rollout * spec.rollout.batch_size + len(self._again)
@@ -86,6 +87,10 @@ class Pump:
         if self._running:  # an engine is replaced, and that waits
             return
         self._running = True
+        now = time.monotonic()
+        if self._generating:
+            self._busy += now - self._looked
+        self._looked = now
         try:
             self._start()
             for number, generating in list(self._generating.items()):
@@ -98,6 +103,11 @@ class Pump:
                 next(iter(self._generating.values())).poll(timeout)
         finally:
             self._running = False
+
+    def take_busy_seconds(self) -> float:
+        """Seconds in which something was being generated since the last call."""
+        busy, self._busy = self._busy, 0.0
+        return busy
 
     def take(self) -> list[Sample] | None:
         """The samples of the next step, groups numbered from 0; None: not yet."""
@@ -151,10 +161,8 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
         except NonFiniteError as error:
             run.health.not_finite(error, state, None)
             raise
-    made = [version for sample in samples for version in sample.policy_versions if version >= 0]
-    lags = [state.policy_version - version for version in made]
     tokens = sum(sum(sample.loss_mask) for sample in samples)
-    values |= {"staleness": sum(lags) / max(len(lags), 1), "staleness_max": float(max(lags, default=0))}
+    values |= staleness_of(samples, state.policy_version)
     state.rollout += 1
     state.tokens_generated += tokens
     state.add_seconds("generate", waited)

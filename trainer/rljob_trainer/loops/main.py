@@ -31,6 +31,7 @@ from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.loops.train import choose_commit, train
 from rljob_trainer.metrics.display import make_display
 from rljob_trainer.metrics.exporter import serve
+from rljob_trainer.metrics.goodput import devices_of
 from rljob_trainer.metrics.memory import PeakMemory
 from rljob_trainer.metrics.trackers import RunFacts
 from rljob_trainer.metrics.tracking import Tracking, check_tracking, known_runs, make_trackers
@@ -68,9 +69,10 @@ def run_job(
     display = make_display(job.metadata.name, quiet=options.quiet)
     tracking = _tracking(job, place, commit, display.message)
     total = data.total_steps(job)
-    recorder = Recorder(place.directory, job.metadata.name, total, progress, display, tracking)
+    devices = devices_of(job.spec)
+    recorder = Recorder(place.directory, job.metadata.name, total, progress, display, tracking, devices)
     stack.callback(recorder.close)
-    serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, strict=not options.local)
+    serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, place.job_dir, strict=not options.local)
     run = Run(job, place, data, stop, recorder, records)
     stack.callback(run.close)
     train(run, commit, back)

@@ -9,12 +9,14 @@ from rljob_trainer.cluster.progress import ProgressReporter, now_rfc3339
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.metrics.display import Display
 from rljob_trainer.metrics.exporter import DriverMetrics
+from rljob_trainer.metrics.goodput import Devices, goodput, gpu_seconds
 from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWriter
 from rljob_trainer.metrics.trackers import Completion
 from rljob_trainer.metrics.tracking import Tracking
 from rljob_trainer.rollout.types import Sample
 
 WITHOUT_RETRIEVER = "without_retriever"
+ONE_OF_EACH = Devices(1, 1)
 
 
 class Recorder:
@@ -28,6 +30,7 @@ class Recorder:
         progress: ProgressReporter,
         display: Display,
         tracking: Tracking | None = None,
+        devices: Devices = ONE_OF_EACH,
     ) -> None:
         """`directory`: the incarnation's own."""
         self.display, self.progress = display, progress
@@ -37,13 +40,14 @@ class Recorder:
         self._closed = False
         self._unsent: dict[tuple[int, str], list[Completion]] = {}
         self.prometheus = DriverMetrics(job_name)
-        self.total_steps = total_steps
+        self.total_steps, self._devices = total_steps, devices
         self._metrics = JsonlWriter(directory / METRICS_FILE)
         self._completions = JsonlWriter(directory / COMPLETIONS_FILE)
 
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
         """The stage that begins (or goes on)."""
         self.display.stage(name, done, total)
+        self.prometheus.stage(name)
         self.progress.update(stage=name, transition=True)
 
     def data(self, step: int, skipped: Mapping[str, int]) -> None:
@@ -54,7 +58,12 @@ class Recorder:
         """Numbers of an SFT step."""
         self._write("sft", state.step, values)
         self.tracking.log(state.step, "sft", values)
-        self.prometheus.values(values)
+        seconds = values.get("seconds", 0.0)
+        phases = {"train": seconds, "total": seconds}
+        # The rate is that of training here, not of generation.
+        self.prometheus.values({key: value for key, value in values.items() if key != "tokens_per_second"})
+        self.prometheus.trained("SFT", values.get("tokens", 0.0))
+        self.prometheus.phases(phases, gpu_seconds(phases, self._devices))
         self.display.stage("SFT", state.step, total)
         self.display.values("sft", state.step, dict(values))
         self._stand(state, tokensPerSecond=values.get("tokens_per_second"))
@@ -68,17 +77,24 @@ class Recorder:
         *,
         kind: str = "rl",
         stage: str = "RL",
+        beside: float | None = None,
     ) -> None:
-        """Numbers of a rollout and the steps trained on it; `seconds` by phase."""
+        """Numbers of a rollout and the steps trained on it; `seconds` by phase; `beside`: see `gpu_seconds`."""
+        gpu = gpu_seconds(seconds, self._devices, beside=beside)
+        share = goodput(gpu)
+        if share is not None:
+            values = {**values, "goodput": share}
         timed = {f"seconds/{phase}": value for phase, value in seconds.items()}
         self._write(kind, state.step, {**values, **timed}, rollout=state.rollout, policy_version=state.policy_version)
         self.prometheus.values(values)
-        self.prometheus.phases(seconds)
+        self.prometheus.phases(seconds, gpu)
+        if kind == "rl":
+            self.prometheus.trained("RL", values.get("trained_tokens", 0.0))
         self._send_completions()
         self.tracking.log(state.step, kind, {**values, **timed})
         self.display.stage(stage, state.rollout, total)
         self.display.values(kind, state.step, dict(values))
-        self._stand(state, reward=values.get("reward"), tokensPerSecond=values.get("tokens_per_second"))
+        self._stand(state, reward=values.get("reward"), tokensPerSecond=values.get("tokens_per_second"), goodput=share)
 
     def completion(
         self, state: LoopState, name: str, sample: Sample, segments: Sequence[tuple[str, bool]], advantage: float | None

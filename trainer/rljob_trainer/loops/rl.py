@@ -1,6 +1,6 @@
 """Reinforcement learning: rollout → reward → advantages → train → sync weights → commit → evaluate."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import rollout_due
@@ -15,6 +15,7 @@ from rljob_trainer.loops.samples import (
     advantages_of,
     rollout_metrics,
     segments_of,
+    staleness_of,
     train_batches,
 )
 from rljob_trainer.rollout.types import Sample, SamplingParams
@@ -46,9 +47,12 @@ def train_rl(run: Run) -> None:
     run.commit()
 
 
-def end_turn(run: Run, values: Mapping[str, float], *, due: bool) -> bool:
+def end_turn(
+    run: Run, values: Mapping[str, float], *, due: bool, beside: Callable[[], float | None] = lambda: None
+) -> bool:
     """What follows a trained rollout: learning health, commit (when `due`), evaluation, record. Returns whether the
-    target of `lifecycle.earlyStop` is reached. Raises Stop when learning health asks for an end."""
+    target of `lifecycle.earlyStop` is reached. `beside`: seconds that engines generated beside the loop since the last
+    call. Raises Stop when learning health asks for an end."""
     state, total = run.state, run.job.spec.rollout.num_rollout
     findings = run.health.look(state, values)
     moment = None
@@ -58,7 +62,7 @@ def end_turn(run: Run, values: Mapping[str, float], *, due: bool) -> bool:
         moment = evaluate_if_due(run)
     seconds = run.timer.take()
     state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
-    run.recorder.rollout(state, total, values, seconds)
+    run.recorder.rollout(state, total, values, seconds, beside=beside())
     run.health.act(findings, state, run.commit_now)
     return run.health.done(state, values, moment)
 
@@ -99,6 +103,7 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
             )
         tokens += collected.generated
         values = rollout_metrics(samples, run.em_label) | collected.metrics
+        values |= staleness_of(samples, state.policy_version)
         try:
             with run.timer.phase("train"):
                 values |= train_step(run, samples, advantages, done=state.step - first)
@@ -160,7 +165,8 @@ def train_step(run: Run, samples: list[Sample], advantages: dict[int, Credit], *
         step = run.state.rollout * steps + number
         results.append(run.ranks.rl_step(batch, step, run.rl_steps, None if old is None else old[number]))
         run.state.step += 1
-    return {key: sum(result[key] for result in results) / len(results) for key in results[0]}
+    means = {key: sum(result[key] for result in results) / len(results) for key in results[0]}
+    return means | {"trained_tokens": sum(result["tokens"] for result in results)}
 
 
 def keep_completions(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> None:

@@ -114,6 +114,11 @@ def rollout_metrics(samples: Sequence[Sample], em: str | None) -> dict[str, floa
         parts.update({f"reward/{name}": value for name, value in sample.reward_parts.items()})
         parts.update({name: float(value) for name, value in sample.info.items() if isinstance(value, int | float)})
     values.update({name: value / count for name, value in parts.items()})
+    by_source: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.source:
+            by_source.setdefault(sample.source, []).append(sample.reward or 0.0)
+    values.update({f"reward_by_source/{name}": sum(found) / len(found) for name, found in by_source.items()})
     for status, number in Counter(sample.status for sample in samples).items():
         if status != "completed":
             values[f"status/{status}"] = float(number)
@@ -122,6 +127,12 @@ def rollout_metrics(samples: Sequence[Sample], em: str | None) -> dict[str, floa
         groups.setdefault(sample.group, set()).add(sample.reward or 0.0)
     values["groups_without_signal"] = sum(len(rewards) == 1 for rewards in groups.values()) / max(len(groups), 1)
     return values
+
+
+def staleness_of(samples: Sequence[Sample], policy_version: int) -> dict[str, float]:
+    """Age of the generated tokens in policy versions, when the weights of `policy_version` are trained."""
+    ages = [policy_version - version for sample in samples for version in sample.policy_versions if version >= 0]
+    return {"staleness": sum(ages) / max(len(ages), 1), "staleness_max": float(max(ages, default=0))}
 
 
 def segments_of(sample: Sample, tokenizer: Tokenizer) -> list[tuple[str, bool]]:

@@ -54,7 +54,7 @@ def _limits(spec: RetrieverSpec, request_timeout: float) -> Limits:
     )
 
 
-def serve(spec: RetrieverSpec, options: argparse.Namespace) -> int:
+def serve(spec: RetrieverSpec, job_name: str, options: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
 
     def load_job_searcher() -> Searcher:
@@ -69,7 +69,7 @@ def serve(spec: RetrieverSpec, options: argparse.Namespace) -> int:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(load_job_searcher, _limits(spec, options.request_timeout), fail)
+    app = create_app(load_job_searcher, _limits(spec, options.request_timeout), fail, job_name)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=30, timeout_keep_alive=75
     )
@@ -102,10 +102,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
-        spec = load(options.job).spec.retriever
+        job = load(options.job)
+        spec = job.spec.retriever
         if spec is None:
             raise UserError("spec.retriever: the job has none, so there is nothing to serve")
-        return serve(spec, options)
+        return serve(spec, job.metadata.name, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -58,9 +58,13 @@ class Service:
     """State of one service: what it answers from, once that is loaded."""
 
     def __init__(
-        self, load: Callable[[], Searcher], limits: Limits, on_failure: Callable[[BaseException], None]
+        self,
+        load: Callable[[], Searcher],
+        limits: Limits,
+        on_failure: Callable[[BaseException], None],
+        job_name: str = "",
     ) -> None:
-        self.metrics = RetrieverMetrics()
+        self.metrics = RetrieverMetrics(job_name)
         self.limits = limits
         self.searcher: Searcher | None = None
         self.coalescer: Coalescer | None = None
@@ -141,9 +145,11 @@ def create_app(
     load: Callable[[], Searcher],
     limits: Limits | None = None,
     on_failure: Callable[[BaseException], None] = lambda error: log.error("cannot load: %s", error),
+    job_name: str = "",
 ) -> FastAPI:
-    """The application. `load` runs in a thread at start-up; `on_failure` is told when it raises."""
-    service = Service(load, limits or Limits(), on_failure)
+    """The application. `load` runs in a thread at start-up; `on_failure` is told when it raises; `job_name` is a label
+    of the metrics."""
+    service = Service(load, limits or Limits(), on_failure, job_name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -190,7 +196,7 @@ def create_app(
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
-        return Response(generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(service.metrics.exposed), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.get("/", summary="What this service answers from")
     async def info() -> dict[str, str | int | bool]:

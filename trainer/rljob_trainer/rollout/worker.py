@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prometheus_client import start_http_server
-
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.metrics import exporter
 from rljob_trainer.rollout.types import Sample, SamplingParams
@@ -23,13 +21,15 @@ class RolloutWorker:
         self._job, self._job_dir, self._engine_index = RLJob.model_validate(job), job_dir, engine_index
 
     async def start(self) -> dict[str, Any]:
-        """Load config, tokenizer and generate function, serve /metrics. `metrics_port` is 0 when that is off."""
+        """Load config, tokenizer and generate function, serve /metrics. `metrics_port` is this process's own, 0 when
+        that is off."""
         from rljob_trainer.rollout.service import RolloutService
 
         self._service = RolloutService(self._job, self._job_dir, self._engine_index)
         started = await self._service.start()
         self._exported = exporter.ProcessMetrics(self._job.metadata.name, "engine", self._engine_index)
-        return started | {"pid": os.getpid(), "metrics_port": self._serve_metrics()}
+        port = exporter.serve_worker(self._exported.registry, self._job.spec.tracking.metrics_port, self._job_dir)
+        return started | {"pid": os.getpid(), "metrics_port": port}
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Any] | str) -> str:
         """Serve `weights` as `version`; returns the digest over what is served. Raises EngineError on a mismatch."""
@@ -111,14 +111,3 @@ class RolloutWorker:
     async def shutdown(self) -> None:
         """End the engine."""
         await self._service.shutdown()
-
-    def _serve_metrics(self) -> int:
-        """In a pod the engine has the port to itself; elsewhere it takes a free one."""
-        port = self._job.spec.tracking.metrics_port
-        if port == 0:
-            return 0
-        if "RLJOB_NAME" in os.environ:
-            # A replaced engine may find the port still held by the one before.
-            return exporter.serve(self._exported.registry, port)
-        server, _ = start_http_server(0, registry=self._exported.registry)
-        return int(server.server_port)

@@ -3,10 +3,13 @@
 import io
 import re
 
+import pytest
 from prometheus_client import generate_latest
 from rich.console import Console
+from rljob_trainer.metrics.catalog import ENGINE
 from rljob_trainer.metrics.display import LiveDisplay, PlainDisplay, sparkline
-from rljob_trainer.metrics.exporter import DriverMetrics, ProcessMetrics
+from rljob_trainer.metrics.exporter import MOST_NAMES, DriverMetrics, ProcessMetrics
+from rljob_trainer.metrics.goodput import Devices, gpu_seconds
 from rljob_trainer.metrics.timing import PhaseTimer
 
 
@@ -14,7 +17,11 @@ def exported() -> str:
     metrics = DriverMetrics("quickstart")
     metrics.steps(12, 140, 3, 3)
     metrics.values({"reward": 0.41, "kl": 0.02, "unknown": 1.0})
-    metrics.phases({"generate": 1.5, "train": 2.0, "idle": 0.25, "total": 3.75})
+    phases = {"generate": 1.5, "train": 2.0, "idle": 0.25, "total": 3.75}
+    metrics.phases(phases, gpu_seconds(phases, Devices(1, 1)))
+    metrics.values({"reward/em": 0.3, "reward_by_source/nq": 0.5, "reward_by_source/hotpotqa": 0.2})
+    metrics.stage("RL")
+    metrics.trained("RL", 700.0)
     metrics.evaluation("held-out", 0.2)
     metrics.generated(960, {"completed": 190, "failed": 2})
     metrics.committed()
@@ -30,6 +37,12 @@ def test_numbers_of_a_run_are_exported_with_the_jobs_name() -> None:
     assert 'rljob_evaluation_score{job_name="quickstart",set="held-out"} 0.2' in text
     assert 'rljob_failed_samples_total{job_name="quickstart",status="failed"} 2.0' in text
     assert 'phase="total"' not in text
+    assert 'rljob_reward_component_mean{component="em",job_name="quickstart"} 0.3' in text
+    assert 'rljob_source_reward_mean{job_name="quickstart",source="nq"} 0.5' in text
+    assert 'rljob_gpu_seconds_total{activity="generate",group="rollout",job_name="quickstart"} 1.5' in text
+    assert 'rljob_trained_tokens_total{job_name="quickstart",stage="RL"} 700.0' in text
+    assert 'rljob_stage{job_name="quickstart",stage="RL"} 1.0' in text
+    assert "_created" not in text
 
 
 def test_every_series_has_a_help_text_and_a_prefix() -> None:
@@ -43,7 +56,31 @@ def test_a_rank_or_engine_exports_its_own() -> None:
     metrics = ProcessMetrics("quickstart", "engine", 1)
     metrics.set({"generated_tokens": 5.0})
     text = generate_latest(metrics.registry).decode()
-    assert 'rljob_engine_generated_tokens{index="1",job_name="quickstart"} 5.0' in text
+    assert 'rljob_engine_generated_tokens_total{index="1",job_name="quickstart"} 5.0' in text
+
+
+def test_labels_stay_few_whatever_the_data_holds() -> None:
+    metrics = DriverMetrics("j")
+    metrics.values({f"reward_by_source/{number}": 0.5 for number in range(1000)})
+    text = generate_latest(metrics.registry).decode()
+    assert text.count("rljob_source_reward_mean{") == MOST_NAMES + 1
+    assert 'source="other"' in text
+
+
+def test_an_engine_keeps_nothing_from_prometheus() -> None:
+    """Every number that the torch engine and its service have is in the catalog."""
+    keys = {"generated_tokens", "prefilled_tokens", "steps", "busy_seconds", "running", "waiting"}
+    keys |= {"policy_version", "samples", "failed_samples", "search_requests", "search_retries", "search_failures"}
+    assert keys <= {series.key for series in ENGINE}
+
+
+def test_seconds_of_calls_are_counted_though_the_call_fails() -> None:
+    metrics = ProcessMetrics("j", "rank", 3)
+    with pytest.raises(ValueError, match="broken"), metrics.call("rl_step"):
+        raise ValueError("broken")
+    text = generate_latest(metrics.registry).decode()
+    assert 'rljob_rank_calls_total{call="rl_step",index="3",job_name="j"} 1.0' in text
+    assert 'process_resident_memory_bytes{index="3",job_name="j",role="rank"}' in text
 
 
 def test_phases_and_idle_make_up_the_whole() -> None:

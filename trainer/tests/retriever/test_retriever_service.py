@@ -148,9 +148,9 @@ async def test_many_clients_at_once_each_get_their_own(world: Path, service: str
         metrics = (await client.get(f"{service}/metrics")).text
         info = (await client.get(f"{service}/")).json()
         assert (await client.get(f"{service}/healthz")).status_code == 200
-    assert "rljob_retriever_ready 1.0" in metrics
-    assert 'rljob_retriever_requests_total{code="200"}' in metrics
-    assert "rljob_retriever_passages 1600.0" in metrics
+    assert 'rljob_retriever_ready{job_name="service"} 1.0' in metrics
+    assert 'rljob_retriever_requests_total{code="200",job_name="service"}' in metrics
+    assert 'rljob_retriever_passages{job_name="service"} 1600.0' in metrics
     assert info["passages"] == 1600
 
 
@@ -167,7 +167,7 @@ async def test_a_full_queue_answers_503_with_retry_after(world: Path) -> None:
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert int(refused.headers["Retry-After"]) >= 1
         assert "more than 4 queries wait already" in refused.json()["detail"]
-        assert f"rljob_retriever_rejected_total {codes.count(503)}.0" in metrics
+        assert f'rljob_retriever_rejected_total{{job_name="service"}} {codes.count(503)}.0' in metrics
 
 
 def test_sigterm_answers_what_is_under_way_and_exits_with_0(world: Path) -> None:
@@ -175,7 +175,9 @@ def test_sigterm_answers_what_is_under_way_and_exits_with_0(world: Path) -> None
     with running(job, world.parent) as (url, process):
         script = f"import httpx; print(httpx.post('{url}/retrieve', json={{'queries': ['x']}}, timeout=30).status_code)"
         client = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-        while "rljob_retriever_queued_queries 1.0" not in httpx.get(f"{url}/metrics", timeout=10).text:
+        while (
+            'rljob_retriever_queued_queries{job_name="service"} 1.0' not in httpx.get(f"{url}/metrics", timeout=10).text
+        ):
             assert client.poll() is None, "answered before it could be seen waiting"
         process.send_signal(signal.SIGTERM)
         assert client.communicate(timeout=60)[0].strip() == b"200"

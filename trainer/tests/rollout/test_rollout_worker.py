@@ -56,7 +56,7 @@ def test_the_worker_as_an_actor(tmp_path: Path) -> None:
         assert ray.get(worker.health.remote(), timeout=60) == {"engine": 5, "version": 7, "digest": digest}
         assert ray.get(worker.metrics.remote(), timeout=60)["generated_tokens"] == 90
         page = urllib.request.urlopen(f"http://127.0.0.1:{started['metrics_port']}/metrics", timeout=10).read().decode()
-        assert 'rljob_engine_generated_tokens{index="5",job_name="worker-test"} 90.0' in page
+        assert 'rljob_engine_generated_tokens_total{index="5",job_name="worker-test"} 90.0' in page
         ray.get(worker.shutdown.remote(), timeout=60)
     finally:
         ray.shutdown()
