@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from rljob_cli import convert, data, local, remote
+from rljob_cli import convert, data, local, remote, report, top
 from rljob_cli.exits import MEANINGS
 from rljob_cli.guard import guarded
 
@@ -23,7 +23,8 @@ app = typer.Typer(
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "A manifest, here": (local.validate, local.plan, local.run),
-    "A cluster": (remote.submit, remote.status, remote.logs, remote.suspend, remote.resume),
+    "A cluster": (remote.submit, remote.status, top.top, remote.logs),
+    "A job on a cluster": (report.report, remote.suspend, remote.resume),
     "Models": (convert.convert,),
     "About": (local.schema, local.version),
 }

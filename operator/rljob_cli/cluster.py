@@ -107,6 +107,36 @@ class Cluster:
             found, key=lambda pod: (-int((pod.metadata.labels or {}).get(ATTEMPT_LABEL, 0)), pod.metadata.name)
         )
 
+    def pod(self, name: str) -> Any:
+        """One pod."""
+        with self._explained(f"pod {name}"):
+            return self._core.read_namespaced_pod(name, self.namespace, _request_timeout=TIMEOUT)
+
+    def create_pod(self, body: Obj) -> str:
+        """Create a pod. Returns its name."""
+        with self._explained(f"pod {body['metadata']['name']}"):
+            made = self._core.create_namespaced_pod(self.namespace, body, _request_timeout=TIMEOUT)
+        return str(made.metadata.name)
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod."""
+        with self._explained(f"pod {name}"):
+            self._core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=1, _request_timeout=TIMEOUT)
+
+    def template(self, job: str) -> Obj | None:
+        """A pod template of the job, out of its retriever's Deployment or its latest RayJob; None when none is left."""
+        selector = f"{JOB_LABEL}={job}"
+        with self._explained(f"the Deployments of RLJob {job}"):
+            path = ("apps", "v1", self.namespace, "deployments")
+            found = self._custom.list_namespaced_custom_object(*path, label_selector=selector, _request_timeout=TIMEOUT)
+            for deployment in found["items"]:
+                return dict(deployment["spec"]["template"])
+        with self._explained(f"the RayJobs of RLJob {job}"):
+            path = ("ray.io", "v1", self.namespace, "rayjobs")
+            found = self._custom.list_namespaced_custom_object(*path, label_selector=selector, _request_timeout=TIMEOUT)
+        latest = max(found["items"], key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
+        return None if latest is None else dict(latest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"])
+
     def pod_log(self, pod: str, *, follow: bool, tail: int) -> Iterator[str]:
         """Lines of a pod's log; with `follow` until it ends or the user interrupts."""
         with self._explained(f"the log of pod {pod}"):

@@ -21,8 +21,12 @@ rljob plan job.yaml                      # batches, steps, ranks, GPUs, memory, 
 rljob run job.yaml --set spec.rollout.numRollout=10
 rljob submit job.yaml -n team --wait
 rljob status quickstart -n team -w
+rljob top -A                             # live jobs, refreshed
 rljob logs quickstart -n team --role driver -f
+rljob report quickstart -n team          # the HTML report, also while it runs
 ```
+
+Installed beside kubectl it is a plugin: `kubectl rljob status quickstart` is `rljob status quickstart`.
 
 `-o json` and `-o yaml` print the same facts for programs. Results go to standard output, errors and warnings to
 standard error. `--set` takes a path and a YAML value and may be repeated: `--set spec.optimizer.lr=1e-6`,

@@ -15,6 +15,7 @@ from rljob_trainer.config.availability import unavailable
 from rljob_trainer.config.checks import inconsistent
 from rljob_trainer.config.errors import ManifestError, UserError
 
+from rljob_cli.brief import age, brief
 from rljob_cli.cluster import Cluster, Obj
 from rljob_cli.exits import FAILED, OK, SUSPENDED, ClusterError
 from rljob_cli.local import File, Output, Overlays, Sets
@@ -77,7 +78,7 @@ def submit(
         raise typer.Exit(_wait(cluster, name, timeout, output))
     said = "is accepted (dry run)" if dry_run is DryRun.server else "submitted"
     emit(
-        _brief(stored),
+        brief(stored),
         output,
         lambda: console().print(f"RLJob {escape(name)} {said} in namespace {escape(cluster.namespace)}"),
     )
@@ -86,7 +87,7 @@ def submit(
 def _wait(cluster: Cluster, name: str, timeout: int, output: Format) -> int:
     last = ""
     for job in _polled(cluster, name, timeout):
-        data = _brief(job)
+        data = brief(job)
         line = f"{data['phase']} {data['step'] or ''} {data['message'] or ''}".strip()
         if output is Format.text and line != last:
             console().print(f"{datetime.now(UTC):%H:%M:%SZ} {escape(line)}")
@@ -126,9 +127,9 @@ def status(
                 live.update(_view(cluster, name, all_namespaces), refresh=True)
     if name:
         job = cluster.get(name)
-        emit(_brief(job), output, lambda: console().print(_details(_brief(job))))
+        emit(brief(job), output, lambda: console().print(_details(brief(job))))
         return
-    jobs = [_brief(job) for job in cluster.jobs(all_namespaces=all_namespaces)]
+    jobs = [brief(job) for job in cluster.jobs(all_namespaces=all_namespaces)]
     nowhere = "all namespaces" if all_namespaces else f"namespace {cluster.namespace}"
     emit(
         {"items": jobs},
@@ -139,34 +140,14 @@ def status(
 
 def _view(cluster: Cluster, name: str | None, everywhere: bool) -> Table:
     if name:
-        return _details(_brief(cluster.get(name)))
-    return _listing([_brief(job) for job in cluster.jobs(all_namespaces=everywhere)])
-
-
-def _brief(job: Obj) -> dict[str, Any]:
-    status = job.get("status") or {}
-    return {
-        "name": job["metadata"]["name"],
-        "namespace": job["metadata"].get("namespace"),
-        "phase": status.get("phase", "Pending"),
-        "stage": status.get("stage"),
-        "step": status.get("progress"),
-        "reward": status.get("reward"),
-        "tokensPerSecond": status.get("tokensPerSecond"),
-        "attempt": status.get("attempt", 0),
-        "failedAttempts": status.get("failedAttempts", 0),
-        "lastCommit": (status.get("lastCommit") or {}).get("name"),
-        "evaluation": status.get("evaluation") or {},
-        "message": status.get("message"),
-        "conditions": status.get("conditions") or [],
-        "created": job["metadata"].get("creationTimestamp"),
-    }
+        return _details(brief(cluster.get(name)))
+    return _listing([brief(job) for job in cluster.jobs(all_namespaces=everywhere)])
 
 
 def _listing(jobs: list[dict[str, Any]]) -> Table:
     keys = ("namespace", "name", "phase", "step", "reward", "tokensPerSecond", "attempt")
     columns = ("NAMESPACE", "NAME", "PHASE", "STEP", "REWARD", "TOK/S", "ATTEMPT", "AGE")
-    return table(columns, [[*(job[key] for key in keys), _age(job["created"])] for job in jobs])
+    return table(columns, [[*(job[key] for key in keys), age(job["created"])] for job in jobs])
 
 
 def _details(job: dict[str, Any]) -> Table:
@@ -177,27 +158,21 @@ def _details(job: dict[str, Any]) -> Table:
         ("step", job["step"]),
         ("reward", job["reward"]),
         ("tokens/s", job["tokensPerSecond"]),
+        ("goodput", None if job["goodput"] is None else f"{float(job['goodput']):.0%}"),
+        ("GPUs", job["gpus"]),
+        ("pods ready", ", ".join(f"{k} {v.get('ready', 0)}/{v['desired']}" for k, v in job["pods"].items()) or None),
         ("attempt", f"{job['attempt']} ({job['failedAttempts']} failed)"),
         ("last commit", job["lastCommit"]),
         *((f"score {key}", value) for key, value in job["evaluation"].items()),
-        ("message", job["message"]),
+        ("message", job["message"] or None),
+        ("last report", None if job["lastProgressTime"] is None else f"{age(job['lastProgressTime'])} ago"),
         *(
             (f"{c['type']}={c['status']}", f"{c.get('reason', '')}: {c.get('message', '')}".strip(": "))
             for c in job["conditions"]
         ),
-        ("age", _age(job["created"])),
+        ("age", age(job["created"])),
     ]
     return table(("", ""), [(label, None if value is None else str(value)) for label, value in rows])
-
-
-def _age(created: str | None) -> str:
-    if not created:
-        return "–"
-    seconds = int((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * size:
-            return f"{seconds // size}{unit}"
-    return f"{max(seconds, 0)}s"
 
 
 def logs(
@@ -218,23 +193,13 @@ def logs(
             f"RLJob {name} has no {role.value} pods now",
             hint="`rljob status` says why; driver.log and metrics.jsonl of every attempt stay in the job's directory",
         )
-    if role is Role.driver:
-        lines = cluster.execute(pods[0].metadata.name, _driver_log(follow, tail))
-        _print(lines, pods[0].metadata.name, output)
-        return
-    chosen = pods[:1] if follow else pods
-    if len(chosen) < len(pods):
+    # The driver's own words are in the head's log; of attempts that are gone none is left.
+    chosen = pods[:1] if follow or role is Role.driver else pods
+    if follow and len(chosen) < len(pods):
         warning(f"following {chosen[0].metadata.name}, the first of {len(pods)} {role.value} pods")
     for pod in chosen:
         lines = cluster.pod_log(pod.metadata.name, follow=follow, tail=tail)
         _print(lines, pod.metadata.name, output, prefix=f"{pod.metadata.name} | " if len(chosen) > 1 else "")
-
-
-def _driver_log(follow: bool, tail: int) -> list[str]:
-    """Ray keeps what the driver writes in a file on the head, not in the pod's own log."""
-    files = "/tmp/ray/session_latest/logs/job-driver-*.log"
-    script = f'set -- {files}; [ -e "$1" ] || {{ echo "the driver has not started yet"; exit 0; }}; '
-    return ["sh", "-c", f'{script}exec tail -q -n {tail} {"-F " if follow else ""}"$@"']
 
 
 def _print(lines: Iterator[str], pod: str, output: Format, *, prefix: str = "") -> None:
@@ -250,7 +215,7 @@ def suspend(name: Name, namespace: Namespace = None, context: Context = None, ou
     """Ask a job to commit and release its pods."""
     cluster = Cluster(namespace, context)
     job = cluster.suspend(name, suspend=True)
-    emit(_brief(job), output, lambda: console().print(f"RLJob {escape(name)} will commit and suspend"))
+    emit(brief(job), output, lambda: console().print(f"RLJob {escape(name)} will commit and suspend"))
 
 
 def resume(name: Name, namespace: Namespace = None, context: Context = None, output: Output = Format.text) -> None:
@@ -258,4 +223,4 @@ def resume(name: Name, namespace: Namespace = None, context: Context = None, out
     cluster = Cluster(namespace, context)
     paused = ((cluster.get(name).get("status") or {}).get("paused") or {}).get("attempt")
     job = cluster.suspend(name, suspend=False, paused_attempt=paused)
-    emit(_brief(job), output, lambda: console().print(f"RLJob {escape(name)} will resume"))
+    emit(brief(job), output, lambda: console().print(f"RLJob {escape(name)} will resume"))
