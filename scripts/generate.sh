@@ -18,3 +18,4 @@ write rljob_trainer.config.crd charts/rljob/charts/rljob-crds/crd/rljobs.yaml
 write rljob_trainer.config.docs docs/api.md
 write rljob_cli.docs docs/cli.md
 write rljob_cli.metrics_docs docs/metrics.md
+"$python" -m charts.dashboards
