@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types generate bench e2e-up e2e e2e-down images clean
+.PHONY: help setup demo test test-fast lint types generate bench faults e2e-up e2e e2e-down images clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ generate: setup  ## Rewrite what is generated from the models: CRD, chart copy, 
 
 bench: setup  ## Benchmarks as JSON lines, kept under benchmarks/results/
 	$(PY) -m benchmarks
+
+faults: setup  ## Kill the operator at every write of every lifecycle, on a control plane of its own (root; long)
+	scripts/faults.sh
 
 images: setup  ## Build the container images with buildah, podman or docker
 	$(PY) -m images.build

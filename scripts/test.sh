@@ -18,6 +18,10 @@ stage "slow tests"
 $py -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow and $local" --durations=10
 
 trap cleanup EXIT
+stage "faults between the operator and the apiserver"
+# On a control plane of their own, which pytest brings up and takes away: they play KubeRay and kubelet themselves.
+$py -m pytest -q -m cluster e2e/faults --durations=5
+
 stage "the cluster"
 $py -m e2e.cluster up
 eval "$($py -m e2e.cluster env)"
@@ -34,5 +38,5 @@ $py -m images.build --load
 
 stage "jobs on the real cluster"
 $py -m pytest -v -m cluster e2e --durations=20 \
-  --ignore=e2e/tests/test_bad_manifests.py --ignore=e2e/tests/test_cli_on_cluster.py
+  --ignore=e2e/faults --ignore=e2e/tests/test_bad_manifests.py --ignore=e2e/tests/test_cli_on_cluster.py
 stage "done"

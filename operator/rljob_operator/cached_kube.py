@@ -1,5 +1,6 @@
 """`Kube` that answers from memory what is watched, and remembers the answers to its own writes."""
 
+from datetime import datetime
 from typing import Any
 
 from rljob_operator import labels
@@ -16,6 +17,10 @@ class CachedKube:
 
     def __init__(self, live: HttpKube, cache: Cache) -> None:
         self.live, self._cache = live, cache
+
+    def clock(self) -> datetime:
+        """See Kube."""
+        return self.live.clock()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
         """See Kube."""

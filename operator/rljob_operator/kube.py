@@ -8,6 +8,8 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import aiohttp
@@ -24,6 +26,8 @@ RETRIED = frozenset({409, 429, 500, 502, 503, 504})
 PAGE = 500
 WATCH_SILENCE_SECONDS = 90.0
 """A watch without an event or a bookmark (one a minute) for so long is taken for dead."""
+CLOCK_TOLERANCE = timedelta(seconds=3)
+"""Clocks that differ by less are taken for equal."""
 
 
 class ApiError(Exception):
@@ -37,6 +41,9 @@ class ApiError(Exception):
 
 class Kube(Protocol):
     """What a reconcile asks of the cluster."""
+
+    def clock(self) -> datetime:
+        """The time, as the cluster has it."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
         """The object; None when there is none."""
@@ -71,6 +78,25 @@ class HttpKube:
         """`timeout` in seconds limits each call."""
         self._session, self._server, self._headers = session, server.rstrip("/"), headers
         self._ssl, self._timeout = ssl, aiohttp.ClientTimeout(total=timeout)
+        self._skew = timedelta()
+
+    def clock(self) -> datetime:
+        """The time by the apiserver's clock, which deletions and Events are stamped with, wherever ours has got to."""
+        return datetime.now(UTC) + self._skew
+
+    def _compare_clocks(self, asked: datetime, date: str | None) -> None:
+        """Learn from the Date of an answer (whole seconds) to a call of `asked` (by our clock) how far we are off."""
+        answered = datetime.now(UTC)
+        try:
+            theirs = parsedate_to_datetime(date or "")
+        except ValueError:  # a proxy may leave it out
+            return
+        skew = timedelta()
+        if not asked - CLOCK_TOLERANCE < theirs < answered + CLOCK_TOLERANCE:
+            skew = theirs - asked - (answered - asked) / 2
+        if abs(skew - self._skew) > CLOCK_TOLERANCE:
+            self._skew = skew
+            logger.warning("the apiserver's clock, which counts, is %+.0f s from ours", skew.total_seconds())
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
         """See Kube."""
@@ -190,7 +216,7 @@ class HttpKube:
         self, method: str, path: str, query: Mapping[str, str] | None, body: Any, content_type: str
     ) -> tuple[Obj | ApiError, float]:
         """The answer or the error, and how long the server asks to wait, in seconds."""
-        call = f"{method} {path}"
+        call, asked = f"{method} {path}", datetime.now(UTC)
         try:
             async with self._session.request(
                 method,
@@ -201,6 +227,7 @@ class HttpKube:
                 ssl=self._ssl,
                 timeout=self._timeout,
             ) as response:
+                self._compare_clocks(asked, response.headers.get("Date"))
                 answer: Obj = orjson.loads(await response.read() or b"{}")
                 if response.status < 400:
                     return answer, 0.0

@@ -8,6 +8,8 @@ objects of each job are watched beside kopf, which spends ten times as much on a
 import asyncio
 import contextlib
 import logging
+import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,8 @@ from rljob_operator.server import serve
 from rljob_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+"""Pauses between watches that end with an error."""
 INACTIVITY_SECONDS = 90.0
 """A watch without an event or a bookmark for so long is taken for dead and opened anew."""
 
@@ -75,14 +79,39 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         stack.push_async_callback(server.cleanup)
         await stack.enter_async_context(reflectors.running())
         await stack.enter_async_context(controller.running())
-        await kopf.operator(
-            registry=handlers(controller, cache),
-            settings=kopf_settings(settings),
-            clusterwide=not settings.watch_namespaces,
-            namespaces=list(settings.watch_namespaces),
-            standalone=True,
-            stop_flag=stop,
-        )
+        await watch(controller, cache, settings, stop)
+
+
+async def watch(controller: Controller, cache: Cache, settings: Settings, stop: asyncio.Event | None) -> None:
+    """Watch until the process is told to stop.
+
+    kopf ends on an answer that it does not know what to do with (410 or 404 to a watch); the queue and its resync do
+    not depend on it, so the watches are opened anew, after a pause that grows while it goes on like that.
+    """
+    pause, told = FIRST_PAUSE_SECONDS, asyncio.Event()
+    while not told.is_set():
+        begun = time.monotonic()
+        try:
+            await kopf.operator(
+                registry=handlers(controller, cache),
+                settings=kopf_settings(settings),
+                clusterwide=not settings.watch_namespaces,
+                namespaces=list(settings.watch_namespaces),
+                standalone=True,
+                stop_flag=stop,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the jobs go on by the resync, and the log says it
+            if time.monotonic() - begun > LONGEST_PAUSE_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            logger.error("the watches ended: %s: %s; opened anew in %.0f s", type(error).__name__, error, pause)
+            # kopf listens to signals only while it runs.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, told.set)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(told.wait(), pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            return
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rljob_operator import labels
@@ -30,10 +30,10 @@ async def reconcile(
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
     what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
     behind. Raises ApiError."""
-    now = now or datetime.now(UTC)
     observed = await observe(kube, namespace, name)
     if observed is None:
         return None, None
+    now = now or kube.clock()
     wanted = plan(observed, now, settings)
     if live is not None and _rests_on_absence(observed, wanted):
         observed = await observe(live, namespace, name)

@@ -100,6 +100,9 @@ class FakeKube:
         self.objects[kind, name] = body
         return body
 
+    def clock(self) -> datetime:
+        return self.now
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
         await asyncio.sleep(0)
         return copy.deepcopy(self.objects.get((kind.kind, name)))

@@ -4,15 +4,19 @@ import asyncio
 import json
 import re
 import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import aiohttp
+import kopf
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
+from rljob_operator.cache import Cache
 from rljob_operator.controller import Controller
 from rljob_operator.kube import ApiError, HttpKube
-from rljob_operator.main import kopf_settings
+from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
 from rljob_operator.reasons import EVENTS, WARNINGS, Reason
@@ -116,6 +120,7 @@ class Apiserver:
     def __init__(self) -> None:
         self.answers: list[tuple[int, object]] = []
         self.asked: list[tuple[str, str, str, object]] = []
+        self.headers: dict[str, str] = {}
 
     async def __call__(self, request: web.Request) -> web.Response:
         body = await request.text()
@@ -124,7 +129,7 @@ class Apiserver:
         status, answer = self.answers.pop(0)
         if status == -1:
             await asyncio.sleep(30)
-        return web.json_response(answer, status=status)
+        return web.json_response(answer, status=status, headers=self.headers)
 
 
 @pytest.fixture
@@ -167,6 +172,20 @@ class TestKube:
         with pytest.raises(ApiError, match="modified"):
             await apiserver.kube.patch(RLJOB, "n", "j", {}, subresource="status")
 
+    @pytest.mark.parametrize("minutes", [10, -10])
+    async def test_the_apiservers_clock_counts(self, apiserver, minutes):
+        theirs = datetime.now(UTC) + timedelta(minutes=minutes)
+        apiserver.answers = [(200, {})] * 3
+        apiserver.headers = {"Date": format_datetime(theirs, usegmt=True)}
+        await apiserver.kube.get(RLJOB, "n", "j")
+        assert abs(apiserver.kube.clock() - theirs) < timedelta(seconds=10)
+        apiserver.headers = {"Date": "yesterday"}
+        await apiserver.kube.get(RLJOB, "n", "j")
+        assert abs(apiserver.kube.clock() - theirs) < timedelta(seconds=10), "what cannot be read says nothing"
+        apiserver.headers = {}
+        await apiserver.kube.get(RLJOB, "n", "j")
+        assert abs(apiserver.kube.clock() - datetime.now(UTC)) < timedelta(seconds=10), "our clock was set right"
+
     async def test_a_kind_that_does_not_exist_is_none(self, apiserver):
         apiserver.answers = [(404, {}), (404, {})]
         assert await apiserver.kube.list(RAY_JOB, "n") is None
@@ -185,6 +204,21 @@ class TestKube:
         await apiserver.kube.delete(RAY_JOB, "n", "x", "u1")
         await apiserver.kube.delete(RAY_JOB, "n", "x", "u1")
         assert apiserver.asked[0][3] == {"propagationPolicy": "Background", "preconditions": {"uid": "u1"}}
+
+
+async def test_watches_that_end_with_an_error_are_opened_anew(monkeypatch):
+    outcomes = [kopf.APIClientError({"code": 410}, status=410, headers={}), RuntimeError("a bug"), None]
+
+    async def operator(**_):
+        if outcome := outcomes.pop(0):
+            raise outcome
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    monkeypatch.setattr("rljob_operator.main.FIRST_PAUSE_SECONDS", 0.01)
+    settings = Settings()
+    controller = Controller(World().kube, settings, Metrics(CollectorRegistry()))
+    await watch(controller, Cache(), settings, None)
+    assert not outcomes
 
 
 async def test_alive_is_a_queue_that_works():

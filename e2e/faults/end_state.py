@@ -1,0 +1,86 @@
+"""What is left at the end of a run, without what tells one run from another."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from rljob_operator import labels
+from rljob_operator.objects import CHILDREN, POD, RLJOB, Kind, Obj, meta, name_of
+
+from e2e.faults.access import Admin
+
+_DROPPED = {
+    "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "namespace", "observedGeneration",
+    "ownerReferences", "requestedAt", "clusterIP", "clusterIPs", labels.APPLIED, "deployment.kubernetes.io/revision",
+}  # fmt: skip
+_KINDS = (RLJOB, POD, *CHILDREN)
+# The controller-manager's own, in every namespace.
+_EVERYWHERE = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+_REQUEST = re.compile(r'"(generation|requestedAt)": ?("[^"]*"|\d+|null)')
+
+
+async def end_state(admin: Admin, namespace: str) -> dict[str, Any]:
+    """Everything in a namespace, by kind and name; pods with a name at random are told by their role."""
+    lists = await asyncio.gather(*(admin.list(kind, namespace) for kind in _KINDS))
+    state: dict[str, Any] = {}
+    uids = [job["metadata"]["uid"] for job in lists[0] or []]
+    mask = re.compile("|".join(map(re.escape, [namespace, *uids])))
+    for kind, found in zip(_KINDS, lists, strict=True):
+        for obj in found or []:
+            if (kind.kind, name_of(obj)) not in _EVERYWHERE:
+                state[_key(kind, obj)] = _plain(obj, mask)
+    return state
+
+
+def _key(kind: Kind, obj: Obj) -> str:
+    if kind is POD and meta(obj, "labels", labels.ROLE) == "retriever":
+        return "Pod (retriever)"
+    return f"{kind.kind} {name_of(obj)}"
+
+
+def _plain(value: Any, mask: re.Pattern[str]) -> Any:
+    if isinstance(value, dict):
+        if "spec" in value and value.get("kind") in ("Pod", "Deployment", "Service", "PersistentVolumeClaim"):
+            # Their status and their defaults are others' work; that they are there, and how, is ours.
+            value = {k: v for k, v in value.items() if k != "status"} | ({"spec": {}} if value["kind"] == "Pod" else {})
+        return {
+            key: _plain(inner, mask)
+            for key, inner in sorted(value.items())
+            if key not in _DROPPED and not key.endswith(("Time", "time", "-digest", "template-hash"))
+        }
+    if isinstance(value, list):
+        return [_plain(inner, mask) for inner in value]
+    if isinstance(value, str):
+        return _REQUEST.sub(r'"\1": *', mask.sub("*", value))
+    return value
+
+
+def difference(expected: Any, found: Any, path: str = "") -> list[str]:
+    """Where two end states differ, as lines."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        lines = []
+        for key in sorted(expected.keys() | found.keys()):
+            where = f"{path}/{key}"
+            if key not in found:
+                lines.append(f"missing {where}")
+            elif key not in expected:
+                lines.append(f"left over {where}")
+            else:
+                lines += difference(expected[key], found[key], where)
+        return lines
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        return [
+            line
+            for i, (a, b) in enumerate(zip(expected, found, strict=True))
+            for line in difference(a, b, f"{path}/{i}")
+        ]
+    if expected == found:
+        return []
+    return [f"{path}: {_short(expected)} without the fault, {_short(found)} with it"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:100]}…{text[-60:]}"

@@ -1,0 +1,97 @@
+"""etcd and the apiserver are killed under a running job; the CRD is replaced by another version of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.cluster import control_plane as daemons_of
+from e2e.cluster.binaries import program
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.paths import Paths
+from e2e.faults.access import Access, Admin
+from e2e.faults.kill import Stage, Suite
+from e2e.faults.stories import STEPS
+from e2e.faults.world import World
+from e2e.support.kubectl import Kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+CRD = Path(__file__).resolve().parents[2] / "crds/rljobs.yaml"
+
+
+@asynccontextmanager
+async def trained(access: Access, folder: Path, **settings: Any) -> AsyncIterator[Stage]:
+    """A job that trains; after the block its driver ends it, and it must be Succeeded in its first attempt."""
+    async with (
+        Admin.connect(access) as admin,
+        World(admin).running() as world,
+        Stage(Suite(access, world, folder), "restart", seconds=120.0, **settings) as stage,
+    ):
+        cast = stage.cast
+        await cast.apply(retriever=None)
+        await cast.starts(1)
+        yield stage
+        await cast.report(step=STEPS, stage="Done", state="Succeeded", exitCode=0)
+        await cast.ray_job_ends(1)
+        await cast.phase("Succeeded")
+        assert cast.status["attempt"] == 1
+        assert cast.status["failedAttempts"] == 0
+        assert stage.operator.alive, stage.operator.log
+        assert stage.operator.starts == 1
+
+
+def restart(name: str) -> None:
+    """SIGKILL a daemon of our own cluster, and start it with the flags that it had."""
+    cluster = Cluster(Paths.from_env())
+    if cluster.mode() is None:
+        pytest.skip("its daemons are not ours to kill")
+    paths, daemons = cluster.paths, cluster.daemons
+    os.kill(next(record.pid for record in daemons.records() if record.name == name), signal.SIGKILL)
+    daemons.stop([name])
+    if name == "etcd":
+        daemons.start(name, ["etcd", *daemons_of.etcd_flags(paths)])
+    else:
+        daemons.start(name, [program(paths, name), *daemons_of.apiserver_flags(paths)])
+    kubectl = cluster.kubectl()
+    daemons.wait_ready(name, lambda: kubectl.answers("/readyz"))
+
+
+@pytest.mark.parametrize("name", ["etcd", "kube-apiserver"])
+async def test_restarted_under_a_running_job(access: Access, tmp_path: Path, name: str) -> None:
+    async with trained(access, tmp_path, resync_seconds=5.0):
+        await asyncio.to_thread(restart, name)
+
+
+def other_version(crd: dict[str, Any]) -> dict[str, Any]:
+    """The CRD as an earlier version might have it: without rules across fields, and without the newest fields."""
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    schema["spec"].pop("x-kubernetes-validations", None)
+    for field in ("lastProgressTime", "evaluation", "tokensPerSecond"):
+        schema["status"]["properties"].pop(field, None)
+    return crd
+
+
+async def test_crd_upgraded_under_a_running_job(access: Access, control_plane: Kubectl, tmp_path: Path) -> None:
+    def apply(crd: dict[str, Any]) -> None:
+        control_plane("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(crd))
+        control_plane("wait", "--for=condition=Established", "crd/rljobs.rljob.io", "--timeout=30s")
+
+    new: dict[str, Any] = yaml.safe_load(CRD.read_text())
+    try:
+        await asyncio.to_thread(apply, other_version(yaml.safe_load(CRD.read_text())))
+        async with trained(access, tmp_path) as stage:
+            await asyncio.to_thread(apply, new)
+            await stage.cast.report(step=4, reward=0.5, evaluation={"em": 0.25}, tokensPerSecond=120.0)
+            # The new fields are written, and the rules of the new version hold for what is changed now.
+            await stage.cast.until("the new field", lambda: stage.cast.status.get("tokensPerSecond") == "120")
+            assert stage.cast.status["phase"] == "Running"
+    finally:
+        await asyncio.to_thread(apply, new)
