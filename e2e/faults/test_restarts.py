@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,9 +58,14 @@ def restart(name: str) -> None:
     os.kill(next(record.pid for record in daemons.records() if record.name == name), signal.SIGKILL)
     daemons.stop([name])
     if name == "etcd":
-        daemons.start(name, ["etcd", *daemons_of.etcd_flags(paths)])
+        command: list[str | Path] = ["etcd", *daemons_of.etcd_flags(paths)]
     else:
-        daemons.start(name, [program(paths, name), *daemons_of.apiserver_flags(paths)])
+        command = [program(paths, name), *daemons_of.apiserver_flags(paths)]
+    for _ in range(10):  # the port may be taken for a moment yet
+        daemons.start(name, command)
+        time.sleep(1)
+        if daemons.running(name):
+            break
     kubectl = cluster.kubectl()
     daemons.wait_ready(name, lambda: kubectl.answers("/readyz"))
 
