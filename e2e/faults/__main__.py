@@ -68,6 +68,7 @@ async def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=6, help="runs at once")
     parser.add_argument("--story", action="append", choices=list(LIFECYCLES), help="only these lifecycles")
+    parser.add_argument("--no-storms", action="store_true", help="leave out the runs with a kill after every write")
     parser.add_argument("--point", help="one kill point: STORY:N:before|after")
     parser.add_argument("--logs", type=Path, help="folder for the operators' logs")
     options = parser.parse_args()
@@ -84,7 +85,12 @@ async def main() -> int:
             outcomes = [await suite.strike(Point(story, int(number), when))]
         else:
             outcomes = await kill_all(
-                suite, stories, size=options.sample, seed=options.seed, at_once=options.at_once, storms=stories
+                suite,
+                stories,
+                size=options.sample,
+                seed=options.seed,
+                at_once=options.at_once,
+                storms=[] if options.no_storms else stories,
             )
     bad = [outcome for outcome in outcomes if outcome.problem]
     struck = Counter(o.point.story for o in outcomes if o.point and o.struck)
