@@ -68,7 +68,7 @@ async def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=6, help="runs at once")
     parser.add_argument("--story", action="append", choices=list(LIFECYCLES), help="only these lifecycles")
-    parser.add_argument("--no-storms", action="store_true", help="leave out the runs with a kill after every write")
+    parser.add_argument("--no-storms", action="store_true", help="no runs with a kill after every write")
     parser.add_argument("--point", help="one kill point: STORY:N:before|after")
     parser.add_argument("--logs", type=Path, help="folder for the operators' logs")
     options = parser.parse_args()

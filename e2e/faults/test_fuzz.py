@@ -32,34 +32,33 @@ async def create(admin: Admin, body: dict[str, Any]) -> str | None:
 
 
 async def test_every_manifest_is_refused_or_judged(access: Access, tmp_path: Path) -> None:
-    async with Admin.connect(access) as admin:
-        # A world that does not run: nobody plays KubeRay here.
-        async with Stage(Suite(access, World(admin), tmp_path), "fuzz") as stage:
-            bodies = generate(stage.namespace, COUNT)
-            assert len(bodies) >= 200
-            for number, body in enumerate(bodies):
-                body["metadata"]["name"] = f"fuzz-{number}"
-            gate = asyncio.Semaphore(16)
+    # A world that does not run: nobody plays KubeRay here.
+    async with Admin.connect(access) as admin, Stage(Suite(access, World(admin), tmp_path), "fuzz") as stage:
+        bodies = generate(stage.namespace, COUNT)
+        assert len(bodies) >= 200
+        for number, body in enumerate(bodies):
+            body["metadata"]["name"] = f"fuzz-{number}"
+        gate = asyncio.Semaphore(16)
 
-            async def one(body: dict[str, Any]) -> str | None:
-                async with gate:
-                    return await create(admin, body)
+        async def one(body: dict[str, Any]) -> str | None:
+            async with gate:
+                return await create(admin, body)
 
-            refusals = await asyncio.gather(*map(one, bodies))
-            refused = [text for text in refusals if text]
-            assert all(len(text) > 40 for text in refused), "each says why"
-            jobs = await judged(admin, stage, len(bodies) - len(refused))
-            accepted = sum(condition(job, "Accepted")["status"] == "True" for job in jobs)
-            print(f"{len(refused)} refused, {len(jobs) - accepted} judged bad, {accepted} accepted")
-            assert refused
-            assert accepted
-            for job in jobs:
-                assert condition(job, "Accepted")["status"] == "True" or condition(job, "Accepted")["message"]
-            await quiet(stage)
-            assert stage.operator.alive
-            assert (await stage.operator.page("/healthz"))[0] == 200
-            assert len(stage.proxy.writes) <= WRITES_PER_JOB * len(jobs)
-            assert "Traceback" not in stage.operator.log.read_text()
+        refusals = await asyncio.gather(*map(one, bodies))
+        refused = [text for text in refusals if text]
+        assert all(len(text) > 40 for text in refused), "each says why"
+        jobs = await judged(admin, stage, len(bodies) - len(refused))
+        accepted = sum(condition(job, "Accepted")["status"] == "True" for job in jobs)
+        print(f"{len(refused)} refused, {len(jobs) - accepted} judged bad, {accepted} accepted")
+        assert refused
+        assert accepted
+        for job in jobs:
+            assert condition(job, "Accepted")["status"] == "True" or condition(job, "Accepted")["message"]
+        await quiet(stage)
+        assert stage.operator.alive
+        assert (await stage.operator.page("/healthz"))[0] == 200
+        assert len(stage.proxy.writes) <= WRITES_PER_JOB * len(jobs)
+        assert "Traceback" not in stage.operator.log.read_text()
 
 
 async def judged(admin: Admin, stage: Stage, count: int, seconds: float = 240.0) -> list[Obj]:
