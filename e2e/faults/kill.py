@@ -23,7 +23,7 @@ from e2e.faults.world import World
 
 When = Literal["before", "after"]
 NAMESPACE = Kind("v1", "Namespace", "namespaces")
-CONVERGED_SECONDS = 45.0
+CONVERGED_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Stage:
     """A namespace with a proxy and an operator behind it, taken away afterwards."""
 
     def __init__(
-        self, suite: Suite, story: str, *, seconds: float = 60.0, fault: Fault | None = None, **settings: Any
+        self, suite: Suite, story: str, *, seconds: float = 150.0, fault: Fault | None = None, **settings: Any
     ) -> None:
         self._suite, self.story = suite, story
         self.namespace = f"f-{story}-{uuid.uuid4().hex[:6]}"

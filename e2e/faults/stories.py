@@ -26,7 +26,7 @@ class Cast:
 
     world: World
     namespace: str
-    seconds: float = 60.0
+    seconds: float = 150.0
     """Limit of each wait."""
     log: list[str] = field(default_factory=list)
     """The steps taken, for the report of a failure."""
