@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.torch_engine.attention import Pages, attend, mask_table, plan
+from rljob_trainer.rollout.torch_engine.attention import Pages, attend, mask_table, plan, value_width
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
 from rljob_trainer.rollout.types import SamplingParams
 
@@ -171,7 +171,13 @@ def paged_attention(chosen: list[int], pool: bool, queries: int = 1) -> tuple[to
     positions = torch.tensor(ends[order])[:, None] - queries + torch.arange(queries)
     made = plan(pages, positions, groups, repeats, mask_table(page, torch.device("cpu")), 20 if pool else None)
     k, v = (keys, values) if pool else (keys[pages.ids], values[pages.ids])
-    out = attend(q[rows], k, torch.cat((v, torch.ones(*v.shape[:3], 1)), -1), made, 0.2)
+    out = attend(
+        q[rows],
+        k,
+        torch.cat((v, torch.ones(*v.shape[:3], 1), torch.zeros(*v.shape[:3], value_width(d) - d - 1)), -1),
+        made,
+        0.2,
+    )
     expected = []
     for row, at_positions in zip(rows.tolist(), positions, strict=True):
         whole_k = keys[table[row]].permute(1, 0, 3, 2).reshape(groups, -1, d).repeat_interleave(repeats, 0)

@@ -21,6 +21,14 @@ def page_size(max_length: int) -> int:
     return 32 if max_length <= 1024 else 128 if max_length <= 8192 else 512
 
 
+def value_width(head_dim: int) -> int:
+    """Columns of a page of values: those of a head, one of ones, and zeros up to whole vectors of 16 floats.
+
+    With a remainder, MKL on AMD processors gives a page other bits depending on its place among the others.
+    """
+    return -(-(head_dim + 1) // 16) * 16
+
+
 @dataclass(frozen=True, slots=True)
 class Pages:
     """Which pages n sequences read. Sequences are ordered by their number of pages, most first."""
@@ -85,10 +93,10 @@ def plan(
 
 
 def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Plan, scale: float) -> torch.Tensor:
-    """q [n, groups, m, d], keys [P, groups, d, page], values [P, groups, page, d + 1] whose last column is 1: it sums
-    the weights along with the values. All float32. Returns [n, groups, m, d]."""
+    """q [n, groups, m, d], keys [P, groups, d, page], values [P, groups, page, value_width(d)] whose column d is 1: it
+    sums the weights along with the values. All float32. Returns [n, groups, m, d]."""
     n, groups, m, d = q.shape
-    page, counts = plan.mask.shape[2], plan.counts
+    page, counts, width = plan.mask.shape[2], plan.counts, values.shape[3]
     queries = q.reshape(n, -1).index_select(0, plan.owners).view(-1, m, d)
     # Powers of 2: MKL's exp, which PyTorch calls on CPU, is a hundred times slower where the result underflows.
     scores = torch.baddbmm(plan.mask, queries, keys.view(-1, d, page), alpha=scale * LOG2_E)
@@ -97,12 +105,12 @@ def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Plan
         head = peak[:count]
         torch.maximum(head, other, out=head)
     scores.sub_(peak.index_select(0, plan.owners).view(-1, m, 1)).exp2_()
-    parts = torch.bmm(scores, values.view(-1, page, d + 1))
-    total, *more = _by_sequence(parts.view(-1, groups * m * (d + 1)), plan)
+    parts = torch.bmm(scores, values.view(-1, page, width))
+    total, *more = _by_sequence(parts.view(-1, groups * m * width), plan)
     for count, other in zip(counts[1:], more, strict=True):
         total[:count].add_(other)
-    total = total.view(n, groups, m, d + 1)
-    return total[..., :d] / total[..., d:]
+    total = total.view(n, groups, m, width)
+    return total[..., :d] / total[..., d : d + 1]
 
 
 def _by_sequence(of_pages: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, ...]:

@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heappush
 import torch
 
 from rljob_trainer.rollout.torch_engine.architecture import Architecture
+from rljob_trainer.rollout.torch_engine.attention import value_width
 from rljob_trainer.rollout.types import EngineError
 
 Saved = tuple[torch.Tensor, torch.Tensor]
@@ -13,7 +14,8 @@ Saved = tuple[torch.Tensor, torch.Tensor]
 
 class PagedCache:
     """Pages of `page` tokens, float32. Per layer, keys are [pages, kv heads, head_dim, page], values [pages, kv heads,
-    page, head_dim + 1], the last column 1: each as `attention.attend` reads it. Page 0 takes the writes of padding.
+    page, value_width(head_dim)], column head_dim 1: each as `attention.attend` reads it. Page 0 takes the writes of
+    padding.
 
     Memory is only touched when a page is first taken.
     """
@@ -22,10 +24,11 @@ class PagedCache:
         self.page, self.heads, self.width = page, architecture.num_kv_heads, architecture.head_dim
         layers = architecture.num_layers
         self._keys = torch.zeros((layers, pages + 1, self.heads, self.width, page), device=device)
-        self._values = torch.zeros((layers, pages + 1, self.heads, page, self.width + 1), device=device)
+        columns = value_width(self.width)
+        self._values = torch.zeros((layers, pages + 1, self.heads, page, columns), device=device)
         self.keys, self.values = list(self._keys), list(self._values)
         self._key_items = [layer.view(-1) for layer in self.keys]
-        self._value_rows = [layer.view(-1, self.width + 1)[:, : self.width] for layer in self.values]
+        self._value_rows = [layer.view(-1, columns)[:, : self.width] for layer in self.values]
         self._key_offsets = torch.arange(self.heads * self.width, device=device) * page
         self._value_offsets = torch.arange(self.heads, device=device) * page
         self._free = list(range(1, pages + 1))
