@@ -202,10 +202,25 @@ def logs(
         _print(lines, pod.metadata.name, output, prefix=f"{pod.metadata.name} | " if len(chosen) > 1 else "")
 
 
+def readable(line: str) -> str:
+    """A JSON line of our processes as people read it; any other line as it is."""
+    if not line.startswith('{"time":'):
+        return line
+    try:
+        entry = json.loads(line)
+        moment = datetime.fromisoformat(entry["time"])
+        where = " ".join(str(entry[key]) for key in ("role", "index") if key in entry)
+        step = f" step {entry['step']}" if "step" in entry else ""
+        text = f"{moment:%H:%M:%S} {entry['level'].upper():<7} {where}{step}: {entry['message']}"
+        return f"{text}\n{entry['exception']}" if "exception" in entry else text
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line
+
+
 def _print(lines: Iterator[str], pod: str, output: Format, *, prefix: str = "") -> None:
     for line in lines:
         if output is Format.text:
-            print(f"{prefix}{line}", flush=True)
+            print(f"{prefix}{readable(line)}", flush=True)
         else:  # JSON on one line is YAML as well
             end = "" if output is Format.json else "\n---"
             print(json.dumps({"pod": pod, "line": line}, ensure_ascii=False) + end, flush=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rljob_cli import report
 from rljob_cli.brief import brief
 from rljob_cli.exits import ClusterError
+from rljob_cli.remote import readable
 from rljob_cli.top import ordered, totals, view
 
 SPEC: dict[str, Any] = {
@@ -137,6 +138,28 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(ClusterError, match="cannot be read in pod head-0: sh: python: not found"):
         report.fetch(Broken(tmp_path), job("a", "Running"), tmp_path)  # type: ignore[arg-type]
+
+
+def test_log_lines_read_well() -> None:
+    line = {
+        "time": "2026-01-01T12:00:01.500+00:00",
+        "level": "info",
+        "job": "a",
+        "attempt": 1,
+        "role": "rank",
+        "index": 3,
+    }
+    assert readable(json.dumps(line | {"step": 12, "message": "saved"})) == "12:00:01 INFO    rank 3 step 12: saved"
+    driver = {
+        "time": "2026-01-01T12:00:01+00:00",
+        "level": "error",
+        "role": "driver",
+        "message": "no",
+        "exception": "E",
+    }
+    assert readable(json.dumps(driver)) == "12:00:01 ERROR   driver: no\nE"
+    for other in ("Ray runtime started.", "{", '{"time": "yesterday"}', '{"time":1}'):
+        assert readable(other) == other
 
 
 def test_kubectl_finds_the_command(tmp_path: Path) -> None:

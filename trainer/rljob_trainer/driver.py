@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob_trainer import logs
 from rljob_trainer.cluster.causes import reason_of
 from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
@@ -98,8 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.dir = options.dir.resolve()
     directory = options.dir / "attempts" / options.incarnation
     directory.mkdir(parents=True, exist_ok=True)
-    _log_to(directory / "driver.log")
     copy_output_to_pod_log()
+    _log_to(directory / "driver.log")
     stop = StopFlag()
     stop.on_signals()
     environment = None if options.local else cluster_environment()
@@ -223,17 +224,17 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
 
 
 def _log_to(path: Path) -> None:
-    """Everything goes to the incarnation's log; warnings, but no tracebacks, go to standard error as well."""
+    """Everything goes to the incarnation's log; warnings, but no tracebacks, go to standard error as well. On a
+    cluster all goes to the pod's log, as JSON."""
     to_file = logging.FileHandler(path, encoding="utf-8")
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setLevel(logging.WARNING)
     to_terminal.addFilter(lambda record: record.exc_info is None and "\n" not in record.getMessage())
-    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     for handler in (to_file, to_terminal):
-        handler.setFormatter(form)
+        handler.setFormatter(logging.Formatter(logs.PLAIN))
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.handlers[:] = [to_file, to_terminal]
+    root.handlers[:] = [to_file, logs.json_handler("driver") if logs.on_cluster() else to_terminal]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from rljob_trainer import logs
 from rljob_trainer.config.data import PrepareSpec
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True, help="RLJob manifest (YAML or JSON)")
     parser.add_argument("--dir", required=True, help="the job's directory")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("prepare", form="%(levelname)s %(message)s")
     try:
         spec = load(options.job).spec.data.prepare
         if spec is None:

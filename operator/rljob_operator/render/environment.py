@@ -58,6 +58,7 @@ def ray(context: Context, group: Group, attempt: int) -> list[Env]:
         *job(context),
         value("RLJOB_ATTEMPT", attempt),
         value("RLJOB_ROLE", group),
+        value("RLJOB_POD_LOG", POD_LOG),
         field("RLJOB_POD_NAME", "metadata.name"),
         value("OMP_NUM_THREADS", context.spec.trainer.threads_per_rank),
         value("RAY_USAGE_STATS_ENABLED", "0"),
@@ -73,7 +74,6 @@ def ray(context: Context, group: Group, attempt: int) -> list[Env]:
             value("RLJOB_CONTROL_CONFIGMAP", names.control(context.name)),
             value("RLJOB_LEASE", names.driver(context.name)),
             field("RLJOB_INCARNATION_ID", "metadata.uid"),
-            value("RLJOB_POD_LOG", POD_LOG),
             *drivers_secrets(context),
         ]
     return env + hub_token(context)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rljob_trainer import logs
 from rljob_trainer.checkpoint.background import ShardWriter, mark_written
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
@@ -58,6 +59,8 @@ class TrainerRank:
         from rljob_trainer.metrics.exporter import ProcessMetrics
         from rljob_trainer.weights.export import WeightExporter
 
+        if logs.on_cluster():
+            logs.configure("rank", rank)
         self.spec = parsed.spec
         self._exported = ProcessMetrics(parsed.metadata.name, "rank", rank)
         self._metrics_port, self._job_dir = parsed.spec.tracking.metrics_port, job_dir
@@ -86,6 +89,7 @@ class TrainerRank:
     def sft_step(self, rows: Sequence[Any], lr_step: int, total_steps: int) -> dict[str, float]:
         """One step on this rank's share of the demonstrations (`input_ids`, `loss_mask`). `lr_step` counts from 0
         within the stage of `total_steps`. Metrics: loss, grad_norm, lr, tokens, rows."""
+        logs.at_step(lr_step)
         with self._exported.call("sft_step"):
             metrics = self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
         self._exported.set(metrics | gpu_memory())
@@ -113,6 +117,7 @@ class TrainerRank:
         old_logprobs: Sequence[Sequence[float]] | None = None,
     ) -> dict[str, float]:
         """One optimizer step on this rank's share of the global batch; metrics are global, the same on all ranks."""
+        logs.at_step(lr_step)
         with self._exported.call("rl_step"):
             metrics = self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
         self._exported.set(metrics | gpu_memory())

@@ -66,7 +66,8 @@ def start_local_ray(ranks: int, engines: int, gpus: int = 0) -> None:
 
 def join_ray() -> None:
     """Join the cluster's Ray, on whose head this driver runs."""
-    ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    # Ranks and engines write into the logs of their own pods.
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
 
 
 def wait_for_resources(needed: dict[str, float], limit: float, tick: Callable[[], None], poll: float = 1.0) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rljob_trainer import logs
 from rljob_trainer.cluster.progress import ProgressReporter, now_rfc3339
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.metrics.display import Display
@@ -175,6 +176,7 @@ class Recorder:
             self.tracking.completions(step, name, rows)
 
     def _stand(self, state: LoopState, **more: float | None) -> None:
+        logs.at_step(state.step)
         known: dict[str, Any] = {key: value for key, value in more.items() if value is not None}
         self.prometheus.steps(state.step, self.total_steps, state.rollout, state.policy_version)
         self.progress.update(

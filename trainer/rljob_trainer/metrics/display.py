@@ -1,14 +1,17 @@
 """What a person sees while a job runs: a live panel on a terminal, plain lines elsewhere."""
 
+import logging
 import sys
 import time
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from rljob_trainer.logs import LineLogger, on_cluster
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -196,5 +199,7 @@ def make_display(title: str, *, quiet: bool = False) -> Display:
     """A live panel when the output is a terminal, plain lines elsewhere."""
     if quiet:
         return QuietDisplay()
+    if on_cluster():
+        return PlainDisplay(cast(TextIO, LineLogger(logging.getLogger("rljob_trainer.progress"))))
     console = Console()
     return LiveDisplay(title, console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay()

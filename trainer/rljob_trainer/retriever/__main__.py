@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from rljob_trainer import logs
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
 from rljob_trainer.config.retriever import RetrieverSpec
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--request-timeout", type=float, default=60.0, help="seconds until a request is answered 504")
     parser.add_argument("--unrelated", action="store_true", help="answer unrelated documents of the same corpus")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("retriever", form="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
         job = load(options.job)

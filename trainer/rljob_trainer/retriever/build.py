@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 
+from rljob_trainer import logs
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
 from rljob_trainer.config.retriever import RetrieverSpec
@@ -141,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True, help="RLJob manifest (YAML or JSON)")
     parser.add_argument("--dir", required=True, help="the job's directory")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("build-index", form="%(levelname)s %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
         spec = load(options.job).spec.retriever

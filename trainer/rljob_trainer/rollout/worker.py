@@ -1,10 +1,10 @@
 """The rollout worker: one engine behind a Ray actor, made by `ray.remote(RolloutWorker)`, or a plain object."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rljob_trainer import logs
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.metrics import exporter
 from rljob_trainer.rollout.types import Sample, SamplingParams
@@ -17,7 +17,7 @@ class RolloutWorker:
     """
 
     def __init__(self, job: dict[str, Any], job_dir: str, engine_index: int) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure("engine", engine_index)
         self._job, self._job_dir, self._engine_index = RLJob.model_validate(job), job_dir, engine_index
 
     async def start(self) -> dict[str, Any]:
@@ -33,6 +33,7 @@ class RolloutWorker:
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Any] | str) -> str:
         """Serve `weights` as `version`; returns the digest over what is served. Raises EngineError on a mismatch."""
+        logs.at_step(version)
         served = await self._service.update_weights(version, digest, weights)
         self._exported.set(self._service.metrics())
         return served
@@ -68,6 +69,7 @@ class RolloutWorker:
     async def finish_update(self, version: int, exported: tuple[str, Mapping[str, Any]], *after: None) -> str:
         """Serve what came as `version`; `exported` is the sender's digest and table. Returns the digest served."""
         digest, table = exported
+        logs.at_step(version)
         served = await self._service.receiver.finish_update(version, digest, table)
         self._exported.set(self._service.metrics())
         return served

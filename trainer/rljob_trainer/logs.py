@@ -1,0 +1,92 @@
+"""Log lines of a job's processes: on a cluster one JSON object a line, in the pod's own log; elsewhere plain text.
+
+Each JSON line says where it comes from: job, attempt, role, index (of a rank or an engine) and the step it stands at.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import IO
+
+from rljob_trainer.cluster.podlog import copy_output_to_pod_log
+
+PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_step: int | None = None
+
+
+def on_cluster(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs in a pod of a job."""
+    return "RLJOB_NAME" in environ
+
+
+def at_step(step: int) -> None:
+    """The step, or the policy version of an engine, that lines from here on belong to."""
+    global _step
+    _step = step
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, role: str, index: int | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        super().__init__()
+        attempt = environ.get("RLJOB_ATTEMPT")
+        self._where = {
+            "job": environ.get("RLJOB_NAME"),
+            "attempt": int(attempt) if attempt and attempt.isdigit() else None,
+            "role": role,
+            "index": index,
+        }
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **self._where,
+            "step": _step,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({key: value for key, value in line.items() if value is not None}, ensure_ascii=False)
+
+
+def configure(role: str, index: int | None = None, *, stream: IO[str] | None = None, form: str = PLAIN) -> None:
+    """Set up the root logger of a process; what it prints besides reaches the pod's log as it is.
+
+    Elsewhere than on a cluster: `form` to `stream` (standard error), unless the root logger is set up already.
+    """
+    if not on_cluster():
+        logging.basicConfig(level=logging.INFO, format=form, stream=stream or sys.stderr)
+        return
+    copy_output_to_pod_log()
+    logging.basicConfig(level=logging.INFO, handlers=[json_handler(role, index)], force=True)
+
+
+def json_handler(role: str, index: int | None = None) -> logging.Handler:
+    """Writes JSON lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(role, index))
+    return handler
+
+
+class LineLogger:
+    """A text stream whose lines become log lines, for what would otherwise print."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger, self._pending = logger, ""
+
+    def write(self, text: str) -> int:
+        """Log every line that is whole."""
+        *lines, self._pending = (self._pending + text).split("\n")
+        for line in filter(None, lines):
+            self._logger.info("%s", line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back but an unfinished line."""
