@@ -41,7 +41,7 @@ bench: setup  ## Benchmarks as JSON lines, kept under benchmarks/results/
 	$(PY) -m benchmarks
 
 faults: setup  ## Kill the operator at every write of every lifecycle, on a control plane of its own (root; long)
-	scripts/faults.sh
+	scripts/faults.sh $(ARGS)
 
 images: setup  ## Build the container images with buildah, podman or docker
 	$(PY) -m images.build

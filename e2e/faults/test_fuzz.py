@@ -32,12 +32,12 @@ async def create(admin: Admin, body: dict[str, Any]) -> str | None:
 
 
 async def test_every_manifest_is_refused_or_judged(access: Access, tmp_path: Path) -> None:
+    bodies = generate(COUNT)
+    assert len(bodies) >= 200
     # A world that does not run: nobody plays KubeRay here.
     async with Admin.connect(access) as admin, Stage(Suite(access, World(admin), tmp_path), "fuzz") as stage:
-        bodies = generate(stage.namespace, COUNT)
-        assert len(bodies) >= 200
         for number, body in enumerate(bodies):
-            body["metadata"]["name"] = f"fuzz-{number}"
+            body["metadata"] |= {"name": f"fuzz-{number}", "namespace": stage.namespace}
         gate = asyncio.Semaphore(16)
 
         async def one(body: dict[str, Any]) -> str | None:
