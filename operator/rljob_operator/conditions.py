@@ -9,8 +9,8 @@ from rljob_operator.objects import rfc3339
 from rljob_operator.reasons import Reason
 
 ORDER = (
-    "Accepted", "RetrieverReady", "ClusterReady", "Training", "RewardStalled", "EntropyCollapsed", "MismatchHigh",
-    "ResponseLengthExploding", "NonFinite", "Suspended", "Complete", "Failed",
+    "Accepted", "RetrieverReady", "ClusterReady", "RolloutScaled", "Training", "RewardStalled",
+    "EntropyCollapsed", "MismatchHigh", "ResponseLengthExploding", "NonFinite", "Suspended", "Complete", "Failed",
 )  # fmt: skip
 _LONGEST = 4000
 

@@ -14,6 +14,7 @@ from rljob_operator import health, names
 from rljob_operator.causes import action
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
 from rljob_operator.reasons import PAUSED, Reason
+from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import find
 from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge
 from rljob_operator.view import View
@@ -59,13 +60,19 @@ def advance(view: View) -> Step:
     return _active(view, view.active, step) if view.active else _idle(view, step)
 
 
-def request(view: View) -> dict[str, Any]:
+def request(view: View, scaling: Scaling) -> dict[str, Any]:
     """What the driver is asked: `request.json`. The same as before while nothing changes."""
     old = view.observed.request()
-    wanted = {"suspend": view.wants_suspend, "attempt": view.status.attempt}
+    wanted: dict[str, Any] = {"suspend": view.wants_suspend, "attempt": view.status.attempt}
+    if scaling.engines:
+        wanted |= {"engines": scaling.engines, "drain": list(scaling.drain), "drainSince": scaling.since}
+    elif "engines" in old:
+        wanted |= {"engines": None, "drain": [], "drainSince": None}
     if wanted.items() <= old.items():
         return old
     asked = rfc3339(view.now) if view.wants_suspend else None
+    if asked and old.get("suspend") is True and old.get("attempt") == view.status.attempt:
+        asked = str(old.get("requestedAt") or asked)
     return wanted | {"generation": view.observed.job["metadata"].get("generation", 0), "requestedAt": asked}
 
 

@@ -37,6 +37,13 @@ class Health(_Report):
     message: str = Field(default="", max_length=8192)
 
 
+class Engines(_Report):
+    """Which pods the driver's engines are on."""
+
+    serving: list[str] = Field(default_factory=list, max_length=2048)
+    drained: list[str] = Field(default_factory=list, max_length=2048)
+
+
 class EarlyStop(_Report):
     """The target that was reached."""
 
@@ -61,6 +68,9 @@ class Progress(_Report):
     last_commit: Commit | None = None
     health: dict[str, Health] = Field(default_factory=dict)
     early_stop: EarlyStop | None = None
+    engines: Engines | None = None
+    trainer_wait: float | None = None
+    staleness_max: float | None = None
     state: str = "Running"
     exit_code: int | None = None
     reason: str | None = None

@@ -1,13 +1,11 @@
 """From what was observed to what is to be written. Pure: no I/O, no clock; the same input gives the same plan."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from rljob_trainer.config.arithmetic import engine_count
 from rljob_trainer.config.checks import check
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
@@ -23,6 +21,7 @@ from rljob_operator.reasons import Reason
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
+from rljob_operator.scaling import autoscale, scale
 from rljob_operator.settings import Settings
 from rljob_operator.summary import summarise
 from rljob_operator.transitions import Happening, between
@@ -71,10 +70,13 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         return _refused(observed, old, problems, now)
     view = View(observed, context, old.model_copy(deep=True), now, settings)
     step = advance(view)
-    summarise(view, step)
+    autoscale(view)
+    scaling = scale(view)
+    step.requeue += scaling.requeue
+    summarise(view, step, scaling)
     wanted = Wanted(
         attempt=view.status.attempt,
-        request=request(view),
+        request=request(view, scaling),
         # Without KubeRay nothing that costs is made beforehand.
         retriever=observed.kuberay or old.attempt > 0,
         retriever_running=retriever_needed(view),
@@ -82,9 +84,9 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     status = view.status.to_api()
     return Plan(
         finalizer=None if labels.FINALIZER in (job["metadata"].get("finalizers") or []) else "add",
-        apply=_applies(observed, children(context, wanted)),
-        create=_creates(context, step, view),
-        patch=_scaling(view),
+        apply=_applies(observed, children(view.context, wanted)),
+        create=_creates(view.context, step, view),
+        patch=scaling.patch,
         delete=tuple(step.delete),
         status=status if status != (job.get("status") or {}) else None,
         events=tuple(between(old, view.status)),
@@ -152,25 +154,3 @@ def _creates(context: Context, step: Step, view: View) -> tuple[Obj, ...]:
         return ()
     commit = view.status.last_commit
     return (ray_job(context, step.create, commit.name if commit else None),)
-
-
-def _scaling(view: View) -> tuple[tuple[Obj, list[dict[str, Any]]], ...]:
-    """KubeRay ignores a changed RayJob once its cluster exists: the cluster's own group is patched, by its index."""
-    attempt = view.active
-    cluster = view.observed.ray_cluster(attempt.number) if attempt else None
-    if cluster is None or deleting(cluster):
-        return ()
-    wanted = engine_count(view.context.spec)
-    for index, group in enumerate(cluster["spec"].get("workerGroupSpecs") or []):
-        if group.get("groupName") == "rollout" and group.get("replicas") != wanted:
-            path = f"/spec/workerGroupSpecs/{index}"
-            return (
-                (
-                    copy.deepcopy(cluster),
-                    [
-                        {"op": "test", "path": f"{path}/groupName", "value": "rollout"},
-                        {"op": "add", "path": f"{path}/replicas", "value": wanted},
-                    ],
-                ),
-            )
-    return ()

@@ -30,6 +30,9 @@ class Reason(StrEnum):
     CLUSTER_READY = "ClusterReady"  # E
     POD_LOST = "PodLost"  # E
     NO_ATTEMPT = "NoAttempt"
+    # RolloutScaled
+    SCALING = "RolloutScaling"  # E
+    SCALED = "RolloutScaled"  # E
     # Training
     NOT_REPORTED = "NotReported"
     TRAINING = "Training"  # E
@@ -75,6 +78,7 @@ EVENTS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY, Reason.RETRIEVER_TIMEOUT,
         Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
+        Reason.SCALING, Reason.SCALED,
         Reason.CONFIG_ERROR, Reason.CRASHING, Reason.CLUSTER_READY, Reason.POD_LOST, Reason.TRAINING,
         Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.TARGET_REACHED,
         Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,

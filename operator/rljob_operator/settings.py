@@ -53,6 +53,8 @@ class Settings:
     """Time for the driver's last report to arrive (or its process to end) after the RayJob (or the report) is final."""
     cause_grace_seconds: float = 5.0
     """How long the pods may take to tell why a worker was lost that the driver reports as lost."""
+    drain_timeout_seconds: float = 900.0
+    """How long a scale-down waits for the driver to drain the pods that go."""
     cleanup_timeout_seconds: float = 300.0
     """A deleted RLJob waits at most so long for its pods to be gone."""
     request_timeout_seconds: float = 15.0

@@ -8,11 +8,12 @@ from rljob_operator.conditions import Conditions
 from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
 from rljob_operator.reasons import Reason
+from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import begun, find
 from rljob_operator.view import View
 
 
-def summarise(view: View, step: Step) -> None:
+def summarise(view: View, step: Step, scaling: Scaling) -> None:
     """Bring `view.status` in line with what was observed and with the step that is taken."""
     status, generation = view.status, view.observed.job["metadata"].get("generation", 0)
     conditions = Conditions(status.conditions, generation, view.now)
@@ -23,6 +24,7 @@ def summarise(view: View, step: Step) -> None:
     _groups(view)
     _retriever(view, conditions)
     _cluster(view, step, conditions)
+    _scaled(view, scaling, conditions)
     _training(view, conditions)
     health.report(view, conditions)
     _suspended(view, conditions)
@@ -98,6 +100,14 @@ def _cluster(view: View, step: Step, conditions: Conditions) -> None:
     conditions.set(
         "ClusterReady", False, Reason.POD_LOST if was_ready else Reason.PODS_STARTING, f"pods ready: {counts}"
     )
+
+
+def _scaled(view: View, scaling: Scaling, conditions: Conditions) -> None:
+    """Said from the first scaling on."""
+    if scaling.message:
+        conditions.set("RolloutScaled", False, Reason.SCALING, scaling.message)
+    elif conditions.get("RolloutScaled"):
+        conditions.set("RolloutScaled", True, Reason.SCALED, f"{view.status.rollout.desired} pods as asked")
 
 
 def _training(view: View, conditions: Conditions) -> None:

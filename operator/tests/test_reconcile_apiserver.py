@@ -284,6 +284,44 @@ def test_a_job_that_is_active_for_too_long_fails_and_gives_its_pods_back(kubectl
     wait_for("no RayJob", lambda: not kubectl.names("rayjobs", "-l", "rljob.io/job=late"), seconds=30)
 
 
+def test_kubectl_scale_reaches_the_cluster_and_takes_drained_pods_away(kubectl, operator):
+    kubectl.apply(manifest(kubectl, "wide"))
+    wait_phase(kubectl, "wide", "Starting")
+    ray_job = kubectl.get("rayjob", "wide-1")
+    owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "controller": True, "blockOwnerDeletion": True}
+    owner |= {key: ray_job["metadata"][key] for key in ("name", "uid")}
+    labels = ray_job["metadata"]["labels"]
+    cluster = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "spec": ray_job["spec"]["rayClusterSpec"]}
+    cluster["metadata"] = {"name": "wide-1-abcde", "labels": labels, "ownerReferences": [owner]}
+    kubectl("create", "-f", "-", stdin=yaml.safe_dump(cluster))
+    body = json.dumps({"status": {"rayClusterName": "wide-1-abcde", "jobDeploymentStatus": "Running"}})
+    kubectl("patch", "rayjob", "wide-1", "--subresource=status", "--type=merge", "-p", body)
+    report(kubectl, "wide", engines={"serving": ["wide-a"], "drained": []})
+    wait_phase(kubectl, "wide", "Running")
+
+    def rollout() -> dict:
+        groups = kubectl.get("raycluster", "wide-1-abcde")["spec"]["workerGroupSpecs"]
+        return next(group for group in groups if group["groupName"] == "rollout")
+
+    kubectl("scale", "rljob/wide", "--replicas=2")
+    wait_for("two replicas", lambda: rollout()["replicas"] == 2, seconds=30, every=0.2)
+    template = rollout()["template"]
+    for name in ("wide-a", "wide-b"):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": template["metadata"]["labels"]}}
+        kubectl.apply(yaml.safe_dump(pod | {"spec": template["spec"] | {"schedulerName": "nobody"}}))
+
+    kubectl("scale", "rljob/wide", "--replicas=1")
+
+    def drain() -> list:
+        return json.loads(kubectl.get("configmap", "wide-control")["data"]["request.json"]).get("drain") or []
+
+    assert wait_for("a pod to drain", drain, seconds=30, every=0.2) == ["wide-b"], "the one that serves nothing"
+    assert rollout()["replicas"] == 2
+    report(kubectl, "wide", engines={"serving": ["wide-a"], "drained": ["wide-b"]})
+    wait_for("one replica", lambda: rollout()["replicas"] == 1, seconds=30, every=0.2)
+    assert rollout()["scaleStrategy"] == {"workersToDelete": ["wide-b"]}
+
+
 def test_delete_in_the_middle_leaves_nothing(kubectl, operator):
     kubectl.apply(manifest(kubectl, "gone", code={"files": {"a.py": "X = 1\n"}}))
     wait_phase(kubectl, "gone", "Starting")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rljob_trainer import logs
 from rljob_trainer.cluster.causes import reason_of
-from rljob_trainer.cluster.control import ControlPoller
+from rljob_trainer.cluster.control import ControlPoller, ScaleRequest
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
@@ -145,19 +145,27 @@ def _run(
     stack: ExitStack,
 ) -> None:
     job = load(options.job)
+    wishes: list[ScaleRequest] = []
     if environment is not None:
-        _hold_lease(environment, options, stop, stack)
+        _hold_lease(environment, options, stop, stack, wishes)
     if job.spec.data.prepare is not None:
         # Mostly done already, by the retriever's pods or by `rljob run`; a job without a retriever comes here first.
         prepare(job.spec.data.prepare, options.dir)
     # What follows imports torch and Ray: only after it is clear that this driver may run.
     from rljob_trainer.loops.main import run_job
 
-    run_job(job, options, stop, progress, stack, os.environ.get(RETRIEVER_URL))
+    run_job(job, options, stop, progress, stack, os.environ.get(RETRIEVER_URL), lambda: next(iter(wishes), None))
 
 
-def _hold_lease(environment: ClusterEnvironment, options: argparse.Namespace, stop: StopFlag, stack: ExitStack) -> None:
-    """Take the job's lease, and listen for the operator's requests, until `stack` closes."""
+def _hold_lease(
+    environment: ClusterEnvironment,
+    options: argparse.Namespace,
+    stop: StopFlag,
+    stack: ExitStack,
+    wishes: list[ScaleRequest],
+) -> None:
+    """Take the job's lease, and listen for the operator's requests, until `stack` closes. `wishes` holds the latest
+    wish for engines."""
     from kubernetes import client
 
     api = api_client()
@@ -186,6 +194,7 @@ def _hold_lease(environment: ClusterEnvironment, options: argparse.Namespace, st
         environment.control_config_map,
         options.attempt,
         lambda: stop.request("suspend", "suspended as asked"),
+        on_scale=lambda wish: wishes.__setitem__(slice(None), [wish]),
     )
     stack.callback(poller.close)
 

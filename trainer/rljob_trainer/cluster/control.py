@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rljob_trainer.cluster.environment import REQUEST_TIMEOUT_SECONDS
@@ -14,16 +15,40 @@ POLL_SECONDS = 5.0
 
 def wants_suspend(text: str | None, attempt: int) -> bool:
     """Whether `request.json` asks this attempt to suspend. Raises ValueError when it is not a JSON object."""
-    if not text:
-        return False
-    request = json.loads(text)
-    if not isinstance(request, dict):
-        raise ValueError(f"request.json is not an object: {text[:80]}")
+    request = _request(text)
     return bool(request.get("suspend")) and request.get("attempt", attempt) == attempt
 
 
+@dataclass(frozen=True)
+class ScaleRequest:
+    """What the operator wants of the rollout group."""
+
+    engines: int
+    """Engines that are to serve."""
+    drain: frozenset[str] = frozenset()
+    """Pods that are to go: their engines get no new samples, finish what they have and end."""
+
+
+def wants_scale(text: str | None, attempt: int) -> ScaleRequest | None:
+    """What `request.json` asks of this attempt's engines; None: nothing. Raises ValueError when it is not readable."""
+    request = _request(text)
+    engines = request.get("engines")
+    if engines is None or request.get("attempt", attempt) != attempt:
+        return None
+    if not isinstance(engines, int) or engines < 1:
+        raise ValueError(f"request.json asks for {engines!r} engines")
+    return ScaleRequest(engines, frozenset(map(str, request.get("drain") or ())))
+
+
+def _request(text: str | None) -> dict[str, Any]:
+    request = json.loads(text or "{}")
+    if not isinstance(request, dict):
+        raise ValueError(f"request.json is not an object: {str(text)[:80]}")
+    return request
+
+
 class ControlPoller:
-    """Calls `on_suspend` once when the operator asks for it."""
+    """Calls `on_suspend` once when the operator asks for it, and `on_scale` with each wish for engines until then."""
 
     def __init__(
         self,
@@ -33,10 +58,12 @@ class ControlPoller:
         attempt: int,
         on_suspend: Callable[[], None],
         interval: float = POLL_SECONDS,
+        on_scale: Callable[[ScaleRequest], None] = lambda request: None,
     ) -> None:
         """`api` is a CoreV1Api."""
         self._api, self._namespace, self._name = api, namespace, name
         self._attempt, self._on_suspend, self._interval = attempt, on_suspend, interval
+        self._on_scale = on_scale
         self._stop = threading.Event()
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
@@ -62,7 +89,8 @@ class ControlPoller:
             found = self._api.read_namespaced_config_map(
                 self._name, self._namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
-            suspend = wants_suspend((found.data or {}).get("request.json"), self._attempt)
+            text = (found.data or {}).get("request.json")
+            suspend, scale = wants_suspend(text, self._attempt), wants_scale(text, self._attempt)
         except ApiException as error:
             if error.status != 404:  # none is there until the operator asks for something
                 self._complain(error)
@@ -71,6 +99,8 @@ class ControlPoller:
             self._complain(error)
             return False
         self._failures = 0
+        if scale is not None:
+            self._on_scale(scale)
         return suspend
 
     def _complain(self, error: Exception) -> None:

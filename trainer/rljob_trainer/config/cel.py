@@ -224,6 +224,7 @@ RULES: tuple[Rule, ...] = (*_SPEC_RULES, *SECTION_RULES)
 
 MUTABLE = (
     "rollout.replicas",
+    "rollout.autoscaling",
     "lifecycle.suspend",
     "lifecycle.suspendTimeoutSeconds",
     "lifecycle.backoffLimit",

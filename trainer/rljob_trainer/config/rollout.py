@@ -117,6 +117,21 @@ class GenerateSpec(ApiModel):
     """Keyword arguments of the custom function."""
 
 
+class Autoscaling(ApiModel):
+    """Engines by how long the trainer waits for samples. The operator then sets their number within the bounds."""
+
+    min_replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Fewest engines."""
+    max_replicas: Annotated[int, Field(ge=1, le=1024)]
+    """Most engines."""
+    target_trainer_wait: Annotated[float, Field(ge=0.01, le=0.99)] = 0.5
+    """Share of its time that the trainer may wait for samples; above it engines are added, below it taken away."""
+    scale_up_seconds: NonNegativeInt = 60
+    """An increase is made once it has been called for without a break for so long."""
+    scale_down_seconds: NonNegativeInt = 300
+    """The same for a decrease."""
+
+
 class RolloutSpec(ApiModel):
     """Generation: batch arithmetic, sampling, engines."""
 
@@ -138,6 +153,8 @@ class RolloutSpec(ApiModel):
     """Longest sequence in tokens, prompt included; by default prompt limit plus response limit."""
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
     """Engines, each in a pod (or, with more GPUs than a node has, in several). The scale subresource."""
+    autoscaling: Autoscaling | None = None
+    """Let the operator choose the number of engines; `replicas` is then the number to begin with."""
     gpus_per_engine: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs of one engine (its tensor parallelism); 0 on CPU."""
     engine_args: FreeMap = Field(default_factory=dict)

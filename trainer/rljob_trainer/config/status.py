@@ -121,6 +121,17 @@ class CommitStatus(ApiModel):
     """When it was written (RFC 3339)."""
 
 
+class AutoscalingStatus(ApiModel):
+    """What autoscaling makes of the rollout group."""
+
+    replicas: NonNegativeInt
+    """Engines that it wants now."""
+    recommended: NonNegativeInt | None = None
+    """Engines that the last reports call for, when that is another number."""
+    since: ShortStr | None = None
+    """Since when they do (RFC 3339)."""
+
+
 class RLJobStatus(ApiModel):
     """What the operator has seen of the job."""
 
@@ -177,6 +188,8 @@ class RLJobStatus(ApiModel):
     """Trainer pods."""
     rollout: GroupStatus = Field(default_factory=GroupStatus)
     """Rollout pods."""
+    autoscaling: AutoscalingStatus | None = None
+    """What `rollout.autoscaling` has decided."""
     rollout_replicas: NonNegativeInt = 0
     """For the scale subresource."""
     rollout_selector: LongStr | None = None

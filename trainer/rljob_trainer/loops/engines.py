@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops.elastic import Roster, ScaleWish
 from rljob_trainer.loops.placement import ROLLOUT_RESOURCE, engine_gpu_share, make_actor
 from rljob_trainer.loops.waiting import TICK_SECONDS, WorkerError, WorkerStuckError, gather, result_of
 from rljob_trainer.loops.weight_sync import ObjectStoreSync, WeightSync
@@ -44,7 +45,11 @@ class EngineGroup:
         on_replaced: Callable[[str], None] = lambda why: None,
         *,
         sync: WeightSync,
+        scale: ScaleWish = lambda: None,
+        on_scaled: Callable[[dict[str, list[str]]], None] = lambda report: None,
     ) -> None:
+        """scale: what the operator wants of the number of engines. on_scaled: is told which pods serve or are drained
+        whenever that changes."""
         self._job, self._job_dir, self._tick, self._on_replaced, self._sync = job, job_dir, tick, on_replaced, sync
         self._manifest = job.to_manifest()
         self._restarts_left = job.spec.rollout.max_engine_restarts
@@ -54,11 +59,17 @@ class EngineGroup:
         """Whether the ranks' weights are those of the version that is served. Off while they are trained beside the
         generation: an engine that is replaced then gets its weights with the next version."""
         self.actors = [self._make(index) for index in range(job.spec.rollout.replicas)]
+        self.roster = Roster(len(self.actors))
+        self._scale, self._on_scaled = scale, on_scaled
+        self._joining: dict[int, Any] = {}
+        self._reported: dict[str, list[str]] = {}
 
     def start(self) -> None:
         """Load configuration and tokenizer on every engine. Colocated ones give their GPU memory back at once."""
         calls = {_name(index): engine.start.remote() for index, engine in enumerate(self.actors)}
-        gather(calls, limit=START_SECONDS, doing="starting", tick=self._tick)
+        started = gather(calls, limit=START_SECONDS, doing="starting", tick=self._tick)
+        self.roster.pods = {index: started[_name(index)].get("pod", "") for index in range(len(self.actors))}
+        self._report()
         self.sleep()
 
     @property
@@ -78,8 +89,61 @@ class EngineGroup:
         """Make every engine serve the ranks' weights as `version`. Each recomputes the digest over what it serves."""
         self._sync.prepare(version)
         self._version, self.may_send = version, True
-        self._send(range(len(self.actors)))
+        self._adjust()
+        self._send(self.roster.serving)
         self._asleep = False
+
+    def take_up_joined(self) -> None:
+        """Between batches: let engines go and come. New ones get the current weights, else they wait for an update."""
+        if self._version is not None and self.may_send and (joined := self._adjust()):
+            self._send(joined)
+
+    def _adjust(self) -> list[int]:
+        """Follow the operator's wish for engines as far as it can be followed now. Returns the engines that have joined
+        and hold no weights yet."""
+        request = self._scale()
+        if request is None or self.sleeps:
+            return []
+        roster = self.roster
+        roster.close(request)
+        for index in roster.idle():
+            logger.info("%s ends: its pod %s is to go", _name(index), roster.pods.get(index))
+            self._end(index)
+        joined = [index for index in sorted(self._joining) if self._joined(index)]
+        missing = roster.missing(request)
+        free = int(ray.available_resources().get(ROLLOUT_RESOURCE, 0.0)) if missing else 0
+        for _ in range(min(free, missing)):
+            index = roster.take_number()
+            self.actors[index : index + 1] = [self._make(index)]
+            self._joining[index] = self.actors[index].start.remote()
+        self._report()
+        return joined
+
+    def _joined(self, index: int) -> bool:
+        """Whether an engine that was started has come up."""
+        ref = self._joining[index]
+        if not ray.wait([ref], timeout=0)[0]:
+            return False
+        del self._joining[index]
+        try:
+            self.roster.pods[index] = result_of(ref, _name(index), "starting").get("pod", "")
+        except WorkerError as error:  # its pod is gone again; another is started when there is place for it
+            logger.warning("an engine that was to join did not: %s", error)
+            self._end(index)
+            return False
+        self.roster.joining.discard(index)
+        logger.info("%s joins on pod %s", _name(index), self.roster.pods[index])
+        return True
+
+    def _end(self, index: int) -> None:
+        ray.kill(self.actors[index])
+        self.roster.end(index)
+
+    def _report(self) -> None:
+        report = self.roster.report(self._scale())
+        if report != self._reported:
+            self._reported = report
+            self._on_scaled(report)
 
     def submit(
         self,
@@ -105,6 +169,7 @@ class EngineGroup:
 
         Raises WorkerStuckError after `limit` seconds, EngineLimitError when too many engines were lost.
         """
+        self.take_up_joined()
         generating = self.submit(samples, sampling, retriever_url)
         start = time.monotonic()
         while not generating.done:
@@ -116,11 +181,17 @@ class EngineGroup:
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Numbers of every engine, by its name."""
-        calls = {_name(index): engine.metrics.remote() for index, engine in enumerate(self.actors)}
+        calls = {_name(index): self.actors[index].metrics.remote() for index in self.roster.serving}
         return gather(calls, limit=60.0, doing="reporting metrics", tick=self._tick)
 
     def replace(self, index: int, why: WorkerError) -> None:
-        """A new engine in the place of a lost one, with the current weights where they can be had."""
+        """A new engine in the place of a lost one, with the current weights where they can be had; none in the place of
+        one that was to go."""
+        if index in self.roster.closed:
+            logger.warning("%s, which was to go, is lost: %s", _name(index), why)
+            self._end(index)
+            self._report()
+            return
         self._spawn_instead(index, why)
         if self._version is not None and (self.may_send or isinstance(self._sync, ObjectStoreSync)):
             self._send([index])
@@ -151,6 +222,10 @@ class EngineGroup:
                 failed = next((index for index in waiting if _name(index) == error.worker), None)
                 if failed is None:
                     raise
+                if failed in self.roster.closed:
+                    self._end(failed)
+                    waiting.remove(failed)
+                    continue
                 self._spawn_instead(failed, error)
                 # All take part anew: an exchange that ended half way may have left the others without a version.
 
@@ -167,7 +242,9 @@ class EngineGroup:
             self.actors[index] = self._make(index)
             try:
                 started = {_name(index): self.actors[index].start.remote()}
-                gather(started, limit=START_SECONDS, doing="starting", tick=self._tick)
+                up = gather(started, limit=START_SECONDS, doing="starting", tick=self._tick)
+                self.roster.pods[index] = up[_name(index)].get("pod", "")
+                self._report()
                 if self.sleeps:  # an update wakes every engine it goes to
                     gather(
                         {_name(index): self.actors[index].sleep.remote()},
@@ -193,15 +270,16 @@ class Generating:
     ) -> None:
         self._group, self._samples, self._arguments = group, samples, (sampling, retriever_url)
         groups = by_group([sample.group for sample in samples])
-        self._numbers: dict[int, list[int]] = {}
-        for numbers, index in zip(groups, route(map(len, groups), loads), strict=True):
-            self._numbers.setdefault(index, []).extend(numbers)
+        numbers: dict[int, list[int]] = {}
+        for mine, index in zip(groups, route(map(len, groups), group.roster.loads(list(loads))), strict=True):
+            numbers.setdefault(index, []).extend(mine)
         self._done: dict[int, Sample] = {}
-        self._calls: dict[Any, int] = {}
+        self._calls: dict[Any, tuple[int, list[int]]] = {}
+        """Engine and samples of each call under way."""
         self._actors: dict[int, Any] = {}
         self._health = _HealthWatch()
-        for index in self._numbers:
-            self._submit(index)
+        for index, mine in numbers.items():
+            self._submit(index, mine)
 
     @property
     def done(self) -> bool:
@@ -211,8 +289,10 @@ class Generating:
     @property
     def loads(self) -> list[int]:
         """Samples under way, by engine."""
-        busy = set(self._calls.values())
-        return [len(self._numbers.get(i, ())) if i in busy else 0 for i in range(len(self._group.actors))]
+        loads = [0] * len(self._group.actors)
+        for index, numbers in self._calls.values():
+            loads[index] += len(numbers)
+        return loads
 
     def results(self) -> list[Sample]:
         """The samples in the order they were given. Only when `done`."""
@@ -224,37 +304,47 @@ class Generating:
             return
         ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
         for ref in ready:
-            index = self._calls[ref]
+            index, numbers = self._calls[ref]
             try:
                 results = result_of(ref, _name(index), "generating")
             except WorkerError as error:
                 self._replace(index, error)
             else:
                 del self._calls[ref]
-                self._done.update(zip(self._numbers[index], results, strict=True))
-        busy = sorted(set(self._calls.values()))
+                self._group.roster.busy[index] -= 1
+                self._done.update(zip(numbers, results, strict=True))
+        busy = self._busy
         for index, why in self._health.look({index: self._actors[index] for index in busy}):
             self._replace(index, why)
 
     def too_late(self, limit: float) -> WorkerStuckError:
         """The error that says which engines have not finished within `limit` seconds."""
-        busy = sorted(set(self._calls.values()))
-        waiting = ", ".join(f"{_name(index)} ({len(self._numbers[index])} samples)" for index in busy)
+        busy, loads = self._busy, self.loads
+        waiting = ", ".join(f"{_name(index)} ({loads[index]} samples)" for index in busy)
         return WorkerStuckError(
             _name(busy[0]), f"{waiting} did not finish within spec.rollout.timeoutSeconds = {limit:.0f}"
         )
 
-    def _submit(self, index: int) -> None:
-        mine = [self._samples[number] for number in self._numbers[index]]
+    @property
+    def _busy(self) -> list[int]:
+        return sorted({index for index, _ in self._calls.values()})
+
+    def _submit(self, index: int, numbers: list[int]) -> None:
+        mine = [self._samples[number] for number in numbers]
         self._actors[index] = self._group.actors[index]
-        self._calls[self._actors[index].generate.remote(mine, *self._arguments)] = index
+        self._group.roster.busy[index] += 1
+        self._calls[self._actors[index].generate.remote(mine, *self._arguments)] = index, numbers
 
     def _replace(self, index: int, why: WorkerError) -> None:
-        for ref in [ref for ref, owner in self._calls.items() if owner == index]:
+        lost = [(ref, numbers) for ref, (owner, numbers) in self._calls.items() if owner == index]
+        for ref, _ in lost:
             del self._calls[ref]
+            self._group.roster.busy[index] -= 1
         if self._group.actors[index] is self._actors[index]:  # else another batch has found it lost already
             self._group.replace(index, why)
-        self._submit(index)
+        for _, numbers in lost:
+            (target,) = route([len(numbers)], self._group.roster.loads(self.loads))
+            self._submit(target if index in self._group.roster.closed else index, numbers)
 
 
 class _HealthWatch:

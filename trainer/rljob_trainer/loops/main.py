@@ -15,6 +15,7 @@ from rljob_trainer.config.arithmetic import engine_count, generates, total_gpus,
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.health.rollback import rollbacks, standing
 from rljob_trainer.hooks import load_function
+from rljob_trainer.loops.elastic import ScaleWish
 from rljob_trainer.loops.jobdir import claim, learning_fields
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.placement import (
@@ -50,6 +51,7 @@ def run_job(
     progress: ProgressReporter,
     stack: ExitStack,
     retriever_url: str | None,
+    scale: ScaleWish = lambda: None,
 ) -> None:
     """The whole run. Raises what ends it early; see `driver` for what becomes of that."""
     place = Place(options.dir, options.incarnation, options.attempt, options.local, retriever_url)
@@ -73,7 +75,7 @@ def run_job(
     recorder = Recorder(place.directory, job.metadata.name, total, progress, display, tracking, devices)
     stack.callback(recorder.close)
     serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, place.job_dir, strict=not options.local)
-    run = Run(job, place, data, stop, recorder, records)
+    run = Run(job, place, data, stop, recorder, records, scale)
     stack.callback(run.close)
     train(run, commit, back)
     summary = summarize(

@@ -82,6 +82,11 @@ class Recorder:
     ) -> None:
         """Numbers of a rollout and the steps trained on it; `seconds` by phase; `beside`: see `gpu_seconds`."""
         gpu = gpu_seconds(seconds, self._devices, beside=beside)
+        total_seconds = seconds.get("total", 0.0)
+        waits = {
+            "trainerWait": seconds.get("generate", 0.0) / total_seconds if total_seconds else None,
+            "stalenessMax": values.get("staleness_max"),
+        }
         share = goodput(gpu)
         if share is not None:
             values = {**values, "goodput": share}
@@ -95,7 +100,9 @@ class Recorder:
         self.tracking.log(state.step, kind, {**values, **timed})
         self.display.stage(stage, state.rollout, total)
         self.display.values(kind, state.step, dict(values))
-        self._stand(state, reward=values.get("reward"), tokensPerSecond=values.get("tokens_per_second"), goodput=share)
+        self._stand(
+            state, reward=values.get("reward"), tokensPerSecond=values.get("tokens_per_second"), goodput=share, **waits
+        )
 
     def completion(
         self, state: LoopState, name: str, sample: Sample, segments: Sequence[tuple[str, bool]], advantage: float | None

@@ -15,6 +15,7 @@ from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
 from rljob_trainer.data.sft import SftSource
 from rljob_trainer.health.rollback import Rollback
 from rljob_trainer.loops.commits import Commits
+from rljob_trainer.loops.elastic import ScaleWish
 from rljob_trainer.loops.engines import EngineGroup
 from rljob_trainer.loops.health import Health
 from rljob_trainer.loops.hub import Hub
@@ -98,8 +99,9 @@ class Run:
         stop: StopFlag,
         recorder: Recorder,
         rollbacks: Sequence[Rollback] = (),
+        scale: ScaleWish = lambda: None,
     ) -> None:
-        """`rollbacks`: those of the job so far."""
+        """`rollbacks`: those of the job so far. `scale`: what the operator wants of the number of engines."""
         self.job, self.place, self.data, self.stop, self.recorder = job, place, data, stop, recorder
         self.sft_steps = sft_steps(job.spec, len(data.sft) if data.sft else None) or 0
         self.rl_steps = rl_steps(job.spec)
@@ -134,7 +136,9 @@ class Run:
         self.engines: EngineGroup | None = None
         if generates(job.spec):
             sync = make_weight_sync(job.spec, self.ranks, place.directory, self.beat)
-            self.engines = EngineGroup(job, place.job_dir, self.beat, self._engine_replaced, sync=sync)
+            self.engines = EngineGroup(
+                job, place.job_dir, self.beat, self._engine_replaced, sync=sync, scale=scale, on_scaled=self._scaled
+            )
 
     def start(self, commit: Commit | None, back: Rollback | None = None) -> None:
         """Start ranks and engines; take up `commit`, or begin. `back`: the rollback that leads to `commit`."""
@@ -258,6 +262,9 @@ class Run:
         """`beat`, and `stop_here`: for waits that may be left at once."""
         self.beat()
         self.stop_here()
+
+    def _scaled(self, engines: dict[str, list[str]]) -> None:
+        self.recorder.progress.update(engines=engines, transition=True)
 
     def _engine_replaced(self, why: str) -> None:
         self.recorder.prometheus.engine_restarted()

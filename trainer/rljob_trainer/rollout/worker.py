@@ -29,7 +29,7 @@ class RolloutWorker:
         started = await self._service.start()
         self._exported = exporter.ProcessMetrics(self._job.metadata.name, "engine", self._engine_index)
         port = exporter.serve_worker(self._exported.registry, self._job.spec.tracking.metrics_port, self._job_dir)
-        return started | {"pid": os.getpid(), "metrics_port": port}
+        return started | {"pid": os.getpid(), "pod": os.environ.get("RLJOB_POD_NAME", ""), "metrics_port": port}
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Any] | str) -> str:
         """Serve `weights` as `version`; returns the digest over what is served. Raises EngineError on a mismatch."""

@@ -20,6 +20,8 @@ from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops import engines, main, ranks, waiting, weight_sync
+from rljob_trainer.loops.elastic import ScaleWish
+from rljob_trainer.loops.placement import ROLLOUT_RESOURCE
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.stop import StopFlag
 
@@ -39,7 +41,13 @@ def _wait(refs: Sequence[Ref], *, num_returns: int = 1, timeout: float | None = 
     return list(refs[:num_returns]), list(refs[num_returns:])
 
 
-FAKE_RAY = SimpleNamespace(put=Ref, wait=_wait, get=lambda ref, timeout=None: ref.value, kill=lambda actor: None)
+FAKE_RAY = SimpleNamespace(
+    put=Ref,
+    wait=_wait,
+    get=lambda ref, timeout=None: ref.value,
+    kill=lambda actor: None,
+    available_resources=lambda: {ROLLOUT_RESOURCE: 8.0},
+)
 
 
 class Actor:
@@ -72,7 +80,11 @@ class InProcess:
         self.stop = StopFlag()
         self.calls = 0
 
-    def run(self, at_generate: Callable[[int, StopFlag], None] = lambda number, stop: None) -> None:
+    def run(
+        self,
+        at_generate: Callable[[int, StopFlag], None] = lambda number, stop: None,
+        scale: ScaleWish = lambda: None,
+    ) -> None:
         """One attempt. `at_generate` is called before each generation with its number, from 1."""
         self.attempts += 1
         self.stop = StopFlag()
@@ -94,7 +106,7 @@ class InProcess:
             patch.setattr(Run, "generate", counted)
             self.progress = ProgressReporter({"step": 0}, [])
             stack.callback(self.progress.close)
-            main.run_job(RLJob.model_validate(self.manifest), options, self.stop, self.progress, stack, None)
+            main.run_job(RLJob.model_validate(self.manifest), options, self.stop, self.progress, stack, None, scale)
 
     @contextmanager
     def _workers(self, patch: pytest.MonkeyPatch) -> Iterator[None]:

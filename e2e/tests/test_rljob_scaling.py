@@ -1,0 +1,49 @@
+"""`kubectl scale rljob/x` while it trains: engines come and go, no step and no attempt is lost."""
+
+import json
+
+import pytest
+
+from e2e.support.jobs import Job, example
+from e2e.support.kubectl import Kubectl
+from e2e.support.wait import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+SHORT = {
+    "data": {
+        "prepare": {"args": {"entities": 400, "heldOutEntities": 100, "demonstrations": 2000, "trainQuestions": 400}}
+    },
+    "sft": {"numSteps": 10, "batchSize": 32},
+    "rollout": {"numRollout": 150},
+    "evaluation": {"interval": 0, "withoutRetriever": False},
+    "lifecycle": {"terminationGracePeriodSeconds": 15},
+}
+TOTAL = 160
+
+
+def test_scaled_up_and_down_while_it_trains(kubectl: Kubectl) -> None:
+    kubectl.apply(example("quickstart.yaml", "scaled", SHORT))
+    job = Job(kubectl, "scaled")
+
+    def serving() -> list[str]:
+        data = kubectl.get("configmap", "scaled-progress").get("data") or {}
+        engines = json.loads(data.get("progress.json", "{}")).get("engines") or {}
+        pods: list[str] = engines.get("serving", [])
+        return pods
+
+    job.wait_step(12, stage="RL", seconds=300)
+    (first,) = serving()
+    kubectl("scale", "rljob/scaled", "--replicas=2")
+    wait_for("two engines serving", lambda: len(serving()) == 2, seconds=240)
+    assert job.status()["step"] < TOTAL, "it trains on"
+
+    kubectl("scale", "rljob/scaled", "--replicas=1")
+    wait_for("one rollout pod", lambda: len(job.pods("rollout")) == 1, seconds=240)
+    (left,) = serving()
+    assert left in {pod["metadata"]["name"] for pod in job.pods("rollout")}, "the pod that went was the drained one"
+    assert first
+
+    done = job.wait_phase("Succeeded", seconds=600)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempt"] == 1
+    assert job.condition("RolloutScaled")["status"] == "True"
