@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,10 @@ class Prometheus:
                 with urllib.request.urlopen(url, timeout=20) as reply:
                     answer = json.load(reply)
             except urllib.error.HTTPError as error:
-                answer = json.load(error)
+                text = error.read().decode(errors="replace")
+                if not text.startswith("{"):  # 503 while it starts
+                    raise AssertionError(f"{path}: {error.code} {text[:200]}") from error
+                answer = json.loads(text)
         assert answer["status"] == "success", f"{arguments}: {answer.get('error')}"
         return answer["data"]
 

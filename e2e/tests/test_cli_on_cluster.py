@@ -71,11 +71,16 @@ def test_submit_status_suspend_resume(kubectl: Kubectl, manifest: str) -> None:
     assert kubectl.get("rljob", "good")["spec"]["lifecycle"]["suspend"] is True
     assert rljob(kubectl, "resume", "good").returncode == 0
     assert kubectl.get("rljob", "good")["spec"]["lifecycle"]["suspend"] is False
+    seen = json.loads(rljob(kubectl, "top", "-o", "json").stdout)
+    assert (seen["items"][0]["name"], seen["totals"]["jobs"]) == ("good", 1)
+    assert "1 jobs, 0 running" in rljob(kubectl, "top", "--once").stdout
     status = {"phase": "Succeeded", "attempt": 1, "progress": "20/20", "conditions": []}
     kubectl("patch", "rljob", "good", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
     shown = rljob(kubectl, "status", "good").stdout
     assert "Succeeded" in shown
     assert "20/20" in shown
+    assert json.loads(rljob(kubectl, "top", "-o", "json").stdout)["items"] == []
+    assert json.loads(rljob(kubectl, "top", "--finished", "-o", "json").stdout)["items"][0]["phase"] == "Succeeded"
     assert rljob(kubectl, "submit", manifest, "--wait").returncode == 0
     changed = rljob(kubectl, "submit", manifest, "--set", "spec.seed=7")
     assert changed.returncode == 2
@@ -88,3 +93,5 @@ def test_what_is_not_there(kubectl: Kubectl, manifest: str) -> None:
     rljob(kubectl, "submit", manifest)
     silent = rljob(kubectl, "logs", "good")
     assert (silent.returncode, "no driver pods now" in silent.stderr) == (3, True)
+    unread = rljob(kubectl, "report", "good")
+    assert (unread.returncode, "has no pods, and nothing of it is left" in " ".join(unread.stderr.split())) == (3, True)

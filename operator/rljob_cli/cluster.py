@@ -125,17 +125,27 @@ class Cluster:
 
     def template(self, job: str) -> Obj | None:
         """A pod template of the job, out of its retriever's Deployment or its latest RayJob; None when none is left."""
-        selector = f"{JOB_LABEL}={job}"
-        with self._explained(f"the Deployments of RLJob {job}"):
-            path = ("apps", "v1", self.namespace, "deployments")
-            found = self._custom.list_namespaced_custom_object(*path, label_selector=selector, _request_timeout=TIMEOUT)
-            for deployment in found["items"]:
-                return dict(deployment["spec"]["template"])
-        with self._explained(f"the RayJobs of RLJob {job}"):
-            path = ("ray.io", "v1", self.namespace, "rayjobs")
-            found = self._custom.list_namespaced_custom_object(*path, label_selector=selector, _request_timeout=TIMEOUT)
-        latest = max(found["items"], key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
+        for deployment in self._of_job(job, "apps", "deployments"):
+            return dict(deployment["spec"]["template"])
+        attempts = self._of_job(job, "ray.io", "rayjobs")
+        latest = max(attempts, key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
         return None if latest is None else dict(latest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"])
+
+    def _of_job(self, job: str, group: str, plural: str) -> list[Obj]:
+        """Objects of a job; none where the cluster does not serve their kind."""
+        from kubernetes.client.exceptions import ApiException
+
+        selector = f"{JOB_LABEL}={job}"
+        with self._explained(f"the {plural} of RLJob {job}"):
+            try:
+                found = self._custom.list_namespaced_custom_object(
+                    group, "v1", self.namespace, plural, label_selector=selector, _request_timeout=TIMEOUT
+                )
+            except ApiException as refused:
+                if refused.status != 404:
+                    raise
+                return []
+        return list(found["items"])
 
     def pod_log(self, pod: str, *, follow: bool, tail: int) -> Iterator[str]:
         """Lines of a pod's log; with `follow` until it ends or the user interrupts."""
