@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import RayActorError
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.config.job import RLJob
@@ -41,10 +42,16 @@ def _wait(refs: Sequence[Ref], *, num_returns: int = 1, timeout: float | None = 
     return list(refs[:num_returns]), list(refs[num_returns:])
 
 
+def _get(ref: Ref, timeout: float | None = None) -> Any:
+    if isinstance(ref.value, RayActorError):
+        raise ref.value
+    return ref.value
+
+
 FAKE_RAY = SimpleNamespace(
     put=Ref,
     wait=_wait,
-    get=lambda ref, timeout=None: ref.value,
+    get=_get,
     kill=lambda actor: None,
     available_resources=lambda: {ROLLOUT_RESOURCE: 8.0},
 )
@@ -60,9 +67,12 @@ class Actor:
         method = getattr(self.worker, name)
 
         def remote(*args: Any) -> Ref:
-            value = method(*(arg.value if isinstance(arg, Ref) else arg for arg in args))
-            if inspect.isawaitable(value):
-                value = asyncio.run_coroutine_threadsafe(_result(value), self.loop).result(120.0)
+            try:
+                value = method(*(arg.value if isinstance(arg, Ref) else arg for arg in args))
+                if inspect.isawaitable(value):
+                    value = asyncio.run_coroutine_threadsafe(_result(value), self.loop).result(120.0)
+            except RayActorError as lost:  # told to whoever asks for the result
+                return Ref(lost)
             return Ref(value)
 
         return SimpleNamespace(remote=remote)

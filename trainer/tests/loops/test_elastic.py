@@ -2,10 +2,12 @@
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 from rljob_trainer.cluster.control import ScaleRequest, wants_scale
 from rljob_trainer.loops.elastic import CLOSED_LOAD, Roster
 from rljob_trainer.loops.stop import StopFlag
@@ -80,27 +82,44 @@ def test_a_wish_for_no_engine_is_refused() -> None:
         wants_scale('{"attempt": 2, "engines": 0}', 2)
 
 
-@pytest.mark.slow
-def test_from_one_to_three_to_two_engines_and_not_a_bit_changes(
-    tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def job(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], InProcess]:
+    """Makes jobs by name, whose engine k runs on `pod-k`."""
     start = RolloutWorker.start
 
     async def named(self: RolloutWorker) -> dict[str, Any]:
         return await start(self) | {"pod": f"pod-{self._engine_index}"}
 
     monkeypatch.setattr(RolloutWorker, "start", named)
-    wishes = {2: wish(3), 5: wish(2, "pod-1")}
-    now: list[ScaleRequest] = []
-    seen: list[Any] = []
 
-    def job(name: str) -> InProcess:
+    def make(name: str) -> InProcess:
         directory = tmp_path / name
         shutil.copytree(tiny_world, directory / "world")
         return InProcess(directory, copy.deepcopy(MANIFEST), monkeypatch)
 
+    return make
+
+
+@pytest.mark.slow
+def test_engines_come_go_and_are_lost_and_not_a_bit_changes(
+    job: Callable[[str], InProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight, scaled = job("straight"), job("scaled")
     straight.run()
+
+    wishes = {2: wish(3), 5: wish(2, "pod-1")}
+    now: list[ScaleRequest] = []
+    seen: list[Any] = []
+    lost: list[int] = []
+    generate = RolloutWorker.generate
+
+    async def dies_once(self: RolloutWorker, *arguments: Any) -> Any:
+        if self._engine_index == 2 and not lost:
+            lost.append(2)
+            raise RayActorError
+        return await generate(self, *arguments)
+
+    monkeypatch.setattr(RolloutWorker, "generate", dies_once)
 
     def at_generate(number: int, stop: StopFlag) -> None:
         now[:] = [wishes[number]] if number in wishes else now
@@ -109,8 +128,8 @@ def test_from_one_to_three_to_two_engines_and_not_a_bit_changes(
             seen.append(engines)
 
     scaled.run(at_generate, lambda: next(iter(now), None))
-    seen.append(scaled.progress.snapshot().get("engines"))
+    assert lost == [2]
     assert {"serving": ["pod-0", "pod-1", "pod-2"], "drained": []} in seen
-    assert seen[-1] == {"serving": ["pod-0", "pod-2"], "drained": ["pod-1"]}
+    assert scaled.progress.snapshot()["engines"] == {"serving": ["pod-0", "pod-2"], "drained": ["pod-1"]}
     assert scaled.summary()["weights_digest"] == straight.summary()["weights_digest"]
     assert scaled.summary()["evaluations"] == straight.summary()["evaluations"]
