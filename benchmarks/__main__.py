@@ -4,13 +4,12 @@ A benchmark is a module here with JSON lines `{"name", "value", "unit", "goal", 
 everything else on standard error. Speeds are ratios measured side by side in one run.
 """
 
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks import _results
 
 HERE = Path(__file__).parent
 LIMIT_SECONDS = 3600
@@ -19,14 +18,6 @@ LIMIT_SECONDS = 3600
 def modules() -> list[str]:
     """The benchmarks, in alphabetical order."""
     return sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswith("_"))
-
-
-def commit() -> str:
-    """Abbreviated commit of the checkout, marked when it has changes."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def run(module: str) -> list[dict[str, object]]:
@@ -51,15 +42,7 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(modules())}", file=sys.stderr)
         return 2
-    date = datetime.datetime.now(datetime.UTC)
-    about = {
-        "date": date.isoformat(timespec="seconds"),
-        "commit": commit(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    (HERE / "results").mkdir(exist_ok=True)
-    target = HERE / "results" / f"{date:%Y-%m-%d}-{about['commit']}.jsonl"
+    about, target = _results.about(), _results.target()
     good = True
     with target.open("a", encoding="utf-8") as kept:
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import pki
@@ -107,15 +108,15 @@ def scheduler_flags(paths: Paths) -> list[str]:
     ]
 
 
-def start(paths: Paths, daemons: Daemons, *, scheduler: bool) -> Kubectl:
-    """Bring up the control plane, and give back a kubectl for its admin."""
+def start(paths: Paths, daemons: Daemons, *, scheduler: bool, flags: Sequence[str] = ()) -> Kubectl:
+    """Bring up the control plane, its apiserver with further flags, and give back a kubectl for its admin."""
     pki.create(paths)
     pki.kubeconfig(paths, "admin", HOST_SERVER, paths.admin_kubeconfig)
     for user in ("controller-manager", "scheduler"):
         pki.kubeconfig(paths, user)
     daemons.start("etcd", ["etcd", *etcd_flags(paths)])
     daemons.wait_ready("etcd", lambda: http_ok(paths, f"{_ETCD}/health"))
-    daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths)])
+    daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths), *flags])
     kubectl = Kubectl(program(paths, "kubectl"), paths.admin_kubeconfig)
     daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"))
     _start(paths, daemons, "kube-controller-manager", controller_manager_flags(paths))

@@ -127,3 +127,11 @@ def kubeconfig(paths: Paths, user: str, server: str = NODE_SERVER, target: Path 
         (folder / f"{user}.key").read_bytes(),
     )
     return write(target or paths.config / f"{user}.kubeconfig", text, mode=0o600)
+
+
+def client(paths: Paths, user: str, group: str, server: str = NODE_SERVER) -> Path:
+    """The kubeconfig of one more user, of a group."""
+    if not (paths.pki / f"{user}.crt").exists():
+        _leaf(paths.pki, "ca", user, f"/O={group}/CN={user}", "clientAuth", [])
+        (paths.pki / f"{user}.key").chmod(0o600)
+    return kubeconfig(paths, user, server)
