@@ -7,6 +7,7 @@ os.environ.setdefault("RLJOB_CLUSTER_INDEX", "63")  # beside whatever cluster is
 import argparse
 import asyncio
 import json
+import signal
 import sys
 
 from benchmarks import _results
@@ -91,6 +92,7 @@ def main() -> int:
     parser.add_argument("--retriever-jobs", type=int, default=50, help="jobs with a retriever, for their writes (50)")
     parser.add_argument("--no-keep", action="store_true", help="print the lines alone")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the cluster goes, too
     load = os.getloadavg()[0]
     try:
         with machine() as on:

@@ -35,9 +35,9 @@ class Machine:
         self.kubectl = cluster.kubectl()
 
     @property
-    def admin(self) -> Path:
-        """Kubeconfig of the measurement itself."""
-        return self.paths.admin_kubeconfig
+    def admin(self) -> str:
+        """Kubeconfig of the measurement itself, as text."""
+        return self.paths.admin_kubeconfig.read_text()
 
     def process(self, name: str) -> psutil.Process:
         """A daemon's process. Raises ClusterError when it does not run."""
@@ -100,8 +100,16 @@ def machine() -> Iterator[Machine]:
     ours = Machine(cluster)
     try:
         policy = write(cluster.paths.state.with_name(f"{cluster.paths.state.name}-audit.yaml"), json.dumps(_policy()))
-        flags = [f"--audit-policy-file={policy}", f"--audit-log-path={ours.audit_log}", "--audit-log-maxsize=10000"]
-        cluster.up(control_plane_only=True, apiserver_flags=flags)
+        flags = {
+            "kube-apiserver": [
+                f"--audit-policy-file={policy}",
+                f"--audit-log-path={ours.audit_log}",
+                "--audit-log-maxsize=10000",
+            ],
+            # On a busy machine kwok is late with the nodes' signs of life, and pods would be taken for lost.
+            "kube-controller-manager": ["--node-monitor-grace-period=1h"],
+        }
+        cluster.up(control_plane_only=True, flags=flags)
         policy.unlink()
         _start(ours)
         yield ours

@@ -5,7 +5,6 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import aiohttp
 import kopf
@@ -17,9 +16,9 @@ CALL_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def connected(kubeconfig: Path) -> AsyncIterator[HttpKube]:
-    """A client with a kubeconfig of the cluster tooling."""
-    config = json.loads(kubeconfig.read_text())
+async def connected(kubeconfig: str) -> AsyncIterator[HttpKube]:
+    """A client with the text of a kubeconfig of the cluster tooling."""
+    config = json.loads(kubeconfig)
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     info = kopf.ConnectionInfo(
         server=cluster["server"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from . import apt, binaries, cgroups, control_plane, dns, kuberay, netns, node, node_images, strays, volumes
@@ -51,8 +50,8 @@ class Cluster:
         wanted = _CONTROL_PLANE if mode == "control-plane" else (*_CONTROL_PLANE, *_NODE)
         return mode if all(self.daemons.running(name) for name in wanted) else None
 
-    def up(self, *, control_plane_only: bool = False, apiserver_flags: Sequence[str] = ()) -> None:
-        """Bring the cluster up, the apiserver with further flags; when it is up, only renew the volumes.
+    def up(self, *, control_plane_only: bool = False, flags: control_plane.Flags | None = None) -> None:
+        """Bring the cluster up, its control plane with further flags; when it is up, only renew the volumes.
 
         A full cluster also serves who asks for a control plane. Anything half-made is taken away first.
         """
@@ -73,7 +72,7 @@ class Cluster:
                 say("cleaning up what an earlier run left")
                 self._down()
             try:
-                self._start(control_plane_only, apiserver_flags)
+                self._start(control_plane_only, flags)
             except BaseException as error:
                 say(f"bring-up failed; logs are in {self.paths.last_logs}")
                 self._down()
@@ -81,14 +80,14 @@ class Cluster:
                     raise ClusterError(f"the cluster did not come up: {error}") from error
                 raise
 
-    def _start(self, control_plane_only: bool, apiserver_flags: Sequence[str]) -> None:
+    def _start(self, control_plane_only: bool, flags: control_plane.Flags | None) -> None:
         for folder in (self.paths.state, self.paths.config, self.paths.config / "cni"):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)
         self._marker.unlink(missing_ok=True)
         cgroups.create()
         netns.create(self.paths)
-        kubectl = control_plane.start(self.paths, self.daemons, scheduler=not control_plane_only, flags=apiserver_flags)
+        kubectl = control_plane.start(self.paths, self.daemons, scheduler=not control_plane_only, flags=flags)
         if not control_plane_only:
             # Early, since the apiserver takes seconds to serve CRDs of that size.
             kuberay.apply_crds(self.paths, kubectl)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import pki
@@ -19,6 +19,9 @@ from .settings import (
     POD_CIDR,
     SERVICE_CIDR,
 )
+
+Flags = Mapping[str, Sequence[str]]
+"""Further flags of programs, by their names."""
 
 _ETCD = "http://127.0.0.1:2379"
 
@@ -108,18 +111,22 @@ def scheduler_flags(paths: Paths) -> list[str]:
     ]
 
 
-def start(paths: Paths, daemons: Daemons, *, scheduler: bool, flags: Sequence[str] = ()) -> Kubectl:
-    """Bring up the control plane, its apiserver with further flags, and give back a kubectl for its admin."""
+def start(paths: Paths, daemons: Daemons, *, scheduler: bool, flags: Flags | None = None) -> Kubectl:
+    """Bring up the control plane, and give back a kubectl for its admin. `flags`: more of them, by program."""
+    more = flags or {}
     pki.create(paths)
     pki.kubeconfig(paths, "admin", HOST_SERVER, paths.admin_kubeconfig)
     for user in ("controller-manager", "scheduler"):
         pki.kubeconfig(paths, user)
     daemons.start("etcd", ["etcd", *etcd_flags(paths)])
     daemons.wait_ready("etcd", lambda: http_ok(paths, f"{_ETCD}/health"))
-    daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths), *flags])
+    daemons.start(
+        "kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths), *more.get("kube-apiserver", ())]
+    )
     kubectl = Kubectl(program(paths, "kubectl"), paths.admin_kubeconfig)
     daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"))
-    _start(paths, daemons, "kube-controller-manager", controller_manager_flags(paths))
+    manager = "kube-controller-manager"
+    _start(paths, daemons, manager, [*controller_manager_flags(paths), *more.get(manager, ())])
     if scheduler:
         _start(paths, daemons, "kube-scheduler", scheduler_flags(paths))
     return kubectl

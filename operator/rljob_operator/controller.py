@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace and name of an RLJob."""
 CANARY: Key = ("", "canary")
+DISTANCE_SECONDS = 1.0
+"""Between two looks at a job that changes all the time, as when its pods come up: one status for all that happened.
+What a plan asks for itself is not held up."""
 CANARY_SECONDS = 10.0
 CANARY_LIMIT = 120.0
 
@@ -29,7 +32,7 @@ class Controller:
     def __init__(self, kube: Kube, settings: Settings, metrics: Metrics, live: Kube | None = None) -> None:
         """`live` reads from the apiserver itself, where `kube` answers from a cache."""
         self._kube, self._settings, self._metrics, self._live = kube, settings, metrics, live
-        self.queue: WorkQueue[Key] = WorkQueue()
+        self.queue: WorkQueue[Key] = WorkQueue(distance=DISTANCE_SECONDS)
         self.canary = Canary(CANARY_LIMIT)
         self.synced = asyncio.Event()
         """To be set once `kube` can answer; nothing is looked at before."""

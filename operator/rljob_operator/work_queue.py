@@ -47,9 +47,12 @@ class WorkQueue[K: Hashable]:
         now = self._clock()
         return sum(due <= now for due in self._due.values())
 
-    def add(self, key: K, after: float = 0.0) -> None:
-        """Look at `key` after so many seconds, or sooner when something sooner was asked before."""
-        due = max(self._clock() + after, self._not_before.get(key, 0.0))
+    def add(self, key: K, after: float = 0.0, *, near: bool = False) -> None:
+        """Look at `key` after so many seconds, or sooner when something sooner was asked before. `near`: not kept apart
+        from the look before."""
+        due = self._clock() + after
+        if not near:
+            due = max(due, self._not_before.get(key, 0.0))
         if key in self._due and self._due[key] <= due:
             return
         self._due[key] = due
@@ -126,7 +129,7 @@ async def work[K: Hashable](queue: WorkQueue[K], handle: Callable[[K], Awaitable
         else:
             queue.done(key)
             if after is not None:
-                queue.add(key, after)
+                queue.add(key, after, near=True)
 
 
 def _expected(error: Exception) -> bool:
