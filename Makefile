@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types generate bench faults e2e-up e2e e2e-down images clean
+.PHONY: help setup demo test test-fast lint types generate bench faults scale e2e-up e2e e2e-down images clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: setup  ## Benchmarks as JSON lines, kept under benchmarks/results/
 
 faults: setup  ## Kill the operator at every write of every lifecycle, on a control plane of its own (root; long)
 	scripts/faults.sh $(ARGS)
+
+scale: setup  ## RLJobs by the thousand beside bare RayJobs, as JSON lines (root; about 15 minutes)
+	$(PY) -m benchmarks.scale
 
 images: setup  ## Build the container images with buildah, podman or docker
 	$(PY) -m images.build

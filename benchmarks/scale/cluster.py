@@ -145,7 +145,7 @@ def _start(ours: Machine) -> None:
     ]
     daemons.start("kwok", [binaries.program(paths, "kwok"), *flags])
     kubectl.apply(_node(index) for index in range(NODES))
-    dashboard = ["-m", "benchmarks.scale.dashboard", "--port", str(DASHBOARD_PORT), "--folder", ours.finished]
+    dashboard = ["-m", "benchmarks.scale.dashboard", "--port", str(DASHBOARD_PORT), "--folder", str(ours.finished)]
     daemons.start("dashboards", [sys.executable, *dashboard], {"PYTHONPATH": str(ROOT)})
     proxy = f"http://127.0.0.1:{DASHBOARD_PORT}"
     user = pki.client(paths, KUBERAY, "system:masters", NODE_SERVER)

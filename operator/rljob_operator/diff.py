@@ -4,7 +4,6 @@ Two signs together: the digest of what was applied last (a field is no longer wa
 of every wanted field with the live object (somebody changed one). Fields that others added are left alone.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,11 +15,11 @@ from rljob_operator.objects import Obj, meta
 from rljob_operator.quantity import same
 
 
-def stamped(desired: Obj) -> Obj:
+def stamped(desired: Obj, its_digest: str) -> Obj:
     """The object with the digest of itself among its annotations."""
-    body = copy.deepcopy(desired)
-    body["metadata"].setdefault("annotations", {})[APPLIED] = digest(desired)
-    return body
+    metadata = desired["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), APPLIED: its_digest}
+    return desired | {"metadata": metadata | {"annotations": annotations}}
 
 
 def digest(desired: Obj) -> str:
@@ -28,11 +27,11 @@ def digest(desired: Obj) -> str:
     return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def needs_apply(desired: Obj, live: Obj | None) -> bool:
+def needs_apply(desired: Obj, its_digest: str, live: Obj | None) -> bool:
     """Whether the live object differs from what is wanted."""
-    return (
-        live is None or meta(live, "annotations", APPLIED) != digest(desired) or not covers(kept(live), kept(desired))
-    )
+    if live is None or meta(live, "annotations", APPLIED) != its_digest:
+        return True
+    return not covers(kept(live), kept(desired))
 
 
 def covers(live: Any, desired: Any) -> bool:

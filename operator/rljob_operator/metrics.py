@@ -1,6 +1,5 @@
 """The operator's metrics, for Prometheus."""
 
-from collections import Counter as Count
 from collections.abc import Iterable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
@@ -33,22 +32,18 @@ class Metrics:
         )
         self._phases: dict[tuple[str, str], str] = {}
         registry.register(_Phases(self._phases))
-        self._show()
+        for phase in PHASES:
+            self.jobs.labels(phase).set(0)
 
     def phase(self, key: tuple[str, str], phase: str | None) -> None:
         """A job is in this phase; None: it is gone."""
         if self._phases.get(key) == phase:
             return
-        if phase is None:
-            self._phases.pop(key, None)
-        else:
+        if (old := self._phases.pop(key, None)) is not None:
+            self.jobs.labels(old).dec()
+        if phase is not None:
             self._phases[key] = phase
-        self._show()
-
-    def _show(self) -> None:
-        counts = Count(self._phases.values())
-        for phase in PHASES:
-            self.jobs.labels(phase).set(counts[phase])
+            self.jobs.labels(phase).inc()
 
 
 class _Phases(Collector):

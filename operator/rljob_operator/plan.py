@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import orjson
 from pydantic import ValidationError
 from rljob_trainer.config.checks import check
 from rljob_trainer.config.errors import UserError
@@ -13,11 +14,12 @@ from rljob_trainer.config.status import RLJobStatus
 
 from rljob_operator import cleanup, labels
 from rljob_operator.conditions import Conditions
-from rljob_operator.diff import needs_apply, stamped
+from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
 from rljob_operator.objects import Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
+from rljob_operator.recent import Recent
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
@@ -26,6 +28,10 @@ from rljob_operator.settings import Settings
 from rljob_operator.summary import summarise
 from rljob_operator.transitions import Happening, between
 from rljob_operator.view import View
+
+# A job is looked at some twenty times while its pods come up, and rendered from the same spec each time.
+_ACCEPTED: Recent[tuple[bytes, Settings, bool], tuple[list[str], Context | None]] = Recent(1024)
+_CHILDREN: Recent[tuple[bytes, Settings, bytes], list[tuple[Obj, str]]] = Recent(1024)
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,12 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
             events=end.events,
             requeue=end.requeue,
         )
-    problems, context = accept(observed, settings, started=old.attempt > 0)
+    raw = _as_written(job)
+    key = (orjson.dumps(raw), settings)
+    problems, context = _ACCEPTED.get((*key, old.attempt > 0), lambda: accept(raw, settings, started=old.attempt > 0))
     if context is None or problems:
         return _refused(observed, old, problems, now)
-    view = View(observed, context, old.model_copy(deep=True), now, settings)
+    view = View(observed, context, RLJobStatus.model_validate(job.get("status") or {}), now, settings)
     step = advance(view)
     autoscale(view)
     scaling = scale(view)
@@ -82,9 +90,13 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         retriever_running=retriever_needed(view),
     )
     status = view.status.to_api()
+    if view.context is context:
+        rendered = _CHILDREN.get((*key, orjson.dumps(wanted)), lambda: _children(context, wanted))
+    else:  # scaled beyond what the spec says
+        rendered = _children(view.context, wanted)
     return Plan(
         finalizer=None if labels.FINALIZER in (job["metadata"].get("finalizers") or []) else "add",
-        apply=_applies(observed, children(view.context, wanted)),
+        apply=_applies(observed, rendered),
         create=_creates(view.context, step, view),
         patch=scaling.patch,
         delete=tuple(step.delete),
@@ -94,17 +106,23 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     )
 
 
-def accept(observed: Observed, settings: Settings, *, started: bool) -> tuple[list[str], Context | None]:
+def _as_written(job: Obj) -> Obj:
+    """What a job is rendered from: the spec and who it is, as the same object and text while nobody changes them."""
+    names = ("name", "namespace", "uid", "labels", "annotations")
+    metadata = {name: job["metadata"][name] for name in names if name in job["metadata"]}
+    return {key: value for key, value in job.items() if key != "status"} | {"metadata": metadata}
+
+
+def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], Context | None]:
     """What is wrong with the job, as sentences, and the context to render it in when it can be read at all.
 
     A job that has begun is not judged again: an operator of another version must not stop it.
     """
-    raw = {key: value for key, value in observed.job.items() if key != "status"}
     try:
         job = RLJob.model_validate(raw)
     except ValidationError as error:
         return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()], None
-    metadata = observed.job["metadata"]
+    metadata = raw["metadata"]
     context = Context(job=job, namespace=metadata["namespace"], uid=metadata["uid"], settings=settings)
     if started:
         return [], context
@@ -143,9 +161,16 @@ def _not_accepted(
     return Plan(status=status if changed else None, events=tuple(between(old, new)), requeue=again)
 
 
-def _applies(observed: Observed, wanted: list[Obj]) -> tuple[Obj, ...]:
+def _children(context: Context, wanted: Wanted) -> list[tuple[Obj, str]]:
+    """The children and the digest of each."""
+    return [(child, digest(child)) for child in children(context, wanted)]
+
+
+def _applies(observed: Observed, wanted: Iterable[tuple[Obj, str]]) -> tuple[Obj, ...]:
     return tuple(
-        stamped(child) for child in wanted if needs_apply(child, observed.child(child["kind"], name_of(child)))
+        stamped(child, its)
+        for child, its in wanted
+        if needs_apply(child, its, observed.child(child["kind"], name_of(child)))
     )
 
 

@@ -20,6 +20,7 @@ from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
 from rljob_operator.reasons import EVENTS, WARNINGS, Reason
+from rljob_operator.recent import Recent
 from rljob_operator.server import Canary, serve
 from rljob_operator.settings import Settings
 from rljob_operator.work_queue import WorkQueue, work
@@ -287,3 +288,23 @@ def test_every_reason_is_documented():
     alone = {str(r) for r in (Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED, Reason.ATTEMPT_SUSPENDED)}
     assert {str(r) for r in EVENTS} == marked | alone | {str(Reason.CLEANUP_TIMEOUT), str(Reason.ROLLED_BACK)}
     assert WARNINGS <= EVENTS
+
+
+class TestRecent:
+    def test_worked_out_once_until_others_push_it_out(self):
+        recent, worked = Recent[str, int](2), []
+        for key in ("a", "b", "a", "c", "a", "b"):
+            assert recent.get(key, lambda key=key: worked.append(key) or len(key)) == 1
+        assert worked == ["a", "b", "c", "b"]
+
+
+def test_what_a_plan_asks_for_itself_is_not_kept_apart():
+    clock = Clock()
+    queue = WorkQueue[str](distance=1.0, clock=clock)
+    queue.add("a")
+    assert asyncio.run(queue.get()) == "a"
+    queue.done("a")
+    queue.add("a")
+    assert queue.depth == 0
+    queue.add("a", 0.0, near=True)
+    assert queue.depth == 1

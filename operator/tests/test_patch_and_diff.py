@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_operator.diff import covers, needs_apply, stamped
+from rljob_operator.diff import covers, digest, needs_apply, stamped
 from rljob_operator.quantity import quantity, same
 from rljob_operator.reconcile import merge_patch
 from rljob_operator.render.patch import merge
@@ -69,28 +69,28 @@ class TestDiff:
     }
 
     def live(self) -> dict:
-        return json.loads(json.dumps(stamped(self.DESIRED)))
+        return json.loads(json.dumps(stamped(self.DESIRED, digest(self.DESIRED))))
 
     def test_what_was_applied_needs_nothing(self):
         live = self.live()
         live["spec"] |= {"added": "by a default", "cpu": "500m"}
         del live["spec"]["none"]
         live["spec"]["list"].insert(0, {"name": "injected"})
-        assert not needs_apply(self.DESIRED, live)
+        assert not needs_apply(self.DESIRED, digest(self.DESIRED), live)
 
     def test_changed_by_somebody(self):
         live = self.live()
         live["spec"]["list"][0]["v"] = 2
-        assert needs_apply(self.DESIRED, live)
+        assert needs_apply(self.DESIRED, digest(self.DESIRED), live)
 
     def test_no_longer_wanted(self):
         live = self.live()
         desired = copy.deepcopy(self.DESIRED)
         del desired["spec"]["a"]
-        assert needs_apply(desired, live)
+        assert needs_apply(desired, digest(desired), live)
 
     def test_missing(self):
-        assert needs_apply(self.DESIRED, None)
+        assert needs_apply(self.DESIRED, digest(self.DESIRED), None)
 
 
 @pytest.mark.parametrize(
