@@ -35,7 +35,7 @@ class ApiError(Exception):
 
     def __init__(self, call: str, status: int | None, message: str, reason: str = "") -> None:
         super().__init__(f"{call}: {status or 'no answer'}: {message}")
-        self.status = status
+        self.status, self.message = status, message
         self.reason = reason
 
 

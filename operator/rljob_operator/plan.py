@@ -149,6 +149,13 @@ def conflicting(observed: Observed, now: datetime, why: str) -> Plan:
     return _not_accepted(observed, old, Reason.NAME_CONFLICT, why, generation, now, 15.0)
 
 
+def invalid(observed: Observed, now: datetime, why: str) -> Plan:
+    """The apiserver refuses a child: say so, and try again now and then (a policy may be to blame, and mended)."""
+    old = RLJobStatus.model_validate(observed.job.get("status") or {})
+    generation = observed.job["metadata"].get("generation", 0)
+    return _not_accepted(observed, old, Reason.INVALID_SPEC, why, generation, now, 60.0)
+
+
 def _not_accepted(
     observed: Observed, old: RLJobStatus, reason: Reason, why: str, generation: int, now: datetime, again: float | None
 ) -> Plan:

@@ -1,7 +1,8 @@
 """One reconcile: observe, plan, write. Every write may be the last one before a crash."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from rljob_operator import labels
 from rljob_operator.kube import ApiError, Kube, event
 from rljob_operator.objects import RAY_CLUSTER, RLJOB, Obj, controlled_by, kind_of, name_of, rfc3339
 from rljob_operator.observe import Observed, observe
-from rljob_operator.plan import Plan, conflicting, plan
+from rljob_operator.plan import Plan, conflicting, invalid, plan
 from rljob_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 class NameConflictError(Exception):
     """A child's name is taken by something that is not the job's."""
+
+
+class RefusedError(Exception):
+    """The apiserver finds a child invalid: what the spec says of it passed our checks, and trying again cannot help."""
 
 
 async def reconcile(
@@ -45,6 +50,10 @@ async def reconcile(
     except NameConflictError as conflict:
         wanted = conflicting(observed, now, str(conflict))
         await _write(kube, observed, wanted, now)
+    except RefusedError as refused:
+        logger.warning("%s/%s: %s", namespace, name, refused)
+        wanted = invalid(observed, now, str(refused))
+        await _write(kube, observed, wanted, now)
     return wanted.requeue, observed
 
 
@@ -66,9 +75,11 @@ async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) ->
     for child in wanted.apply:
         if observed.child(child["kind"], name_of(child)) is None:
             await _check_free(kube, observed.job, child)
-        await kube.apply(child)
+        with _judged(child):
+            await kube.apply(child)
     for child in wanted.create:
-        await _create(kube, observed.job, child)
+        with _judged(child):
+            await _create(kube, observed.job, child)
     for target, operations in wanted.patch:
         await kube.patch(RAY_CLUSTER, target["metadata"]["namespace"], name_of(target), operations)
     for child in wanted.delete:
@@ -87,6 +98,17 @@ async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) ->
                 logger.warning("Event %s of %s was not written: %s", happening.reason, observed.name, error)
     if wanted.finalizer == "remove":
         await _set_finalizers(kube, observed.job, [f for f in _finalizers(observed.job) if f != labels.FINALIZER])
+
+
+@contextlib.contextmanager
+def _judged(child: Obj) -> Iterator[None]:
+    """Raises RefusedError where the apiserver says that the child is invalid, or too large."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status not in (400, 413, 422):
+            raise
+        raise RefusedError(f"the apiserver refuses {child['kind']} {name_of(child)}: {error.message}") from error
 
 
 def _finalizers(job: Obj) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rljob_operator.kube import ApiError
 
 
 async def start(world, attempt=1, **progress):
@@ -449,6 +450,27 @@ class TestDelete:
         await world.settle()
         world.delete()
         assert not world.has("RLJob", "demo")
+
+
+async def test_a_child_that_the_apiserver_refuses_is_said_and_not_tried_at_once(world):
+    apply, refuse = world.kube.apply, True
+
+    async def picky(obj):
+        if refuse and obj["kind"] == "Deployment":
+            raise ApiError("PATCH deployments", 422, "spec.template.spec.tolerations[0].operator: Invalid value")
+        return await apply(obj)
+
+    world.kube.apply = picky
+    assert await world.reconcile() == 60.0
+    said = world.condition("Accepted")
+    assert (said["status"], said["reason"]) == ("False", "InvalidSpec")
+    assert "Deployment demo-retriever: spec.template.spec.tolerations[0].operator" in said["message"]
+    writes = len(world.kube.writes)
+    await world.reconcile()
+    assert [w for w in world.kube.writes[writes:] if "RLJob" in w or "event" in w] == [], "said once"
+    refuse = False
+    await world.settle()
+    assert world.condition("Accepted")["status"] == "True"
 
 
 async def test_foreign_object_is_not_taken_over(world):
