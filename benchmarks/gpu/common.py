@@ -20,6 +20,8 @@ ENGINE_ARGS = {
 }
 """Flags of SGLang on a host without FlashAttention's kernels."""
 SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 640},
     "0.1B": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14, "num_attention_heads": 12,
              "num_key_value_heads": 2, "vocab_size": 4096},
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,

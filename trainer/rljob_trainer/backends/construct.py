@@ -9,11 +9,12 @@ import torch.distributed as dist
 from torch import nn
 
 from rljob_trainer.backends.critic import Critic
-from rljob_trainer.backends.head import CHUNK
+from rljob_trainer.backends.fused_layers import use_fused_layers
 from rljob_trainer.backends.initial import Initial, fill
 from rljob_trainer.backends.packed_attention import use_packed_attention
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.shards import recompute_blocks, shard_policy
+from rljob_trainer.backends.vocab import LOGITS
 from rljob_trainer.config.job import RLJobSpec
 from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.models import build_model
@@ -39,7 +40,8 @@ class Construction:
         `recompute`: activations of blocks, in the backward pass."""
         random = weights is not None and weights.weights is None
         model = self._build(self.spec.model if weights is None else weights.model, meta=not random)
-        policy = self._prepare(Policy(model, chunk=CHUNK if self.packed else None), model, recompute)
+        chunk = max(1, LOGITS // model.config.vocab_size) if self.packed else None
+        policy = self._prepare(Policy(model, chunk=chunk), model, recompute)
         materialize(policy, "cpu" if self.spec.trainer.fsdp.cpu_offload else self.device)
         if weights is not None:
             rows_of = (dist.get_rank(), dist.get_world_size()) if self.sharded else (0, 1)
@@ -59,6 +61,8 @@ class Construction:
     def _prepare[M: nn.Module](self, module: M, model: Any, recompute: bool) -> M:
         if self.packed or (self.spec.sft is not None and self.spec.sft.packing):
             use_packed_attention(model)
+        if self.device.type == "cuda":
+            use_fused_layers(model)
         module = to_device(module, self.device)
         module.train()
         if recompute:

@@ -23,7 +23,7 @@ from rljob_trainer.backends.offload import HostStash
 from rljob_trainer.backends.optimize import adamw, gradient_norm, step
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
-from rljob_trainer.backends.shards import full, parameters, recompute_blocks
+from rljob_trainer.backends.shards import full, parameters, recompute_blocks, whole
 from rljob_trainer.backends.state import MOMENTS, load_optimizer, load_state, save_state, snapshot_state
 from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
@@ -322,7 +322,7 @@ class FsdpRank:
         """The named tensors in `model.dtype`, whole, on this rank's device. Collective: all ranks ask for the same."""
         known = dict(parameters(self.policy))
         for name in names:
-            yield name, full(known[name].detach().to(self.dtype))
+            yield name, whole(known[name], self.dtype).to(self.device)
 
     def save(self, directory: str | Path) -> list[FileEntry]:
         """Write this rank's state into a commit's (temporary) folder, durably; entries for the manifest. Collective."""
@@ -364,7 +364,7 @@ class FsdpRank:
         batches = plan([len(row.ids) for row in rows], trainer.micro_batch_size, limit, packed=packed)
         number = int(process.all_reduce(torch.tensor([len(batches)]), "max")) if self.sharded else len(batches)
         for at in range(number):
-            yield collate(rows, batches[at] if at < len(batches) else [], packed=packed)
+            yield collate(rows, batches[at] if at < len(batches) else [], packed=packed).to(self.device)
 
     def _forward(
         self, policy: Policy, batch: MicroBatch, *, entropy: str = "none", temperature: float | None = None

@@ -7,8 +7,9 @@ document; nothing is padding. Both give the same losses.
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,10 @@ class Packing:
     longest: int
     """Length of the longest document."""
 
+    def to(self, device: torch.device) -> "Packing":
+        """See `MicroBatch.to`."""
+        return Packing(_moved(self.position_ids, device), _moved(self.bounds, device), self.longest)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -69,6 +74,13 @@ class MicroBatch:
     """[B] int64: trained tokens of each row."""
     packing: Packing | None = None
     """Bounds of the documents; None when padded."""
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on `device`. Copies to a GPU come from pinned memory: others would wait until all that was submitted
+        before them is computed, and the GPU then for the next pass to be put together."""
+        names = ("input_ids", "positions", "targets", "sample", "sample_tokens")
+        moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
+        return replace(self, **moved, packing=None if self.packing is None else self.packing.to(device))
 
 
 def plan(
@@ -126,6 +138,10 @@ def collate(rows: Sequence[Row], numbers: list[int], *, packed: bool = False) ->
         sample_tokens=counts,
         packing=packing,
     )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:

@@ -89,12 +89,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: 
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
     if "scale" in accepted:
         options["scale"] = scaling
-    if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in accepted:
-            options["enable_gqa"] = True
-        else:
-            repeats = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    if query.shape[1] != key.shape[1] and "enable_gqa" in accepted:  # before torch 2.12 it is understood
+        options["enable_gqa"] = True
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     output = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
     assert isinstance(output, Tensor)

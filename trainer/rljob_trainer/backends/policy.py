@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rljob_trainer.algorithms.entropy import token_entropy
-from rljob_trainer.backends.head import chunked_logprobs
 from rljob_trainer.backends.microbatch import Packing
+from rljob_trainer.backends.vocab import vocab_logprobs
 
 PLAIN_HEAD = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe"})
 """Model types whose logits are the output projection of the last hidden state and nothing else."""
@@ -44,7 +44,10 @@ class Policy(nn.Module):
             chosen = hidden.flatten(0, 1).index_select(0, positions)
             if self.chunk is not None:
                 weight = self.hf.get_output_embeddings().weight
-                return chunked_logprobs(chosen, weight, targets, temperature, entropy, self.chunk)
+                logprobs, entropies = vocab_logprobs(chosen, weight, targets, temperature=temperature, chunk=self.chunk)
+                if entropy == "none":
+                    return logprobs, None
+                return logprobs, entropies if entropy == "gradient" else entropies.detach()
             logits = self.hf.get_output_embeddings()(chosen).float()
         else:
             logits = self.hf(input_ids=input_ids, use_cache=False, **bounds).logits

@@ -48,7 +48,17 @@ def local(tensor: Tensor) -> Tensor:
 
 def full(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, on every rank (collective); the tensor itself when it is not sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return local(tensor) if tensor.device_mesh.size() == 1 else tensor.full_tensor()
+
+
+def whole(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """The whole of a parameter in `dtype`, without a gradient, on every rank (collective). Cast before it travels."""
+    with torch.no_grad():  # and, on one rank, before DTensor's dispatcher, which takes longer than a small copy
+        if isinstance(parameter, DTensor) and parameter.device_mesh.size() == 1:
+            return local(parameter).to(dtype)
+        return full(parameter.detach().to(dtype))
 
 
 def parameters(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rljob_trainer.weights.buckets import BUCKET_BYTES, Bucket, TensorInfo, plan_buckets
-from rljob_trainer.weights.fingerprint import Entry, digest, tensor_sum
+from rljob_trainer.weights.fingerprint import Entry, digest, tensor_sums
 
 
 class WeightSource(Protocol):
@@ -29,7 +29,7 @@ class WeightExporter:
 
     def __init__(self, source: WeightSource, rank: int) -> None:
         self._source, self._rank = source, rank
-        self._sums: dict[str, tuple[TensorInfo, Tensor]] = {}
+        self._sums: list[tuple[Sequence[TensorInfo], Tensor]] = []
         # What an engine reads is kept until two buckets later, when its reading is known to be over.
         self._shared: deque[Tensor] = deque(maxlen=2)
         self._groups: dict[str, Any] = {}
@@ -45,7 +45,7 @@ class WeightExporter:
         from sglang.srt.weight_sync.tensor_bucket import FlattenedTensorMetadata
 
         monkey_patch_torch_reductions()  # devices by UUID: the receiver may see other device numbers
-        flat = self._flatten(bucket)
+        flat, values = self._flatten(bucket)
         metadata, start = [], 0
         for tensor in bucket.tensors:
             metadata.append(
@@ -61,6 +61,7 @@ class WeightExporter:
             start += tensor.nbytes
         torch.cuda.current_stream().synchronize()
         self._shared.append(flat)
+        self._sum(bucket.tensors, values)  # while the engine reads
         payload: bytes = MultiprocessingSerializer.serialize({"flattened_tensor": flat, "metadata": metadata})
         return payload
 
@@ -86,17 +87,19 @@ class WeightExporter:
 
     def broadcast(self, bucket: Bucket, group: str) -> None:
         """Send a bucket to the members of `group`. Collective over the training ranks; rank 0 sends."""
-        flat = self._flatten(bucket)
+        flat, values = self._flatten(bucket)
         if self._rank == 0:
             torch.distributed.broadcast(flat, src=0, group=self._groups[group])
             torch.cuda.current_stream().synchronize()
+            self._sum(bucket.tensors, values)
 
     def write(self, bucket: Bucket, file: str) -> None:
         """Write a bucket as a safetensors file (rank 0). Collective."""
         from safetensors.torch import save_file
 
         tensors = {}
-        for tensor, value in self._gathered(bucket):
+        for tensor, (_, value) in zip(bucket.tensors, self._source.gather_weights(bucket.names), strict=True):
+            self._sum([tensor], [value])
             if self._rank == 0:
                 tensors[tensor.name] = value.cpu().contiguous()
         if self._rank == 0:
@@ -105,32 +108,23 @@ class WeightExporter:
 
     def finish(self) -> tuple[str, dict[str, Entry]]:
         """Digest and table of what was exported, and the end of it."""
-        sums, self._sums = self._sums, {}
-        values = torch.stack([total for _, total in sums.values()]).tolist() if sums else []
-        table = {
-            name: (info.dtype, info.shape, int(value))
-            for (name, (info, _)), value in zip(sums.items(), values, strict=True)
-        }
+        sums, self._sums = self._sums, []
+        infos = [info for some, _ in sums for info in some]
+        values = torch.cat([totals for _, totals in sums]).tolist() if sums else []
+        table = {info.name: (info.dtype, info.shape, int(value)) for info, value in zip(infos, values, strict=True)}
         if self._shared:
             self._shared.clear()
             torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
         return digest(table), table
 
-    def _gathered(self, bucket: Bucket) -> Iterator[tuple[TensorInfo, Tensor]]:
-        for tensor, (name, value) in zip(bucket.tensors, self._source.gather_weights(bucket.names), strict=True):
-            if self._rank == 0:
-                self._sums[name] = (tensor, tensor_sum(value))
-            yield tensor, value
+    def _sum(self, infos: Sequence[TensorInfo], values: Sequence[Tensor]) -> None:
+        """Take tensors that were exported into the digest."""
+        if self._rank == 0:
+            self._sums.append((infos, tensor_sums(values)))
 
-    def _flatten(self, bucket: Bucket) -> Tensor:
-        """The bucket's tensors one behind the other, uint8 [bucket.nbytes] on this rank's device."""
-        flat: Tensor | None = None
-        start = 0
-        for tensor, value in self._gathered(bucket):
-            if flat is None:
-                flat = torch.empty(bucket.nbytes, dtype=torch.uint8, device=value.device)
-            flat[start : start + tensor.nbytes].copy_(value.contiguous().reshape(-1).view(torch.uint8))
-            start += tensor.nbytes
-        if flat is None:
-            raise ValueError("an empty bucket")
-        return flat
+    def _flatten(self, bucket: Bucket) -> tuple[Tensor, list[Tensor]]:
+        """The bucket's tensors one behind the other, uint8 [bucket.nbytes] on this rank's device, and one by one."""
+        values = [value for _, value in self._source.gather_weights(bucket.names)]
+        if len(values) != len(bucket.tensors) or not values:
+            raise ValueError(f"{len(values)} tensors for a bucket of {len(bucket.tensors)}")
+        return torch.cat([value.contiguous().reshape(-1).view(torch.uint8) for value in values]), values

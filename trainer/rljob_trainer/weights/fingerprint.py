@@ -7,7 +7,8 @@ The arithmetic is that of int64 with wrap-around, the same on CPU and GPU.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,19 +24,39 @@ Entry = tuple[str, tuple[int, ...], int]
 
 def tensor_sum(tensor: Tensor) -> Tensor:
     """The sum of one tensor, an int64 scalar on its device (nothing waits for the GPU)."""
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    if data.numel() % 4:
-        data = torch.cat([data, data.new_zeros(4 - data.numel() % 4)])
-    words = data.view(torch.int32)
+    words = _words(tensor)
     total = torch.zeros((), dtype=torch.int64, device=words.device)
     for start in range(0, words.numel(), CHUNK_WORDS):
         part = words[start : start + CHUNK_WORDS]
-        mixed = torch.arange(start + 1, start + 1 + part.numel(), dtype=torch.int64, device=part.device)
-        mixed.mul_(_GOLDEN).add_(part)
-        _mix(mixed, 30, _MIX1)
-        _mix(mixed, 27, _MIX2)
-        total += mixed.sum()
+        places = torch.arange(start + 1, start + 1 + part.numel(), dtype=torch.int64, device=part.device)
+        total += _mixed(places, part).sum()
     return total
+
+
+def tensor_sums(tensors: Sequence[Tensor]) -> Tensor:
+    """`tensor_sum` of each, [number of tensors] int64. Small ones are summed many at a time: a model has hundreds, and
+    a dozen kernels for each would take longer than their bytes do."""
+    if not tensors:
+        return torch.zeros(0, dtype=torch.int64)
+    words = [_words(tensor) for tensor in tensors]
+    found = []
+    for batch in _batches([part.numel() for part in words]):
+        first = words[batch.start]
+        if len(batch) == 1:
+            found.append(tensor_sum(first).reshape(1))
+            continue
+        bounds = torch.tensor(list(accumulate((words[at].numel() for at in batch), initial=0)), dtype=torch.int64).to(
+            first.device
+        )
+        together = torch.cat([words[at] for at in batch])
+        count = together.numel()
+        before = torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=count)
+        places = torch.arange(1, count + 1, dtype=torch.int64, device=first.device).sub_(before)
+        # Differences of running sums are exact: everything is modulo 2⁶⁴.
+        running = torch.zeros(count + 1, dtype=torch.int64, device=first.device)
+        torch.cumsum(_mixed(places, together), 0, out=running[1:])
+        found.append(running[bounds].diff())
+    return torch.cat(found)
 
 
 def entry(tensor: Tensor, total: int) -> Entry:
@@ -45,8 +66,7 @@ def entry(tensor: Tensor, total: int) -> Entry:
 
 def entries(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     """Entries of all `tensors`, with one wait for the GPU."""
-    sums = [tensor_sum(tensor) for tensor in tensors.values()]
-    values = torch.stack(sums).tolist() if sums else []
+    values = tensor_sums(list(tensors.values())).tolist()
     return {name: entry(tensor, total) for (name, tensor), total in zip(tensors.items(), values, strict=True)}
 
 
@@ -62,6 +82,33 @@ def digest(table: Mapping[str, Entry]) -> str:
 def differing(mine: Mapping[str, Entry], theirs: Mapping[str, Entry]) -> list[str]:
     """Names of tensors that are not the same in both, sorted."""
     return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """Its bytes as int32, filled up with zeros."""
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    if data.numel() % 4 or data.storage_offset() % 4:
+        data = torch.cat([data, data.new_zeros(-data.numel() % 4)])
+    return data.view(torch.int32)
+
+
+def _batches(sizes: Sequence[int]) -> Iterator[range]:
+    """Neighbours of at most CHUNK_WORDS together; a larger one is by itself."""
+    start = total = 0
+    for at, size in enumerate(sizes):
+        if at > start and total + size > CHUNK_WORDS:
+            yield range(start, at)
+            start, total = at, 0
+        total += size
+    yield range(start, len(sizes))
+
+
+def _mixed(places: Tensor, words: Tensor) -> Tensor:
+    """Each word with its place (from 1), mixed; `places` is overwritten."""
+    places.mul_(_GOLDEN).add_(words)
+    _mix(places, 30, _MIX1)
+    _mix(places, 27, _MIX2)
+    return places
 
 
 def _mix(values: Tensor, shift: int, factor: int) -> None:

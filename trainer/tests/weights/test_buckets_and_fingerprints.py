@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rljob_trainer.weights.buckets import TensorInfo, plan_buckets
 from rljob_trainer.weights.export import WeightExporter
-from rljob_trainer.weights.fingerprint import differing, digest, entries, tensor_sum
+from rljob_trainer.weights.fingerprint import differing, digest, entries, tensor_sum, tensor_sums
 
 TENSORS = st.lists(
     st.tuples(
@@ -52,6 +52,16 @@ def test_a_view_sums_like_its_copy() -> None:
     whole = torch.randn(40, 6)
     assert tensor_sum(whole[7:19]) == tensor_sum(whole[7:19].clone())
     assert tensor_sum(torch.zeros(4)) != tensor_sum(torch.zeros(5))
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 50, 1 << 24])
+def test_many_tensors_sum_together_as_each_does_alone(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rljob_trainer.weights.fingerprint.CHUNK_WORDS", chunk)
+    torch.manual_seed(2)
+    sizes = [(3, 5), (1,), (0,), (64, 2), (7,), (2, 2)]
+    tensors = [torch.randn(size, dtype=dtype) for size in sizes for dtype in (torch.float32, torch.bfloat16)]
+    assert tensor_sums(tensors).tolist() == [int(tensor_sum(tensor)) for tensor in tensors]
+    assert tensor_sums([]).tolist() == []
 
 
 class Source:

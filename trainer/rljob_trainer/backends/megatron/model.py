@@ -13,7 +13,7 @@ from rljob_trainer.backends.megatron.collectives import sum_over
 from rljob_trainer.backends.megatron.packing import Pack
 from rljob_trainer.backends.megatron.rope import angles, inverse_frequencies
 from rljob_trainer.backends.megatron.spec import block_spec
-from rljob_trainer.backends.megatron.vocab import vocab_logprobs
+from rljob_trainer.backends.vocab import vocab_logprobs
 from rljob_trainer.convert.architecture import Architecture
 
 

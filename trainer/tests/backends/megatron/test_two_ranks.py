@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 from rljob_trainer.backends.megatron.attention import packed_attention
 from rljob_trainer.backends.megatron.collectives import sum_over
-from rljob_trainer.backends.megatron.vocab import vocab_logprobs
 from rljob_trainer.backends.megatron.zigzag import attend, local_tokens
+from rljob_trainer.backends.vocab import vocab_logprobs
 from torch import Tensor
-
 from trainer.tests.backends.megatron.test_vocab import plain, problem
 
 ROWS = 7

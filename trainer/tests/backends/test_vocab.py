@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rljob_trainer.backends.megatron.vocab import vocab_logprobs
+from rljob_trainer.backends.vocab import vocab_logprobs
 from torch import Tensor
 
 TOKENS, WIDTH, VOCABULARY = 11, 6, 13

@@ -1,17 +1,17 @@
-"""Log-probabilities and entropy over a vocabulary that is cut over tensor-parallel ranks, in chunks of tokens.
+"""Log-probabilities and entropy over a vocabulary, whole or cut over tensor-parallel ranks, in chunks of tokens.
 
 Nothing of size [tokens, vocabulary] is ever kept: a chunk's logits are made, reduced to a few numbers per token, and
 made again in the backward pass (Megatron-LM, arXiv:1909.08053, section 3, for the parallel softmax; the recomputation
 costs one more product with the output matrix).
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from rljob_trainer.backends.fused_layers import one_pass
 
 LOGITS = 2**28
 """Most logits of one chunk."""
@@ -50,16 +50,6 @@ def chunk_grad(
     return (result * scale).to(logits.dtype)
 
 
-@cache
-def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in one pass over its inputs (on GPUs; a CPU takes it as it is)."""
-    return torch.compile(function, dynamic=True)
-
-
-def _run(function: Callable[..., Any], logits: Tensor, *args: Any) -> Any:
-    return (_fused(function) if logits.is_cuda else function)(logits, *args)
-
-
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -71,7 +61,7 @@ class _LogProb(torch.autograd.Function):
         )  # fmt: skip
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            top, total, weighted, at_target = _run(chunk_stats, hidden[part] @ weight.t(), targets[part], scale)
+            top, total, weighted, at_target = one_pass(chunk_stats, hidden[part] @ weight.t(), targets[part], scale)
             if group is not None:
                 highest = top.clone()
                 dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
@@ -100,7 +90,7 @@ class _LogProb(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if several else torch.zeros_like(weight)
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            delta = _run(
+            delta = one_pass(
                 chunk_grad, hidden[part] @ weight.t(), targets[part], log_total[part], entropy[part], grad[part],
                 grad_entropy[part], ctx.scale,
             )  # fmt: skip

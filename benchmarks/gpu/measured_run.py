@@ -1,0 +1,180 @@
+"""A run of the product's driver, timed step by step; then its own rank and engine are measured where they stand.
+
+`python -m benchmarks.gpu.measured_run MANIFEST DIR`: the driver's loop to its last rollout (without the final commit);
+log-probabilities of both sides, syncs with digests, tokens a second, sleep and wake, a killed engine.
+"""
+
+import os
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.common import emit, gpu_memory, section
+from benchmarks.gpu.runs import NEW_TOKENS, PROMPTS, SAMPLES, descendants, metrics_of, tell_steps
+
+CYCLES = 50
+ENGINE = ("sglang::scheduler", "ray::RolloutWorker")
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read plus written, of a copy within the GPU's memory."""
+    import torch
+
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()  # type: ignore[no-untyped-call]
+        target.copy_(source)
+        end.record()  # type: ignore[no-untyped-call]
+        end.synchronize()  # type: ignore[no-untyped-call]
+        best = min(best, start.elapsed_time(end) / 1000)
+    return 2 * source.numel() / best
+
+
+def samples_of(run: Any, prompts: int, seed: int) -> list[Any]:
+    """SAMPLES of each of the first prompts."""
+    from rljob_trainer.rollout.types import Sample
+
+    rows = run.data.prompts.rows
+    return [
+        Sample(rows[number].prompt, list(rows[number].prompt_ids), group=number, index=index, seed=seed * 10000 + index)
+        for number in range(prompts)
+        for index in range(SAMPLES)
+    ]
+
+
+def generate(run: Any, prompts: int, tokens: int, seed: int = 0) -> tuple[list[Any], float]:
+    """Samples, and the seconds they took."""
+    from rljob_trainer.rollout.types import SamplingParams
+
+    sampling = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
+    start = time.monotonic()
+    made = run.engines.generate(samples_of(run, prompts, seed), sampling, None, limit=200.0, tick=lambda: None)
+    return made, time.monotonic() - start
+
+
+def log_probabilities(run: Any) -> None:
+    """Of the same tokens, by the rank and by the engine."""
+    from rljob_trainer.rollout.types import TrainSample
+
+    made, _ = generate(run, 2, 256)
+    train = [TrainSample(s.prompt_ids, s.response_ids, s.loss_mask, s.logprobs, 0.0) for s in made]
+    mine = run.ranks.compute_logprobs(train)
+    gaps = sorted(abs(a - b) for s, row in zip(made, mine, strict=True) for a, b in zip(s.logprobs, row, strict=True))
+    emit("log-probs, trainer − engine: mean absolute", round(statistics.fmean(gaps), 5), "nats", 0.02, at_most=True)
+    for share in (0.99, 0.999):
+        emit(f"log-probs: {share:.1%} of {len(gaps)} below", round(gaps[int(len(gaps) * share)], 5), "nats")
+    emit("log-probs: largest", round(gaps[-1], 5), "nats")
+
+
+def syncs(run: Any) -> None:
+    """The whole exchange with an engine that is awake, digest included."""
+    group = run.engines
+    actors = {0: _Awake(group.actors[0])}
+    seconds = []
+    for version in range(100, 115):
+        start = time.monotonic()
+        group._sync.send(version, actors)
+        seconds.append(time.monotonic() - start)
+    middle = statistics.median(seconds)
+    emit("weight sync, colocated, awake", round(middle, 4), "s", 0.15, at_most=True)
+    emit("weight sync, all", [round(value, 4) for value in seconds], "s")
+    size = sum(bucket.nbytes for bucket in run.ranks.weights_plan(1 << 29))
+    emit("bytes a second over the whole sync", round(size / middle / 1e9, 2), "GB/s")
+    emit("this GPU's copy bandwidth, read and written", round(copy_bandwidth() / 1e9), "GB/s")
+
+
+def cycles(run: Any) -> None:
+    """Sleep, wake and sync, CYCLES times."""
+    memory, asleep, times = [], [], []
+    for cycle in range(CYCLES):
+        start = time.monotonic()
+        run.engines.sleep()
+        slept = time.monotonic()
+        if cycle in (1, CYCLES - 1):
+            asleep.append(gpu_memory())
+        woken = time.monotonic()
+        run.engines.update_weights(200 + cycle)
+        times.append((slept - start, time.monotonic() - woken))
+        if cycle in (1, CYCLES - 1):
+            memory.append(gpu_memory())
+    emit("GPU memory asleep, first and last", asleep, "MiB")
+    emit("GPU memory awake, first and last", memory, "MiB")
+    growth = max(memory[1] - memory[0], asleep[1] - asleep[0])
+    emit(f"growth over {CYCLES} cycles", growth, "MiB", 64, at_most=True)
+    emit("sleep", round(statistics.median(a for a, _ in times), 4), "s")
+    emit("wake and sync", round(statistics.median(b for _, b in times), 4), "s")
+
+
+def speed(run: Any) -> None:
+    """Tokens a second over a whole rollout."""
+    seconds = min(generate(run, PROMPTS, NEW_TOKENS, seed)[1] for seed in (1, 2))
+    emit("rollout", round(PROMPTS * SAMPLES * NEW_TOKENS / seconds), "tokens/s")
+
+
+def killed(run: Any) -> None:
+    """SIGKILL of a process of the engine while it generates: it is replaced, and the samples are made again."""
+    from rljob_trainer.rollout.types import SamplingParams
+
+    sampling = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    pending = run.engines.submit(samples_of(run, 4, 3), sampling, None)
+    pending.poll(1.0)
+    below = descendants(os.getpid())
+    victim = next(pid for word in ENGINE for pid, line in below.items() if word in line)
+    start = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    while not pending.done and time.monotonic() - start < 200:
+        pending.poll(1.0)
+    whole = sum(len(sample.response_ids) == NEW_TOKENS for sample in pending.results())
+    emit("whole samples after a SIGKILL of the engine", whole, "", 4 * SAMPLES)
+    emit("time until they were all there", round(time.monotonic() - start, 1), "s")
+
+
+def measured(run: Any, commit: Any) -> None:
+    """In the place of `loops.train.train`."""
+    from rljob_trainer.loops.rl import train_rl
+
+    start = time.monotonic()
+    run.start(commit)
+    emit("rank and engine up", round(time.monotonic() - start, 1), "s")
+    run.commit = lambda: None
+    train_rl(run)
+    tell_steps(run.job.metadata.name, metrics_of(run.place.job_dir))
+    for part in (syncs, cycles, log_probabilities, speed, killed):
+        with section(part.__name__):
+            part(run)
+
+
+class _Awake:
+    """An engine that is not asleep: `wake` is passed over, so that the sync alone is timed."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return _Nothing() if name == "wake" else getattr(self._actor, name)
+
+
+class _Nothing:
+    def remote(self, *args: Any) -> Any:
+        import ray
+
+        return ray.put(None)
+
+
+def main(manifest: Path, directory: Path) -> int:
+    from rljob_trainer import driver
+    from rljob_trainer.loops import main as loop
+
+    loop.train = measured
+    return driver.main(["--job", str(manifest), "--dir", str(directory), "--attempt", "1", "--incarnation",
+                        "0001-proof", "--local", "--quiet"])  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))
