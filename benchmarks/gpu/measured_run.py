@@ -135,7 +135,7 @@ def killed(run: Any) -> None:
     emit("time until they were all there", round(time.monotonic() - start, 1), "s")
 
 
-def measured(run: Any, commit: Any) -> None:
+def measured(run: Any, commit: Any, *_: Any) -> None:
     """In the place of `loops.train.train`."""
     from rljob_trainer.loops.rl import train_rl
 
