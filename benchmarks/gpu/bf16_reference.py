@@ -1,9 +1,9 @@
 """How far is a gradient norm in bfloat16 from one in float32 when transformers itself computes both?
 
-`python -m benchmarks.gpu.bf16_reference`, on a CPU or a GPU. The model and demonstrations of `fsdp_numerics`, none of our
-backends: plain transformers, AdamW, float32 master weights. Three numbers a step: bfloat16 at the weights of the float32
-run (rounding alone), bfloat16 on its own path (rounding and what training makes of it), and float32 on its own path from
-weights that are off by one part in 2⁹ (what training makes of any difference of that size).
+`python -m benchmarks.gpu.bf16_reference`, on a CPU or a GPU. The model and demonstrations of `fsdp_numerics`, none of
+our backends: plain transformers, AdamW, float32 master weights. Three numbers a step: bfloat16 at the weights of the
+float32 run (rounding alone), bfloat16 on its own path (rounding and what training makes of it), and float32 on its own
+path from weights that are off by one part in 2⁹ (what training makes of any difference of that size).
 """
 
 import copy

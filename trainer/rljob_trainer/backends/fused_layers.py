@@ -27,7 +27,7 @@ def use_fused_layers(model: Any) -> None:
             module.forward = MethodType(_norm, module)
         elif isinstance(getattr(module, "gate_proj", None), nn.Linear) and model.config.hidden_act == "silu":
             module.forward = MethodType(_gated, module)
-    source = sys.modules[type(model).__module__]
+    source: Any = sys.modules[type(model).__module__]
     if not isinstance(source.apply_rotary_pos_emb, _Rotary):  # the layers look it up in their module
         source.apply_rotary_pos_emb = _Rotary(source.apply_rotary_pos_emb)
 

@@ -12,7 +12,8 @@ from rljob_trainer.backends.megatron.collectives import sum_over
 from rljob_trainer.backends.megatron.zigzag import attend, local_tokens
 from rljob_trainer.backends.vocab import vocab_logprobs
 from torch import Tensor
-from trainer.tests.backends.megatron.test_vocab import plain, problem
+
+from trainer.tests.backends.test_vocab import plain, problem
 
 ROWS = 7
 """Of the output matrix per rank: 14 in all, the last of them padding."""
