@@ -64,7 +64,7 @@ def trl(directory: Path, options: argparse.Namespace) -> float:
         print((out / "grpo-trl.log").read_text()[-3000:], file=sys.stderr, flush=True)
         raise RuntimeError(f"TRL ended with {done.returncode}")
     found = json.loads(result)
-    rate = PROMPTS * SAMPLES / min(found["steps"][1:])
+    rate = PROMPTS * SAMPLES / float(min(found["steps"][1:]))
     emit("TRL: steps, all", found["steps"], "s")
     emit("TRL: rate", round(rate, 2), "samples/s")
     emit("TRL: versions and rows of a pass", found["about"])

@@ -6,6 +6,7 @@ Imports nothing of ours but the prompts: it runs beside another transformers. Pr
 import json
 import sys
 import time
+from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
@@ -23,20 +24,23 @@ def lengths(completions: list[str], **_: Any) -> list[float]:
 def run(folder: str, rows: int) -> dict[str, Any]:
     """Seconds of each step, with `rows` rows a forward pass."""
     import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # By name: the checks of types run where TRL need not be installed.
+    peer, rows_of = import_module("trl"), import_module("datasets").Dataset.from_list
+    callback: Any = transformers.TrainerCallback
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
     model.generation_config.eos_token_id = None
     marks = [time.monotonic()]
 
-    class Clock(TrainerCallback):
+    class Clock(callback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **options: Any) -> None:
             torch.cuda.synchronize()
             marks.append(time.monotonic())
 
-    config = GRPOConfig(
+    config = peer.GRPOConfig(
         output_dir=f"{folder}-trl",
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=PROMPTS * SAMPLES // rows,
@@ -52,11 +56,11 @@ def run(folder: str, rows: int) -> dict[str, Any]:
         temperature=1.0,
         learning_rate=1e-6,
     )
-    trainer = GRPOTrainer(
+    trainer = peer.GRPOTrainer(
         model=model,
         reward_funcs=lengths,
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": text} for text in prompt_texts(256)]),
+        train_dataset=rows_of([{"prompt": text} for text in prompt_texts(256)]),
         processing_class=AutoTokenizer.from_pretrained(folder),
         callbacks=[Clock()],
     )
