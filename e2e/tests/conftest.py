@@ -70,6 +70,8 @@ def kubectl(kubeconfig: str, system: Kubectl, request: pytest.FixtureRequest) ->
     namespace = f"e2e-{uuid.uuid4().hex[:8]}"
     client = Kubectl(kubeconfig, namespace)
     client("create", "namespace", namespace)
+    # Every pod of every job has to be admitted by the strictest standard.
+    client("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     failed_before = request.session.testsfailed
     yield client
     if request.session.testsfailed > failed_before:

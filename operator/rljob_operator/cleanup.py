@@ -31,7 +31,7 @@ def clean_up(observed: Observed, now: datetime, settings: Settings) -> End:
     metadata = observed.job["metadata"]
     if labels.FINALIZER not in (metadata.get("finalizers") or []):
         return End()
-    running = [*observed.of_kind("RayJob"), *observed.of_kind("Deployment")]
+    running = [*observed.of_kind("RayJob"), *observed.of_kind("Deployment"), *observed.of_kind("Job")]
     left = [*running, *observed.of_kind("RayCluster"), *observed.pods]
     if not left:
         return End(done=True)

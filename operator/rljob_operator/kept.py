@@ -72,6 +72,10 @@ def _digest(value: str) -> str:
     return value if len(value) < _LONG else f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
 
 
+def _job(obj: Obj) -> Obj:
+    return {key: value for key, value in obj.items() if key != "spec"}
+
+
 def _lease(obj: Obj) -> Obj:
     # The driver's own: it renews it every few seconds, which is no reason to look.
     return {key: value for key, value in obj.items() if key != "spec"}
@@ -82,5 +86,6 @@ _SHRINK: dict[str, Callable[[Obj], Obj]] = {
     "RayJob": _ray_job,
     "RayCluster": _ray_cluster,
     "ConfigMap": _config_map,
+    "Job": _job,
     "Lease": _lease,
 }

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-Group = Literal["head", "trainer", "rollout", "retriever"]
+Group = Literal["head", "trainer", "rollout", "retriever", "prepare"]
 RAY_GROUPS: tuple[Group, ...] = ("head", "trainer", "rollout")
 
 JOB = "rljob.io/job"
 """Name of the RLJob: on every child and pod. What is watched and listed is selected by it, on the server's side."""
 ROLE = "rljob.io/role"
-"""Role of a pod: head, trainer, rollout or retriever."""
+"""Role of a pod: head, trainer, rollout, retriever or prepare."""
 ATTEMPT = "rljob.io/attempt"
 """Number of the attempt: label of RayJobs and Ray pods; annotation of the Lease (who may hold it)."""
 APPLIED = "rljob.io/applied"

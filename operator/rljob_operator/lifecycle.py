@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
-from rljob_operator import health, names
+from rljob_operator import health, names, preparation
 from rljob_operator.causes import action
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
 from rljob_operator.reasons import PAUSED, Reason
@@ -32,6 +32,8 @@ class Step:
     waiting: Reason = Reason.NO_ATTEMPT
     """Why there is no Ray cluster (yet)."""
     message: str = ""
+    make: list[Obj] = field(default_factory=list)
+    """Other objects to be created: the Job that prepares."""
     finish: tuple[Reason, str] | None = None
     """The job ends now, for this reason."""
     requeue: list[float] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Step:
 def advance(view: View) -> Step:
     """Decide the next step, and record attempts in `view.status`."""
     view.fold_report()
+    preparation.fold(view)
     health.lift(view)
     if view.finished:
         return _finished(view)
@@ -111,10 +114,14 @@ def _idle(view: View, step: Step) -> Step:
     """No attempt goes on: clear up after the last, then begin the next when all is there for it."""
     current = view.current
     step.delete = [ray_job for ray_job in view.observed.of_kind(RAY_JOB.kind) if not deleting(ray_job)]
+    step.delete += preparation.superfluous(view)
     if view.wants_suspend:
         return step.wait(Reason.SUSPENDED, _what_is_left(view) if view.occupied else health.why_suspended(view))
     if not view.observed.kuberay:
         return step.wait(*_no_kuberay(view))
+    if preparing := preparation.advance(view):
+        step.make, step.finish = preparing.make, preparing.finish
+        return step.wait(Reason.WAITING_FOR_RETRIEVER, preparing.message)
     if view.context.spec.retriever and not view.retriever_ready:
         trouble = find(view.retriever_pods)
         if trouble and trouble.exit_code == USER_ERROR:  # trying again cannot help
@@ -234,6 +241,7 @@ def _deadline(view: View, step: Step, limit: int) -> Step:
 def _finished(view: View) -> Step:
     """Let KubeRay take the cluster down after the driver's end; help where it does not. Then the job's own end."""
     step = Step().wait(Reason.STOPPED, "the job has finished")
+    step.delete = preparation.superfluous(view)
     current = view.current
     for ray_job in view.observed.of_kind(RAY_JOB.kind):
         if deleting(ray_job):

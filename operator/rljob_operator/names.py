@@ -53,6 +53,11 @@ def retriever(job: str) -> str:
     return f"{job}-retriever"
 
 
+def prepare(job: str, key: str) -> str:
+    """Job that fills the claim; `key` is of its content (8 characters)."""
+    return f"{job}-prepare-{key}"
+
+
 def pods(job: str) -> str:
     """NetworkPolicy of all pods but the retriever's."""
     return f"{job}-pods"

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from rljob_operator import labels, names
 from rljob_operator.kube import Kube
 from rljob_operator.objects import CHILDREN, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj, controlled_by, meta, name_of
-from rljob_operator.render.config_maps import PROGRESS_KEY, REQUEST_KEY
+from rljob_operator.render.config_maps import PREPARATION_KEY, PROGRESS_KEY, REQUEST_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,14 @@ class Progress(_Report):
     time: str | None = None
 
 
+class Preparation(_Report):
+    """How far the Job that prepares is, `preparation.json`."""
+
+    stage: str = Field(default="", max_length=64)
+    percent: int | None = Field(default=None, ge=0, le=100)
+    amount: str | None = Field(default=None, max_length=64)
+
+
 @dataclass(frozen=True)
 class Observed:
     """What there is of one job."""
@@ -138,6 +146,15 @@ class Observed:
             return Progress.model_validate_json(text)
         except ValidationError as error:
             logger.warning("%s: progress.json cannot be read: %s", self.name, error)
+            return None
+
+    def preparation(self) -> Preparation | None:
+        """What the Job that prepares last said; None when there is nothing that can be read."""
+        text = self._data(names.progress(self.name), PREPARATION_KEY)
+        try:
+            return Preparation.model_validate_json(text) if text else None
+        except ValidationError as error:
+            logger.warning("%s: preparation.json cannot be read: %s", self.name, error)
             return None
 
     def request(self) -> dict[str, object]:

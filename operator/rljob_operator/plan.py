@@ -12,7 +12,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.status import RLJobStatus
 
-from rljob_operator import cleanup, labels
+from rljob_operator import cleanup, labels, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
@@ -20,6 +20,7 @@ from rljob_operator.objects import Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
 from rljob_operator.recent import Recent
+from rljob_operator.render import prepare
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
@@ -43,7 +44,7 @@ class Plan:
     apply: tuple[Obj, ...] = ()
     """Server-side applies."""
     create: tuple[Obj, ...] = ()
-    """Created, never applied: RayJobs."""
+    """Created, never applied: RayJobs, and the Job that prepares."""
     patch: tuple[tuple[Obj, list[dict[str, Any]]], ...] = ()
     """JSON patches: scaling of RayClusters."""
     delete: tuple[Obj, ...] = ()
@@ -87,7 +88,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         request=request(view, scaling),
         # Without KubeRay nothing that costs is made beforehand.
         retriever=observed.kuberay or old.attempt > 0,
-        retriever_running=retriever_needed(view),
+        retriever_running=retriever_needed(view) and preparation.done(view),
     )
     status = view.status.to_api()
     if view.context is context:
@@ -97,7 +98,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     return Plan(
         finalizer=None if labels.FINALIZER in (job["metadata"].get("finalizers") or []) else "add",
         apply=_applies(observed, rendered),
-        create=_creates(view.context, step, view),
+        create=(*step.make, *_creates(view.context, step, view)),
         patch=scaling.patch,
         delete=tuple(step.delete),
         status=status if status != (job.get("status") or {}) else None,
@@ -131,6 +132,7 @@ def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], C
         try:
             children(context, Wanted(attempt=0, request={}))
             ray_job(context, 1, None)
+            prepare.job(context)
         except UserError as error:
             problems = [error.message]
     return problems, context

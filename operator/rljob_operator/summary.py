@@ -3,7 +3,7 @@
 from rljob_trainer.config.arithmetic import rollout_pods, trains
 from rljob_trainer.config.status import GroupStatus, Phase
 
-from rljob_operator import health, labels
+from rljob_operator import health, labels, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
@@ -78,9 +78,9 @@ def _retriever(view: View, conditions: Conditions) -> None:
         seconds = view.context.spec.retriever.startup_timeout_seconds
         conditions.set("RetrieverReady", False, Reason.RETRIEVER_TIMEOUT, f"not ready within {seconds:.0f} s")
     else:
-        conditions.set(
-            "RetrieverReady", False, Reason.RETRIEVER_STARTING, "preparing data, building or loading the index"
-        )
+        found = view.status.preparation
+        message = preparation.said(found) if found and not preparation.done(view) else "loading the index"
+        conditions.set("RetrieverReady", False, Reason.RETRIEVER_STARTING, message)
 
 
 def _cluster(view: View, step: Step, conditions: Conditions) -> None:

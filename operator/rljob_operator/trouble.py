@@ -54,6 +54,20 @@ def find(pods: Iterable[Obj]) -> Trouble | None:
     return troubles[0] if troubles else None
 
 
+def last_words(pods: Iterable[Obj]) -> str | None:
+    """What the container said that failed last, with its pod and exit code; None when none did."""
+    failed = [
+        (str(end.get("finishedAt", "")), name_of(pod), status["name"], end)
+        for pod in pods
+        for status in _statuses(pod)
+        if (end := (status.get("state") or {}).get("terminated")) and end.get("exitCode")
+    ]
+    if not failed:
+        return None
+    _, pod, container, end = max(failed, key=lambda item: item[:3])
+    return f"pod {pod}, container {container} (exit {end['exitCode']}): {_cut(str(end.get('message') or ''))}"
+
+
 def _of(pod: Obj) -> Iterator[Trouble]:
     if deleting(pod):
         return

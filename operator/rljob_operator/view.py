@@ -61,8 +61,8 @@ class View:
 
     @property
     def retriever_pods(self) -> list[Obj]:
-        """Pods of the retriever."""
-        return self.observed.group("retriever")
+        """Pods of the retriever, and those that prepare for it."""
+        return [*self.observed.group("retriever"), *self.observed.group("prepare")]
 
     @property
     def retriever_ready(self) -> int:

@@ -72,6 +72,8 @@ class FakeKube:
         self.objects: dict[tuple[str, str], Obj] = {}
         self.events: list[Obj] = []
         self.kuberay = True
+        self.jobs_complete = True
+        """The Job that prepares ends at once, as when all is there already."""
         self.writes: list[str] = []
         self.die_after: int | None = None
         self.version = 0
@@ -143,6 +145,8 @@ class FakeKube:
         if key in self.objects:
             raise ApiError("create", 409, "exists", "AlreadyExists")
         body = self.add(obj)
+        if key[0] == "Job" and self.jobs_complete:
+            body["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
         self._wrote(f"create {key[0]}/{key[1]}")
         return copy.deepcopy(body)
 

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import settings as tests
 from hypothesis import strategies as st
 from rljob_operator import names
+from rljob_operator.render import prepare
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
@@ -38,7 +39,8 @@ def context(manifest: dict, **settings: object) -> Context:
 
 def rendered(manifest: dict, attempt: int = 1, resume_from: str | None = None, **settings: object) -> list[dict]:
     ctx = context(manifest, **settings)
-    return [*children(ctx, Wanted(attempt=attempt, request=REQUEST)), ray_job(ctx, attempt, resume_from)]
+    made = [job for job in (prepare.job(ctx),) if job]
+    return [*children(ctx, Wanted(attempt=attempt, request=REQUEST)), *made, ray_job(ctx, attempt, resume_from)]
 
 
 FULL = job_manifest(
@@ -181,6 +183,8 @@ def _pod_specs(objects: list[dict]) -> dict[str, dict]:
     for obj in objects:
         if obj["kind"] == "Deployment":
             found["retriever"] = obj["spec"]["template"]
+        elif obj["kind"] == "Job":
+            found["prepare"] = obj["spec"]["template"]
         elif obj["kind"] == "RayJob":
             cluster = obj["spec"]["rayClusterSpec"]
             found["head"] = cluster["headGroupSpec"]["template"]
@@ -195,7 +199,7 @@ def test_pods_are_restricted(case):
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert spec["automountServiceAccountToken"] is (group == "head"), "only the driver talks to the apiserver"
+        assert spec["automountServiceAccountToken"] is (group in ("head", "prepare")), "who reports to the apiserver"
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
             if container["name"] == "sidecar":
                 continue
@@ -203,7 +207,8 @@ def test_pods_are_restricted(case):
                 "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
             }  # fmt: skip
             writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
-            assert writable == {"/rljob", "/tmp", "/dev/shm"}
+            assert writable == {"/tmp", "/dev/shm"} | (set() if group == "retriever" else {"/rljob"})
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, "a ResourceQuota asks for both"
 
 
 def test_secrets_are_references_only():
@@ -310,5 +315,5 @@ def test_a_models_claim_is_mounted_read_only_in_every_pod():
         volume = {"name": "model", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}}
         assert volume in spec["volumes"], group
         assert {"name": "model", "mountPath": "/rljob-model", "readOnly": True} in container["volumeMounts"]
-        if group != "retriever":
+        if group not in ("retriever", "prepare"):
             assert {"name": "RLJOB_MODEL_DIR", "value": "/rljob-model"} in container["env"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob_trainer import logs
+from rljob_trainer.cluster.preparation import report
 from rljob_trainer.config.data import PrepareSpec
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
@@ -151,8 +152,10 @@ def main(arguments: list[str] | None = None) -> int:
         spec = load(options.job).spec.data.prepare
         if spec is None:
             log.info("the job has no spec.data.prepare: nothing to do")
-        elif not prepare(spec, options.dir):
-            log.info("already prepared")
+        else:
+            report("data")
+            if not prepare(spec, options.dir):
+                log.info("already prepared")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -10,6 +10,7 @@ from rljob_operator.render.context import Context
 MANIFEST_KEY = "rljob.json"
 REQUEST_KEY = "request.json"
 PROGRESS_KEY = "progress.json"
+PREPARATION_KEY = "preparation.json"
 
 
 def config(context: Context) -> Obj:

@@ -3,6 +3,7 @@
 Non-root, no capabilities, seccomp, a read-only root; writable are /tmp, /dev/shm and the job's directory.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ class GroupPods:
     probes: dict[str, Any] = field(default_factory=dict)
     init: list[Obj] = field(default_factory=list)
     gpus: int = 0
+    reads_only: bool = False
+    """The job's directory is mounted read-only."""
     token: bool = False
     """Mount a ServiceAccount token."""
 
@@ -52,11 +55,11 @@ def template(context: Context, group: GroupPods) -> Obj:
         "image": group.image,
         "imagePullPolicy": pull_policy(context),
         "env": merged(group.env, of_user(overrides)),
-        "resources": _resources(group),
+        "resources": resources(overrides, group.requests, group.gpus),
         "ports": [{"name": name, "containerPort": port} for name, port in group.ports.items()],
         "securityContext": SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts(context),
+        "volumeMounts": mounts(context, read_only=group.reads_only),
         **group.probes,
     }
     if group.command:
@@ -100,10 +103,10 @@ def pull_policy(context: Context) -> str:
     return context.spec.images.pull_policy or context.settings.image_pull_policy
 
 
-def mounts(context: Context) -> list[Obj]:
-    """Volume mounts of every container of the job."""
+def mounts(context: Context, *, read_only: bool = False) -> list[Obj]:
+    """Volume mounts of every container of the job; `read_only`: the job's directory."""
     result: list[Obj] = [
-        {"name": "data", "mountPath": MOUNT},
+        {"name": "data", "mountPath": MOUNT} | ({"readOnly": True} if read_only else {}),
         {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
@@ -139,13 +142,14 @@ def _volumes(context: Context, overrides: PodOverrides) -> list[Obj]:
     return result
 
 
-def _resources(group: GroupPods) -> Obj:
-    devices = ({GPU: str(group.gpus)} if group.gpus else {}) | group.overrides.rdma
-    given = group.overrides.resources
+def resources(overrides: PodOverrides, defaults: Mapping[str, str], gpus: int = 0) -> Obj:
+    """Resources of a container: what the user says, else the defaults, and devices."""
+    devices = ({GPU: str(gpus)} if gpus else {}) | overrides.rdma
+    given = overrides.resources
     limits = given.limits | devices
     # A limit alone is also the request, as the apiserver would have it; our defaults must not undercut it.
-    defaults = {name: amount for name, amount in group.requests.items() if name not in limits}
-    requests = defaults | given.requests | devices
+    requested = {name: amount for name, amount in defaults.items() if name not in limits}
+    requests = requested | given.requests | devices
     return ({"requests": requests} if requests else {}) | ({"limits": limits} if limits else {})
 
 

@@ -1,8 +1,7 @@
-"""The retriever: a Deployment that prepares the data, builds the index and serves, and its Service."""
+"""The retriever: a Deployment that serves what the preparation has made, and its Service."""
 
 import hashlib
 import json
-from dataclasses import replace
 from typing import Any
 
 from rljob_trainer.config.retriever import RetrieverSpec
@@ -33,8 +32,9 @@ def deployment(context: Context, retriever: RetrieverSpec, *, running: bool) -> 
         ports={"http": retriever.port},
         probes=_probes(retriever),
         gpus=retriever.gpus,
+        reads_only=True,
     )
-    template = pod.template(context, replace(group, init=_init_containers(context, group, arguments, retriever)))
+    template = pod.template(context, group)
     template["metadata"].setdefault("annotations", {})[labels.CONFIG_DIGEST] = _digest(context)
     body = context.child(DEPLOYMENT, names.retriever(context.name), "retriever")
     body["spec"] = {
@@ -59,31 +59,6 @@ def service(context: Context, retriever: RetrieverSpec) -> Obj:
 
 def _module(module: str, arguments: list[str]) -> list[str]:
     return ["python", "-m", module, *arguments]
-
-
-def _init_containers(
-    context: Context, group: pod.GroupPods, arguments: list[str], retriever: RetrieverSpec
-) -> list[Obj]:
-    """Prepare the data and build the index, each idempotent; the driver may run the same preparation beside it."""
-    steps: list[tuple[str, str]] = []
-    if context.spec.data.prepare:
-        steps.append(("prepare", "rljob_trainer.prepare"))
-    if retriever.index.build == "IfMissing":
-        steps.append(("build-index", "rljob_trainer.retriever.build"))
-    return [
-        {
-            "name": name,
-            "image": group.image,
-            "imagePullPolicy": pod.pull_policy(context),
-            "command": _module(module, arguments),
-            "env": environment.merged(group.env, environment.of_user(group.overrides)),
-            "resources": {"requests": dict(group.requests)} | group.overrides.resources.to_api(),
-            "securityContext": pod.SECURITY,
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-            "volumeMounts": pod.mounts(context),
-        }
-        for name, module in steps
-    ]
 
 
 def _probes(retriever: RetrieverSpec) -> dict[str, Any]:

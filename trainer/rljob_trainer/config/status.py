@@ -132,6 +132,21 @@ class AutoscalingStatus(ApiModel):
     """Since when they do (RFC 3339)."""
 
 
+class PreparationStatus(ApiModel):
+    """Filling the claim: the preparation of the data and the retriever's index."""
+
+    key: ShortStr
+    """Of the content; another content is prepared anew."""
+    state: Literal["Running", "Done"]
+    """Where it stands."""
+    stage: ShortStr = ""
+    """What is being made."""
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How much of the stage is done."""
+    amount: ShortStr | None = None
+    """The same in bytes, such as `12.3 of 60.1 GiB`."""
+
+
 class RLJobStatus(ApiModel):
     """What the operator has seen of the job."""
 
@@ -180,6 +195,8 @@ class RLJobStatus(ApiModel):
     """Learning health has paused the job, which waits for its user."""
     last_progress_time: ShortStr | None = None
     """When the driver last reported (RFC 3339)."""
+    preparation: PreparationStatus | None = None
+    """Filling the claim before the retriever starts."""
     retriever: GroupStatus = Field(default_factory=GroupStatus)
     """Retriever pods."""
     head: GroupStatus = Field(default_factory=GroupStatus)

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from rljob_trainer import logs
+from rljob_trainer.cluster.preparation import report
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
 from rljob_trainer.config.retriever import RetrieverSpec
@@ -50,20 +51,29 @@ def build_index(spec: RetrieverSpec, job_dir: str) -> Path:
     index = resolve(spec.index.path, job_dir, "spec.retriever.index.path")
     if spec.index.build == "Never" or (index.is_file() and read_manifest(index) is None):
         return existing_file(spec.index.path, job_dir, "spec.retriever.index.path")
+    encoder = load_encoder(spec.encoder, job_dir)
+    if _built(index, corpus, encoder):  # also where the folder is mounted read-only
+        return index
     try:
         index.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"spec.retriever.index.path: {index.parent} cannot be made: {error.strerror}") from None
     with exclusive(index.with_name(index.name + ".lock"), _LOCK_SECONDS):
-        encoder = load_encoder(spec.encoder, job_dir)
-        manifest = read_manifest(index)
-        if manifest is not None and index.is_file():
-            check_encoder(index, manifest, encoder)
-            if is_current(index, manifest, corpus):
-                return index
+        if _built(index, corpus, encoder):
+            return index
+        if index.is_file():
             log.warning("%s was built from another corpus than %s: building it again", index, corpus)
         _build(corpus, index, encoder)
     return index
+
+
+def _built(index: Path, corpus: Path, encoder: Encoder) -> bool:
+    """Whether the index is there and of this corpus. Raises UserError when it is another encoder's."""
+    manifest = read_manifest(index)
+    if manifest is None or not index.is_file():
+        return False
+    check_encoder(index, manifest, encoder)
+    return is_current(index, manifest, corpus)
 
 
 def _build(corpus: Path, index: Path, encoder: Encoder) -> None:
@@ -132,6 +142,7 @@ def _with_progress(corpus: Path) -> Iterator[tuple[int, Document]]:
         if now - reported > _REPORT_SECONDS:
             reported = now
             left = (now - started) * (size - offset) / max(offset, 1)
+            report("index", offset, size)
             log.info("%d passages, %.0f %% of the corpus, about %.0f s left", number, 100 * offset / size, left)
         yield offset, document
 
