@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -85,8 +86,7 @@ class Cluster:
             kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
             items.append(kind | {"metadata": {}, "spec": spec})
         body = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
-        said = json.loads(self.kubectl("create", "-o", "json", "-f", "-", stdin=body, seconds=240))
-        answers = said["items"] if said["kind"] == "List" else [said]
+        answers = _documents(self.kubectl("create", "-o", "json", "-f", "-", stdin=body, seconds=240))
         assert len(answers) == len(asked)
         return {right for right, answer in zip(asked, answers, strict=True) if answer["status"]["allowed"]}
 
@@ -133,6 +133,16 @@ def cluster(installed_crd: Kubectl) -> Iterator[Cluster]:
             kubectl("delete", item["kind"], item["metadata"]["name"], "--ignore-not-found")
     for namespace in (system, kubectl.namespace):
         kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """JSON documents one after the other: kubectl prints what is not stored one by one."""
+    found, decoder = [], json.JSONDecoder()
+    while text := text.lstrip():
+        document, end = decoder.raw_decode(text)
+        found.append(document)
+        text = text[end:]
+    return found
 
 
 def _served(kubectl: Kubectl) -> list[tuple[str, str]]:
