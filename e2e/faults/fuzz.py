@@ -41,7 +41,7 @@ def values(schema: Schema, depth: int = 0) -> st.SearchStrategy[Any]:
         case "integer":
             return st.integers(int(low if low is not None else -(2**31)), int(high if high is not None else 2**31))
         case "number":
-            return st.floats(low, high, allow_nan=False, allow_infinity=False, width=32)
+            return st.floats(low, high, allow_nan=False, allow_infinity=False)
         case "boolean":
             return st.booleans()
         case "string":
