@@ -52,6 +52,20 @@ def report(view: View, conditions: Conditions) -> None:
             conditions.set(kind, False, Reason.HEALTHY)
 
 
+def stalled(view: View, conditions: Conditions) -> None:
+    """Who is stuck, as the current attempt's driver reports it; the last known without a report."""
+    if view.report is None:
+        return
+    if (silent := view.driver_silent) > view.settings.driver_silent_seconds:
+        minutes = f"{silent // 60:.0f} min" if silent >= 120 else "90 s"
+        conditions.set("Stalled", True, Reason.DRIVER_SILENT, f"the driver has not reported for more than {minutes}")
+    elif said := view.report.stalled:
+        stack = f"; stack in {said.stack}" if said.stack else ""
+        conditions.set("Stalled", True, Reason.WORKER_STALLED, f"{said.message}{stack}")
+    elif conditions.get("Stalled"):
+        conditions.set("Stalled", False, Reason.PROGRESSING)
+
+
 def _resumed(job: Obj) -> int:
     """The attempt whose pause the user has ended; 0 when the annotation is absent or no number."""
     text = str(meta(job, "annotations", labels.RESUME) or "")

@@ -88,7 +88,11 @@ def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
     """The current attempt goes on, or has ended."""
     observed = view.observed
     pods = [pod for group in ("head", "trainer", "rollout") for pod in observed.group(group, attempt.number)]
-    verdict = judge(observed, attempt, find(pods), view.now, view.settings) or _suspended(view, attempt, step)
+    verdict = (
+        judge(observed, attempt, find(pods), view.now, view.settings)
+        or _silent(view, step)
+        or _suspended(view, attempt, step)
+    )
     if verdict:
         return _record(view, attempt, verdict, step)
     ray_job = observed.ray_job(attempt.number)
@@ -108,6 +112,16 @@ def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
     if (end := (ray_job.get("status") or {}).get("endTime")) is not None:
         step.requeue.append(view.left(end, view.settings.report_grace_seconds) + 1.0)
     return step
+
+
+def _silent(view: View, step: Step) -> Verdict | None:
+    """The verdict on a driver that has stopped to report: its process hangs, or Ray does."""
+    silent, limits = view.driver_silent, (view.settings.driver_silent_seconds, view.settings.driver_lost_seconds)
+    if view.report and view.report.heartbeat_seconds:
+        step.requeue += [limit - silent + 1.0 for limit in limits if silent <= limit]
+    if silent <= limits[1]:
+        return None
+    return Verdict("Failed", f"the driver has not reported for {silent:.0f} s", reason="WorkerStuck")
 
 
 def _idle(view: View, step: Step) -> Step:

@@ -52,6 +52,13 @@ class EarlyStop(_Report):
     step: int = Field(ge=0)
 
 
+class Stalled(_Report):
+    """A process that is stuck."""
+
+    message: str = Field(default="", max_length=8192)
+    stack: str | None = Field(default=None, max_length=4096)
+
+
 class Progress(_Report):
     """The driver's report, `progress.json`."""
 
@@ -71,6 +78,9 @@ class Progress(_Report):
     engines: Engines | None = None
     trainer_wait: float | None = None
     staleness_max: float | None = None
+    stalled: Stalled | None = None
+    heartbeat_seconds: float | None = Field(default=None, gt=0)
+    """The driver promises a report at least this often; None: it promises nothing."""
     state: str = "Running"
     exit_code: int | None = None
     reason: str | None = None

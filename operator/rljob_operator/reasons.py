@@ -16,6 +16,9 @@ class Reason(StrEnum):
     RETRIEVER_STARTING = "RetrieverStarting"
     RETRIEVER_TIMEOUT = "RetrieverStartTimeout"  # E
     RETRIEVER_FAILING = "RetrieverFailing"  # E
+    RETRIEVER_SILENT = "RetrieverSilent"  # E
+    WRONG_ENVIRONMENT = "WrongEnvironment"  # E
+    PORT_TAKEN = "PortTaken"  # E
     SCALED_DOWN = "ScaledDown"
     # ClusterReady
     KUBERAY_MISSING = "KubeRayMissing"  # E
@@ -37,6 +40,10 @@ class Reason(StrEnum):
     NOT_REPORTED = "NotReported"
     TRAINING = "Training"  # E
     STOPPED = "Stopped"
+    # Stalled
+    WORKER_STALLED = "WorkerStalled"  # E
+    DRIVER_SILENT = "DriverSilent"  # E
+    PROGRESSING = "Progressing"
     # Suspended
     NOT_SUSPENDED = "NotSuspended"
     SUSPENDING = "Suspending"  # E
@@ -70,10 +77,11 @@ class Reason(StrEnum):
 HEALTH = frozenset(
     {
         Reason.REWARD_STALLED, Reason.ENTROPY_COLLAPSED, Reason.MISMATCH_HIGH, Reason.LENGTH_EXPLODING,
-        Reason.NON_FINITE, Reason.PAUSED, Reason.UNHEALTHY, Reason.ROLLED_BACK,
+        Reason.NON_FINITE, Reason.WORKER_STALLED, Reason.DRIVER_SILENT, Reason.RETRIEVER_SILENT,
+        Reason.WRONG_ENVIRONMENT, Reason.PORT_TAKEN, Reason.PAUSED, Reason.UNHEALTHY, Reason.ROLLED_BACK,
     }
 )  # fmt: skip
-"""Reasons of learning health: Events, and Warnings."""
+"""Reasons of learning health, of stalls and of wrong environments: Events, and Warnings."""
 EVENTS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY, Reason.RETRIEVER_TIMEOUT,

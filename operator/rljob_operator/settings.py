@@ -49,6 +49,10 @@ class Settings:
     """Wait before the first retry; doubled for each further one."""
     retry_backoff_max_seconds: float = 300.0
     """Longest wait before a retry."""
+    driver_silent_seconds: float = 90.0
+    """A driver that has promised reports and gives none for so long is named in the condition Stalled."""
+    driver_lost_seconds: float = 600.0
+    """After so long without one its attempt has failed."""
     report_grace_seconds: float = 30.0
     """Time for the driver's last report to arrive (or its process to end) after the RayJob (or the report) is final."""
     cause_grace_seconds: float = 5.0

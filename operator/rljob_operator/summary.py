@@ -9,7 +9,7 @@ from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
 from rljob_operator.reasons import Reason
 from rljob_operator.scaling import Scaling
-from rljob_operator.trouble import begun, find
+from rljob_operator.trouble import begun, find, silent_pod
 from rljob_operator.view import View
 
 
@@ -27,6 +27,7 @@ def summarise(view: View, step: Step, scaling: Scaling) -> None:
     _scaled(view, scaling, conditions)
     _training(view, conditions)
     health.report(view, conditions)
+    health.stalled(view, conditions)
     _suspended(view, conditions)
     status.conditions = conditions.all()
     status.phase, status.message = _phase(view, step, conditions)
@@ -72,8 +73,11 @@ def _retriever(view: View, conditions: Conditions) -> None:
     elif group.ready:
         conditions.set("RetrieverReady", True, Reason.RETRIEVER_READY, f"{group.ready} of {group.desired} pods ready")
     elif trouble := find(view.retriever_pods):
-        reason = Reason.UNSCHEDULABLE if trouble.reason is Reason.UNSCHEDULABLE else Reason.RETRIEVER_FAILING
+        said = (Reason.UNSCHEDULABLE, Reason.WRONG_ENVIRONMENT, Reason.PORT_TAKEN, Reason.IMAGE_PULL)
+        reason = trouble.reason if trouble.reason in said else Reason.RETRIEVER_FAILING
         conditions.set("RetrieverReady", False, reason, trouble.message)
+    elif silent := silent_pod(view.retriever_pods):
+        conditions.set("RetrieverReady", False, Reason.RETRIEVER_SILENT, silent)
     elif view.retriever_timed_out:
         seconds = view.context.spec.retriever.startup_timeout_seconds
         conditions.set("RetrieverReady", False, Reason.RETRIEVER_TIMEOUT, f"not ready within {seconds:.0f} s")

@@ -1,5 +1,6 @@
 """Why pods do not start: what their status says, in one reason and one sentence."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,12 @@ _WAITING = {
     "RunContainerError": Reason.CONFIG_ERROR,
     "CrashLoopBackOff": Reason.CRASHING,
 }
-_ORDER = (Reason.CONFIG_ERROR, Reason.CRASHING, Reason.IMAGE_PULL, Reason.UNSCHEDULABLE)
+_PACKAGE = re.compile(r"(?:ModuleNotFoundError|ImportError): (?:No module named '([^']+)'|[^\n]+)")
+_PORT = re.compile(r"address already in use|cannot be listened on", re.IGNORECASE)
+_ORDER = (
+    Reason.WRONG_ENVIRONMENT, Reason.PORT_TAKEN, Reason.CONFIG_ERROR, Reason.CRASHING, Reason.IMAGE_PULL,
+    Reason.UNSCHEDULABLE,
+)  # fmt: skip
 _LONGEST = 1000
 """Characters kept of a message."""
 
@@ -44,6 +50,18 @@ def ended(pod: Obj) -> bool:
 def begun(pod: Obj) -> bool:
     """Whether any container of the pod has started."""
     return any("running" in state or "terminated" in state for _, state in _states(pod))
+
+
+def silent_pod(pods: Iterable[Obj]) -> str | None:
+    """A pod that had started and answers its probes no more, in words; the kubelet restarts it when it stays so."""
+    for pod in pods:
+        for status in (pod.get("status") or {}).get("containerStatuses") or []:
+            running = "running" in (status.get("state") or {})
+            # `started` is the kubelet's word that the startup probe has passed.
+            if running and status.get("started") and not status.get("ready") and not deleting(pod):
+                again = status.get("restartCount", 0)
+                return f"pod {name_of(pod)} runs and does not answer; its liveness probe restarts it ({again} so far)"
+    return None
 
 
 def find(pods: Iterable[Obj]) -> Trouble | None:
@@ -80,8 +98,18 @@ def _of(pod: Obj) -> Iterator[Trouble]:
             last = (status.get("lastState") or {}).get("terminated") or {}
             said = last.get("message") or waiting.get("message") or waiting["reason"]
             code = f" (exit {last['exitCode']})" if "exitCode" in last else ""
-            message = f"pod {name_of(pod)}, container {status['name']}{code}: {_cut(said)}"
-            yield Trouble(reason, message, last.get("exitCode"))
+            where = f"pod {name_of(pod)}, container {status['name']}{code}"
+            yield Trouble(*_named(reason, where, said, status.get("image", "")), last.get("exitCode"))
+
+
+def _named(reason: Reason, where: str, said: str, image: str) -> tuple[Reason, str]:
+    """A container that keeps ending, by what it says last: a package that its image lacks, a port that is taken."""
+    if reason is Reason.CRASHING and (found := _PACKAGE.search(said)):
+        what = f"lacks the Python package {found[1]!r}" if found[1] else f"does not fit: {found[0]}"
+        return Reason.WRONG_ENVIRONMENT, f"{where}: the image {image} {what}; name another in spec.images"
+    if reason is Reason.CRASHING and _PORT.search(said):
+        return Reason.PORT_TAKEN, f"{where}: {_cut(said)}"
+    return reason, f"{where}: {_cut(said)}"
 
 
 def _statuses(pod: Obj) -> list[Obj]:

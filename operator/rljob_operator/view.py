@@ -7,7 +7,7 @@ from rljob_trainer.config.status import AttemptStatus, CommitStatus, RLJobStatus
 
 from rljob_operator import names
 from rljob_operator.conditions import holds
-from rljob_operator.objects import Obj, condition, parse_time
+from rljob_operator.objects import Obj, condition, parse_time, rfc3339
 from rljob_operator.observe import Observed, Progress
 from rljob_operator.render.context import Context
 from rljob_operator.settings import Settings
@@ -103,6 +103,16 @@ class View:
         end = parse_time(attempt.end_time) if attempt.end_time else self.now
         return max(0.0, (end - parse_time(attempt.start_time)).total_seconds())
 
+    @property
+    def driver_silent(self) -> float:
+        """Seconds without a report that the current attempt's driver has promised; 0 when it promised none. By the
+        operator's own clock: the driver's may differ."""
+        report, active = self.report, self.active
+        if report is None or report.state != "Running" or active is None or not report.heartbeat_seconds:
+            return 0.0
+        seen = self.status.last_report_seen
+        return (self.now - parse_time(seen)).total_seconds() if seen else 0.0
+
     def fold_report(self) -> None:
         """Take what the driver reports into the status."""
         report, status = self.report, self.status
@@ -119,7 +129,8 @@ class View:
         status.goodput = status.goodput if report.goodput is None else f"{report.goodput:.3f}"
         scores = {name: _short(score) for name, score in report.evaluation.items() if score is not None}
         status.evaluation = dict(list(scores.items())[:64])
-        status.last_progress_time = report.time
+        if report.time != status.last_progress_time or status.last_report_seen is None:
+            status.last_progress_time, status.last_report_seen = report.time, rfc3339(self.now)
         if commit := report.last_commit:
             status.last_commit = CommitStatus(
                 name=commit.name, step=commit.step, policy_version=commit.policy_version, time=commit.time

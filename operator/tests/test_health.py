@@ -149,3 +149,26 @@ async def test_a_target_that_nobody_set_is_no_success(world):
     world.report(step=4, state="Succeeded", exitCode=0, earlyStop={"target": "x", "value": 1, "step": 4})
     await world.settle()
     assert world.status["phase"] == "Retrying"
+
+
+async def test_a_stuck_process_is_named_and_the_attempt_is_retried(watched):
+    await start(watched)
+    said = "rank 1: RL step 3 for 40 s; no sign of life for 31 s, last at all_reduce (fsdp.py:3)"
+    watched.report(stalled={"who": "rank 1", "doing": "RL step 3", "message": said, "stack": "/job/stacks/rank-1.txt"})
+    await watched.settle()
+    found = watched.condition("Stalled")
+    assert (found["status"], found["reason"]) == ("True", "WorkerStalled")
+    assert found["message"] == f"{said}; stack in /job/stacks/rank-1.txt"
+    assert watched.event_reasons.count("WorkerStalled") == 1
+    assert watched.status["phase"] == "Running"
+    watched.report(state="Failed", exitCode=1, reason="WorkerStuck", message=said)
+    watched.later(10)
+    await watched.settle()
+    watched.later(60)
+    watched.collect()
+    await watched.settle()
+    watched.running(2, state="Running", exitCode=None, message="", stalled=None)
+    await watched.settle()
+    assert watched.status["attempts"][0]["reason"] == "WorkerStuck"
+    assert watched.status["phase"] == "Running"
+    assert watched.condition("Stalled")["reason"] == "Progressing"

@@ -20,8 +20,8 @@ from rljob_trainer.cluster.control import ControlPoller, ScaleRequest
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
-from rljob_trainer.cluster.progress import ProgressReporter, Sink, config_map_sink, file_sink
-from rljob_trainer.config.errors import UserError
+from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
+from rljob_trainer.config.errors import UserError, missing_package
 from rljob_trainer.config.load import load
 from rljob_trainer.config.status import AttemptReason
 from rljob_trainer.loops.stop import (
@@ -127,6 +127,9 @@ def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
     except UserError as error:
         logger.info("user error", exc_info=True)
         return Outcome(EXIT_USER_ERROR, "UserError", str(error))
+    except ModuleNotFoundError as error:  # another attempt would run in the same image
+        logger.exception("a package is missing")
+        return Outcome(EXIT_USER_ERROR, "UserError", str(missing_package(error, "the driver")))
     except LeaseLostError as error:
         return Outcome(EXIT_FENCED, "LeaseLost", str(error))
     except Exception as error:  # every failure ends here: the whole of it in the log, a sentence for people
@@ -222,6 +225,8 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
         "lastCommit": None,
         "health": {},
         "earlyStop": None,
+        "stalled": None,
+        "heartbeatSeconds": HEARTBEAT_SECONDS,
         "state": "Running",
         "exitCode": None,
         "reason": None,

@@ -9,6 +9,7 @@ from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
+from rljob_trainer.watch.pulse import Pulse
 
 if TYPE_CHECKING:
     from rljob_trainer.backends.interface import BackendRank
@@ -54,7 +55,11 @@ class TrainerRank:
     `trainer.rankTimeoutSeconds`.
     """
 
-    def __init__(self, job: dict[str, Any], job_dir: str, rank: int, world_size: int) -> None:
+    def __init__(
+        self, job: dict[str, Any], job_dir: str, rank: int, world_size: int, pulses: str | None = None
+    ) -> None:
+        """`pulses`: folder for this process's signs of life, if any are wanted."""
+        self._pulse = None if pulses is None else Pulse(pulses, f"rank {rank}")
         parsed = RLJob.model_validate(job)
         from rljob_trainer.metrics.exporter import ProcessMetrics
         from rljob_trainer.weights.export import WeightExporter
@@ -179,5 +184,7 @@ class TrainerRank:
 
     def shutdown(self) -> None:
         """Leave the other ranks, once what is written in the background is."""
+        if self._pulse is not None:
+            self._pulse.close()
         self._writer.wait(self._limit)
         self._rank.close()

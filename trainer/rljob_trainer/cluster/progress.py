@@ -22,6 +22,8 @@ Sink = Callable[[str], None]
 """Writes the JSON text somewhere; raises when it cannot."""
 INTERVAL_SECONDS = 5.0
 FINAL_WORD_SECONDS = 60.0
+HEARTBEAT_SECONDS = 30
+"""A report is written this often although nothing has changed: silence then means that the driver stands still."""
 
 
 def now_rfc3339() -> str:
@@ -138,9 +140,15 @@ class ProgressReporter:
         return True
 
     def _run(self) -> None:
+        last, version = time.monotonic(), -1
         while not self._closing.is_set():
             self._wake.wait(timeout=self._interval)
             self._wake.clear()
+            with self._lock:
+                if self._version == version and time.monotonic() - last >= HEARTBEAT_SECONDS:
+                    self._version += 1
+                if self._version != version:
+                    last, version = time.monotonic(), self._version
             if not self._closing.is_set():
                 self._write()
 

@@ -234,6 +234,7 @@ MUTABLE = (
     "lifecycle.ttlSecondsAfterFinished",
     "lifecycle.health",
     "lifecycle.earlyStop",
+    "lifecycle.stall",
 )
 """Fields of the spec that may change once the first attempt has started."""
 

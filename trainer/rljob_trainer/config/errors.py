@@ -55,3 +55,11 @@ class ManifestError(UserError):
 
     def __reduce__(self) -> tuple[type["ManifestError"], tuple[str, list[Problem]]]:
         return ManifestError, (self.source, self.problems)
+
+
+def missing_package(error: ModuleNotFoundError, who: str) -> UserError:
+    """The wrong environment as a user's mistake: `who` runs where a package is missing."""
+    return UserError(
+        f"{who} needs the Python package {error.name or str(error)!r}, which is not installed where it runs",
+        hint="name an image that has it in spec.images, or give it in spec.code; locally install rljob[trainer]",
+    )

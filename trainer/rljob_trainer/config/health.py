@@ -84,3 +84,16 @@ class EarlyStop(ApiModel):
     """Stop when the number is this or less."""
     times: PositiveInt = 1
     """So many measurements in a row must be."""
+
+
+class StallLimits(ApiModel):
+    """When a rank, an engine or a reward function that is waited for is reported as stuck, and given up."""
+
+    silent_seconds: PositiveInt = 30
+    """Without a sign of life for so long, a process is named in the condition Stalled, and its stack is kept."""
+    still_seconds: PositiveInt = 90
+    """The same for a process that lives but has not moved for so long (a rank in one line of code, an engine without a
+    new token)."""
+    give_up_seconds: PositiveInt = 90
+    """Without a sign of life for so long, a rank is lost: the attempt fails and the next one goes on from the last
+    commit. (An engine is replaced.)"""

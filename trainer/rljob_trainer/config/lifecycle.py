@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rljob_trainer.config.base import ApiModel, DnsName, NonNegativeInt, PositiveInt
-from rljob_trainer.config.health import EarlyStop, HealthPolicies
+from rljob_trainer.config.health import EarlyStop, HealthPolicies, StallLimits
 
 RetryableReason = Literal[
     "OutOfMemory",
@@ -73,6 +73,8 @@ class LifecycleSpec(ApiModel):
     """Time between SIGTERM and SIGKILL for head and ranks."""
     health: HealthPolicies = Field(default_factory=HealthPolicies)
     """Policies for learning health."""
+    stall: StallLimits = Field(default_factory=StallLimits)
+    """When a process that is waited for is reported as stuck, and when it is given up."""
     early_stop: EarlyStop | None = None
     """End reinforcement learning before its last rollout once a target is reached; the job then has succeeded."""
     gang: GangSpec | None = None

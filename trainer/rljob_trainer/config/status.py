@@ -197,6 +197,8 @@ class RLJobStatus(ApiModel):
     """When the driver last reported (RFC 3339)."""
     preparation: PreparationStatus | None = None
     """Filling the claim before the retriever starts."""
+    last_report_seen: ShortStr | None = None
+    """When the operator saw that report, by its own clock (RFC 3339)."""
     retriever: GroupStatus = Field(default_factory=GroupStatus)
     """Retriever pods."""
     head: GroupStatus = Field(default_factory=GroupStatus)

@@ -15,11 +15,19 @@ import ray
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.elastic import Roster, ScaleWish
 from rljob_trainer.loops.placement import ROLLOUT_RESOURCE, engine_gpu_share, make_actor
-from rljob_trainer.loops.waiting import TICK_SECONDS, WorkerError, WorkerStuckError, gather, result_of
+from rljob_trainer.loops.waiting import (
+    TICK_SECONDS,
+    WorkerError,
+    WorkerStuckError,
+    check_signs_of_life,
+    gather,
+    result_of,
+)
 from rljob_trainer.loops.weight_sync import ObjectStoreSync, WeightSync
 from rljob_trainer.loops.weight_sync import engine_name as _name
 from rljob_trainer.rollout.routing import by_group, route
 from rljob_trainer.rollout.types import Sample, SamplingParams
+from rljob_trainer.watch.watchdog import WAITS
 
 logger = logging.getLogger(__name__)
 START_SECONDS = 600.0
@@ -47,9 +55,11 @@ class EngineGroup:
         sync: WeightSync,
         scale: ScaleWish = lambda: None,
         on_scaled: Callable[[dict[str, list[str]]], None] = lambda report: None,
+        pulses: Path | None = None,
     ) -> None:
         """scale: what the operator wants of the number of engines. on_scaled: is told which pods serve or are drained
-        whenever that changes."""
+        whenever that changes. pulses: folder for the engines' signs of life, see `watch.pulse`."""
+        self._pulses = None if pulses is None else str(pulses)
         self._job, self._job_dir, self._tick, self._on_replaced, self._sync = job, job_dir, tick, on_replaced, sync
         self._manifest = job.to_manifest()
         self._restarts_left = job.spec.rollout.max_engine_restarts
@@ -205,6 +215,7 @@ class EngineGroup:
             self._manifest,
             str(self._job_dir),
             index,
+            self._pulses,
             name=_name(index),
             gpus=engine_gpu_share(self._job.spec),
             concurrency=CALLS_AT_ONCE,
@@ -239,6 +250,7 @@ class EngineGroup:
             self._restarts_left -= 1
             self._on_replaced(str(why))
             ray.kill(self.actors[index])
+            WAITS.forget(_name(index))
             self.actors[index] = self._make(index)
             try:
                 started = {_name(index): self.actors[index].start.remote()}
@@ -278,6 +290,7 @@ class Generating:
         """Engine and samples of each call under way."""
         self._actors: dict[int, Any] = {}
         self._health = _HealthWatch()
+        self._since = time.monotonic()
         for index, mine in numbers.items():
             self._submit(index, mine)
 
@@ -302,7 +315,9 @@ class Generating:
         """Wait up to `timeout` seconds for something to be ready, and take it in. Raises EngineLimitError."""
         if not self._calls:
             return
-        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+        busy = self._busy
+        with WAITS.waiting([_name(index) for index in busy], "generating", since=self._since):
+            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
         for ref in ready:
             index, numbers = self._calls[ref]
             try:
@@ -314,6 +329,11 @@ class Generating:
                 self._group.roster.busy[index] -= 1
                 self._done.update(zip(numbers, results, strict=True))
         busy = self._busy
+        for index in busy:
+            try:
+                check_signs_of_life(_name(index))
+            except WorkerError as error:
+                self._replace(index, error)
         for index, why in self._health.look({index: self._actors[index] for index in busy}):
             self._replace(index, why)
 

@@ -11,9 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,8 +19,8 @@ from typing import Any
 from rljob_trainer.config.arithmetic import generates
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
-from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.loops.jobdir import ATTEMPTS, claim, last_attempt, new_incarnation
+from rljob_trainer.loops.local_retriever import LocalRetriever
 from rljob_trainer.loops.processes import Child
 from rljob_trainer.loops.stop import (
     EXIT_DONE,
@@ -38,6 +35,7 @@ from rljob_trainer.loops.stop import (
 MANIFEST = "rljob.json"
 CODE = "code"
 DRIVER_GRACE_SECONDS = 60.0
+RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
 
 
 def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: bool = False) -> int:
@@ -67,7 +65,7 @@ class _Interrupted(Exception):  # noqa: N818 - a request, not an error
 class _LocalRun:
     def __init__(self, job: RLJob, directory: Path, manifest: Path, env: dict[str, str], quiet: bool) -> None:
         self._job, self._dir, self._manifest, self._env, self._quiet = job, directory, manifest, env, quiet
-        self._port_file = directory / "logs" / "retriever.port"
+        self._retriever: LocalRetriever | None = None
         self._driver: Child | None = None
         self._signals = 0
 
@@ -91,8 +89,11 @@ class _LocalRun:
                 return code
         if self._job.spec.retriever is not None and generates(self._job.spec):
             self._say("building the index and starting the retriever")
-            retriever = stack.enter_context(self._retriever(self._job.spec.retriever))
-            self._wait_ready(retriever, self._job.spec.retriever.startup_timeout_seconds)
+            spec = self._job.spec.retriever
+            made = LocalRetriever(spec, self._manifest, self._dir, self._env, self._say)
+            self._retriever = stack.enter_context(made)
+            self._retriever.wait_ready()
+            self._env[RETRIEVER_URL] = self._retriever.url
         return self._attempts()
 
     def _attempts(self) -> int:
@@ -131,11 +132,20 @@ class _LocalRun:
         with Child("driver", command, env=self._env, grace=DRIVER_GRACE_SECONDS) as driver:
             self._driver = driver
             try:
-                code = driver.process.wait()  # the driver bounds its own waits
+                code = self._wait(driver)
             finally:
                 self._driver = None
         known = (EXIT_DONE, EXIT_USER_ERROR, EXIT_SUSPENDED, EXIT_UNHEALTHY, EXIT_PAUSED, EXIT_ROLLED_BACK)
         return code if code in known else EXIT_FAILED
+
+    def _wait(self, driver: Child) -> int:
+        """The driver's exit code; it bounds its own waits. Meanwhile the retriever is looked after."""
+        while True:
+            try:
+                return driver.process.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                if self._retriever is not None:
+                    self._retriever.look()
 
     def _step(self, name: str, module: str, limit: float) -> int:
         """Run `python -m module` to its end. Its last words are shown when it fails."""
@@ -150,37 +160,6 @@ class _LocalRun:
         if code != EXIT_DONE:
             self._say(f"{name} failed (exit code {code}):\n{child.tail()}")
         return code if code in (EXIT_DONE, EXIT_USER_ERROR) else EXIT_FAILED
-
-    def _retriever(self, spec: RetrieverSpec) -> Child:
-        """The retriever; it builds the index when it is missing, and takes another port when its own is busy."""
-        self._port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "rljob_trainer.retriever", "--job", str(self._manifest)]
-        command += ["--dir", str(self._dir), "--host", "127.0.0.1", "--port", str(spec.port)]
-        command += ["--port-file", str(self._port_file)]
-        return Child("retriever", command, env=self._env, log=self._dir / "logs" / "retriever.log")
-
-    def _wait_ready(self, retriever: Child, limit: float) -> None:
-        """Wait until the retriever answers that it is ready. Raises UserError with its last words otherwise."""
-        deadline = time.monotonic() + limit
-        while not self._retriever_ready():
-            if retriever.process.poll() is not None:
-                raise UserError(
-                    f"the retriever ended with exit code {retriever.process.returncode}:\n{retriever.tail()}",
-                    hint=f"see {retriever.log}",
-                )
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"the retriever was not ready within spec.retriever.startupTimeoutSeconds = {limit:.0f}",
-                    hint=f"see {retriever.log}",
-                )
-            time.sleep(0.1)
-
-    def _retriever_ready(self) -> bool:
-        if not self._port_file.exists():
-            return False
-        url = f"http://127.0.0.1:{int(self._port_file.read_text())}"
-        self._env["RLJOB_RETRIEVER_URL"] = url
-        return _answers(f"{url}/readyz")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -250,14 +229,6 @@ def _finished(directory: Path, manifest: Path, text: str) -> bool:
     if not summary.exists() or not manifest.exists() or manifest.read_text(encoding="utf-8") != text:
         return False
     return bool(json.loads(summary.read_text(encoding="utf-8"))["state"] == "Succeeded")
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5.0) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _last_commit(directory: Path) -> Any:

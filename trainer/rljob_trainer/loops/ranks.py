@@ -23,7 +23,8 @@ class RankGroup:
     A rank runs its calls one by one in the order they were made, so steps may be submitted ahead of their results.
     """
 
-    def __init__(self, job: RLJob, job_dir: Path, tick: Callable[[], None]) -> None:
+    def __init__(self, job: RLJob, job_dir: Path, tick: Callable[[], None], pulses: Path | None = None) -> None:
+        """`pulses`: folder for the ranks' signs of life, see `watch.pulse`."""
         from rljob_trainer.backends.rank import TrainerRank
 
         self.size = world_size(job.spec)
@@ -37,7 +38,15 @@ class RankGroup:
         manifest = job.to_manifest()
         self._ranks = [
             make_actor(
-                TrainerRank, TRAINER_RESOURCE, manifest, str(job_dir), rank, self.size, name=f"rank {rank}", gpus=gpus
+                TrainerRank,
+                TRAINER_RESOURCE,
+                manifest,
+                str(job_dir),
+                rank,
+                self.size,
+                None if pulses is None else str(pulses),
+                name=f"rank {rank}",
+                gpus=gpus,
             )
             for rank in range(self.size)
         ]

@@ -15,6 +15,7 @@ from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWri
 from rljob_trainer.metrics.trackers import Completion
 from rljob_trainer.metrics.tracking import Tracking
 from rljob_trainer.rollout.types import Sample
+from rljob_trainer.watch.judge import Stall
 
 WITHOUT_RETRIEVER = "without_retriever"
 ONE_OF_EACH = Devices(1, 1)
@@ -157,6 +158,17 @@ class Recorder:
     def health(self, conditions: Mapping[str, Mapping[str, Any]]) -> None:
         """The learning-health conditions that hold now: rollout since when, policy and message of each."""
         self.progress.update(health={name: dict(said) for name, said in conditions.items()}, transition=True)
+
+    def stalled(self, stall: Stall | None, stack: str) -> None:
+        """Who is stuck, and where its stack is kept; None: nobody (any more). Called from the watchdog's thread."""
+        said = None
+        if stall is not None:
+            said = {"who": stall.who, "doing": stall.doing, "message": stall.sentence()}
+            if stack:
+                said["stack"] = stack
+            else:
+                self.display.message(f"stalled: {stall.sentence()}")
+        self.progress.update(stalled=said, transition=True)
 
     def stopped_early(self, state: LoopState) -> None:
         """The target of `lifecycle.earlyStop` is reached."""

@@ -33,6 +33,7 @@ from rljob_trainer.models import load_tokenizer
 from rljob_trainer.rewards import RewardScorer
 from rljob_trainer.rollout.generate.build import prompt_tokenizer
 from rljob_trainer.rollout.types import Sample, SamplingParams
+from rljob_trainer.watch.watchdog import WAITS, Watchdog
 
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
@@ -122,7 +123,10 @@ class Run:
         self._last_beat = time.monotonic()
         self.while_waiting: Callable[[], None] = lambda: None
         """What else is to be done about once a second while workers are waited for."""
-        self.ranks = RankGroup(job, place.job_dir, self.beat) if trains(job.spec) else NoRanks()
+        self._watchdog = Watchdog(place.directory, job.spec.lifecycle.stall, recorder.stalled)
+        self.ranks = (
+            RankGroup(job, place.job_dir, self.beat, place.directory / "pulse") if trains(job.spec) else NoRanks()
+        )
         self.hub = Hub(job, place, data.tokenizer, recorder.display.message)
         self.commits = Commits(
             job,
@@ -137,7 +141,14 @@ class Run:
         if generates(job.spec):
             sync = make_weight_sync(job.spec, self.ranks, place.directory, self.beat)
             self.engines = EngineGroup(
-                job, place.job_dir, self.beat, self._engine_replaced, sync=sync, scale=scale, on_scaled=self._scaled
+                job,
+                place.job_dir,
+                self.beat,
+                self._engine_replaced,
+                sync=sync,
+                scale=scale,
+                on_scaled=self._scaled,
+                pulses=self._watchdog.pulses,
             )
 
     def start(self, commit: Commit | None, back: Rollback | None = None) -> None:
@@ -244,7 +255,8 @@ class Run:
         """Set the samples' rewards. A reward function that fails costs its sample, and is told."""
         if self._scorer is None:
             return
-        report = self._scorer.score(samples)
+        with WAITS.waiting(["reward functions"], f"scoring {len(samples)} samples"):
+            report = self._scorer.score(samples)
         if report.failures:
             reason, count = report.errors.most_common(1)[0]
             logger.warning(
@@ -252,7 +264,8 @@ class Run:
             )
 
     def close(self) -> None:
-        """End what runs beside the loop: a commit under way, the processes that score."""
+        """End what runs beside the loop: the watch, a commit under way, the processes that score."""
+        self._watchdog.close()
         self.commits.close()
         self.hub.close()
         if self._scorer is not None:

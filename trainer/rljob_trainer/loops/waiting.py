@@ -9,7 +9,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rljob_trainer.backends.errors import NonFiniteError
-from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.errors import UserError, missing_package
+from rljob_trainer.watch.watchdog import WAITS
 
 TICK_SECONDS = 1.0
 logger = logging.getLogger(__name__)
@@ -47,14 +48,24 @@ def each(
     names = {ref: name for name, ref in calls.items()}
     waiting = list(names)
     start = time.monotonic()
-    while waiting:
-        ready, waiting = ray.wait(waiting, num_returns=1, timeout=TICK_SECONDS)
-        for ref in ready:
-            yield names[ref], result_of(ref, names[ref], doing)
-        tick()
-        if waiting and not ready and time.monotonic() - start > limit:
-            late = ", ".join(sorted(names[ref] for ref in waiting))
-            raise WorkerStuckError(names[waiting[0]], f"{late} did not finish {doing} within {limit:.0f} s")
+    with WAITS.waiting(list(calls), doing) as done:
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=TICK_SECONDS)
+            for ref in ready:
+                done(names[ref])
+                yield names[ref], result_of(ref, names[ref], doing)
+            tick()
+            for ref in waiting:
+                check_signs_of_life(names[ref])
+            if waiting and not ready and time.monotonic() - start > limit:
+                late = ", ".join(sorted(names[ref] for ref in waiting))
+                raise WorkerStuckError(names[waiting[0]], f"{late} did not finish {doing} within {limit:.0f} s")
+
+
+def check_signs_of_life(name: str) -> None:
+    """Raises WorkerStuckError when the watchdog has given `name` up."""
+    if (stall := WAITS.lost.get(name)) is not None:
+        raise WorkerStuckError(name, stall.sentence())
 
 
 def gather(
@@ -73,6 +84,8 @@ def result_of(ref: Any, name: str, doing: str) -> Any:
         cause = error.cause
         if isinstance(cause, UserError | NonFiniteError):
             raise cause from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise missing_package(cause, name) from None
         logger.error("%s failed while %s\n%s", name, doing, error)
         raise WorkerFailedError(name, f"{name} failed while {doing}: {type(cause).__name__}: {cause}") from None
     except RayActorError as error:

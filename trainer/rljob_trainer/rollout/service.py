@@ -173,6 +173,16 @@ class RolloutService:
             | self._generate.metrics()
         )
 
+    def work(self) -> float:
+        """Grows while tokens are made. For another thread to ask."""
+        stats = self._started().stats()
+        return stats["generated_tokens"] + stats["prefilled_tokens"]
+
+    def where(self) -> str:
+        """What is under way, in words. For another thread to ask."""
+        running = self._started().stats()["running"]
+        return f"{running:.0f} samples decoding, {self._generate.searching()}"
+
     async def shutdown(self) -> None:
         """End the engine's thread and close connections."""
         if (generate := getattr(self, "_generate", None)) is not None:

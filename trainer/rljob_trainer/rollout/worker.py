@@ -8,6 +8,7 @@ from rljob_trainer import logs
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.metrics import exporter
 from rljob_trainer.rollout.types import Sample, SamplingParams
+from rljob_trainer.watch.pulse import Pulse
 
 
 class RolloutWorker:
@@ -16,7 +17,12 @@ class RolloutWorker:
     Importing this module imports neither Ray nor torch.
     """
 
-    def __init__(self, job: dict[str, Any], job_dir: str, engine_index: int) -> None:
+    def __init__(self, job: dict[str, Any], job_dir: str, engine_index: int, pulses: str | None = None) -> None:
+        """`pulses`: folder for this process's signs of life, if any are wanted."""
+        self._ready = False
+        self._pulse = None
+        if pulses is not None:
+            self._pulse = Pulse(pulses, f"engine {engine_index}", self._tokens, self._where)
         logs.configure("engine", engine_index)
         self._job, self._job_dir, self._engine_index = RLJob.model_validate(job), job_dir, engine_index
 
@@ -27,6 +33,7 @@ class RolloutWorker:
 
         self._service = RolloutService(self._job, self._job_dir, self._engine_index)
         started = await self._service.start()
+        self._ready = True
         self._exported = exporter.ProcessMetrics(self._job.metadata.name, "engine", self._engine_index)
         port = exporter.serve_worker(self._exported.registry, self._job.spec.tracking.metrics_port, self._job_dir)
         return started | {"pid": os.getpid(), "pod": os.environ.get("RLJOB_POD_NAME", ""), "metrics_port": port}
@@ -112,4 +119,12 @@ class RolloutWorker:
 
     async def shutdown(self) -> None:
         """End the engine."""
+        if self._pulse is not None:
+            self._pulse.close()
         await self._service.shutdown()
+
+    def _tokens(self) -> float:
+        return self._service.work() if self._ready else 0.0
+
+    def _where(self) -> str:
+        return self._service.where() if self._ready else "starting"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,9 @@ class JobGenerate:
         self._clients: dict[str, SearchClient | GoogleClient] = {}
         self._connecting = asyncio.Lock()
         self._used = ""
+        self._asked = 0
+        self._asking: dict[int, float] = {}
+        """Searches that are not answered yet: number and when they were asked."""
         self._toolbox: Toolbox | None = None
         self._function: GenerateFunction
         if generate.type == "custom":
@@ -93,6 +97,14 @@ class JobGenerate:
             values |= {"tool_calls": box.calls, "tool_errors": box.errors, "tool_failures": box.failures}
         return values
 
+    def searching(self) -> str:
+        """Searches that are not answered yet, in words. For another thread to ask."""
+        since = list(self._asking.values())
+        if not since:
+            return "no search under way"
+        oldest = time.monotonic() - min(since)
+        return f"{len(since)} searches unanswered for up to {oldest:.0f} s by {self._used}"
+
     async def close(self) -> None:
         """Close connections."""
         for client in self._clients.values():
@@ -132,4 +144,9 @@ class JobGenerate:
     async def _ask(self, query: str) -> Sequence[Document]:
         if self._used not in self._clients:
             raise SearchError("no retriever is known")
-        return await self._clients[self._used].search(query)
+        number = self._asked = self._asked + 1
+        self._asking[number] = time.monotonic()
+        try:
+            return await self._clients[self._used].search(query)
+        finally:
+            del self._asking[number]
