@@ -8,6 +8,7 @@ import os
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks.gpu.common import SHAPES, emit, manifest, model_folder, section
@@ -22,6 +23,7 @@ def main() -> int:
     import ray
     from rljob_trainer.config.job import RLJob
     from rljob_trainer.loops.engines import EngineGroup
+    from rljob_trainer.loops.gpus import TrainerGpus
     from rljob_trainer.loops.placement import start_local_ray
     from rljob_trainer.loops.ranks import RankGroup
     from rljob_trainer.loops.weight_sync import NcclSync
@@ -33,9 +35,11 @@ def main() -> int:
         manifest("proof", folder, algorithm={"kl": {"monitor": False}}, rollout={"gpusPerEngine": 1})
     )
     start_local_ray(1, 1, 2)
-    ranks = RankGroup(job, directory, lambda: None)
+    gpus = TrainerGpus(job.spec, lambda: None)
+    ranks = RankGroup(job, directory, lambda: None, gpus=gpus)
     sync = NcclSync(ranks, lambda: None, gpus_per_engine=1)
-    group = EngineGroup(job, directory, lambda: None, lambda why: emit("engine replaced", why[:200]), sync=sync)
+    replaced = partial(emit, "engine replaced")
+    group = EngineGroup(job, directory, lambda: None, replaced, sync=sync, gpus=gpus)
     start = time.monotonic()
     ranks.start()
     ranks.load(None)

@@ -1,7 +1,9 @@
-"""The quickstart's world learnt on one GPU: a model of more than 100M parameters, fsdp and SGLang in turns.
+"""The quickstart's world learnt on GPUs: a model of more than 100M parameters and SGLang, by the product's driver.
 
-`python -m benchmarks.gpu.learns [--rollouts 25] [--placement colocated|disaggregated|async]`. The retriever is a plain
-one over the same hashed encoder, so that the proof needs no FAISS; everything else is the product's driver.
+`python -m benchmarks.gpu.learns [--backend megatron] [--placement async] [--trainer-gpus 2 --tensor 2]`. The
+retriever is a plain one over the same hashed encoder, so that the proof needs no FAISS. `--then-evaluate N`: a job with
+`mode: Evaluate` afterwards, on the exported model, by one engine over N GPUs; its score must be that of the run's end.
+`--then-generate N`: the same with `mode: Generate`.
 """
 
 import argparse
@@ -58,8 +60,9 @@ def serve(corpus: Path) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def job(placement: str, rollouts: int, url: str) -> dict[str, Any]:
+def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
     """The quickstart's manifest, larger and on GPUs."""
+    placement, gpus = options.placement, options.trainer_gpus
     manifest: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     spec = manifest["spec"]
     manifest["metadata"]["name"] = f"world-{placement}"
@@ -68,50 +71,112 @@ def job(placement: str, rollouts: int, url: str) -> dict[str, Any]:
     spec["sft"] |= {"numSteps": 300}
     spec["sft"]["optimizer"] |= {"lr": 0.0003}
     spec["optimizer"] |= {"lr": 0.00005}
-    spec["rollout"] |= {"engine": "sglang", "engineArgs": ENGINE_ARGS | {"cuda_graph_max_bs_decode": 512},
-                        "numRollout": rollouts, "batchSize": 32, "nSamplesPerPrompt": 16}  # fmt: skip
+    arguments = ENGINE_ARGS | {"cuda_graph_max_bs_decode": 512}
+    if options.kv_tokens:
+        arguments |= {"max_total_tokens": options.kv_tokens}
+    spec["rollout"] |= {"engine": "sglang", "engineArgs": arguments,
+                        "numRollout": options.rollouts, "batchSize": 32, "nSamplesPerPrompt": 16}  # fmt: skip
     spec["rollout"]["generate"]["search"]["url"] = url
-    spec["trainer"] |= {"gpusPerReplica": 1, "useDynamicBatchSize": True, "maxTokensPerGpu": 65536}
+    spec["trainer"] |= {"backend": options.backend, "gpusPerReplica": gpus, "useDynamicBatchSize": True,
+                        "maxTokensPerGpu": options.max_tokens}  # fmt: skip
+    if options.tensor > 1:
+        spec["trainer"]["parallelism"] = {"tensor": options.tensor, "sequence": True}
+    if placement == "colocated":
+        spec["rollout"]["replicas"] = gpus
     spec["placement"] = {"type": placement}
     spec["rollout"]["gpusPerEngine"] = 1
     if placement == "async":
         spec["placement"]["maxStaleness"] = 1
         spec["algorithm"]["tis"] = {"enabled": True}
-    spec["evaluation"] |= {"withoutRetriever": False, "interval": 10}
-    spec["checkpoint"] = {"saveInterval": 0, "sftSaveInterval": 0, "saveHf": False}
+    spec["evaluation"] |= {"withoutRetriever": False, "interval": options.evaluate_every}
+    spec["checkpoint"] = {
+        "saveInterval": 0,
+        "sftSaveInterval": 0,
+        "saveHf": options.then_evaluate + options.then_generate > 0,
+    }
     spec["tracking"] = {"logCompletions": 2, "metricsPort": 0}
     return manifest
+
+
+def evaluation(trained: dict[str, Any], model: Path, gpus: int) -> dict[str, Any]:
+    """The same held-out set, scored by one engine over `gpus` GPUs that loads the exported model itself."""
+    spec = trained["spec"]
+    kept = {key: spec[key] for key in ("seed", "reward", "evaluation", "tracking")}
+    rollout = spec["rollout"] | {"replicas": 1, "gpusPerEngine": gpus}
+    model_spec = {"path": str(model), "dtype": "bfloat16"}
+    return trained | {
+        "metadata": {"name": "world-evaluated"},
+        "spec": kept | {"mode": "Evaluate", "model": model_spec, "rollout": rollout},
+    }
+
+
+def generation(trained: dict[str, Any], model: Path, gpus: int) -> dict[str, Any]:
+    """Two rollouts' prompts answered and scored by the exported model, with no trainer."""
+    manifest = evaluation(trained, model, gpus)
+    spec = manifest["spec"]
+    del spec["evaluation"]
+    rollout = spec["rollout"] | {"numRollout": 2}
+    return manifest | {"spec": spec | {"mode": "Generate", "data": trained["spec"]["data"], "rollout": rollout}}
+
+
+def drive(manifest: dict[str, Any], directory: Path, incarnation: str, log: Path, limit: float) -> None:
+    """One attempt of the driver, ended at the limit."""
+    path = directory / f"{incarnation}.json"
+    path.write_text(json.dumps(manifest))
+    command = [sys.executable, "-W", "ignore", "-m", "rljob_trainer.driver", "--job", str(path), "--dir",
+               str(directory), "--attempt", incarnation[:4].lstrip("0"), "--incarnation", incarnation, "--local",
+               "--quiet"]  # fmt: skip
+    start = time.monotonic()
+    with log.open("w") as output:
+        try:
+            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=limit, check=False)
+            emit("exit code", code.returncode)
+        except subprocess.TimeoutExpired:
+            emit("stopped at the limit", limit, "s")
+    emit("wall clock", round(time.monotonic() - start, 1), "s")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rollouts", type=int, default=25)
+    parser.add_argument("--backend", default="fsdp", choices=["fsdp", "megatron"])
     parser.add_argument("--placement", default="colocated", choices=["colocated", "disaggregated", "async"])
-    parser.add_argument("--limit", type=float, default=270.0)
+    parser.add_argument("--trainer-gpus", type=int, default=1)
+    parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--evaluate-every", type=int, default=10)
+    parser.add_argument("--then-evaluate", type=int, default=0, metavar="GPUS")
+    parser.add_argument("--then-generate", type=int, default=0, metavar="GPUS")
+    parser.add_argument("--limit", type=float, default=270.0, help="seconds of each job")
+    parser.add_argument("--max-tokens", type=int, default=65536, help="tokens of a forward pass, for each GPU")
+    parser.add_argument(
+        "--kv-tokens", type=int, default=0, help="size of the KV cache, for several runs on the same GPUs"
+    )
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="learns-"))
     from rljob_trainer.quickstart.world import prepare
 
     prepare(directory)
-    manifest = directory / "job.json"
-    manifest.write_text(json.dumps(job(options.placement, options.rollouts, serve(directory / "world/corpus.jsonl"))))
-    out = Path(os.environ.get("OUT", directory)) / "sgl"
-    out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-W", "ignore", "-m", "rljob_trainer.driver", "--job", str(manifest), "--dir",
-               str(directory), "--attempt", "1", "--incarnation", "0001-proof", "--local", "--quiet"]  # fmt: skip
-    start = time.monotonic()
-    with (out / f"learns-{options.placement}.log").open("w") as log:
-        try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=options.limit, check=False)
-            emit("exit code", code.returncode)
-        except subprocess.TimeoutExpired:
-            emit("stopped at the limit", options.limit, "s")
-    emit("wall clock", round(time.monotonic() - start, 1), "s")
-    tell(directory / "attempts" / "0001-proof" / "metrics.jsonl", options.placement)
+    name = f"{options.placement}, {options.backend}, {options.trainer_gpus} GPUs of the trainer, TP {options.tensor}"
+    emit("run", name)
+    manifest = job(options, serve(directory / "world/corpus.jsonl"))
+    out = Path(os.environ.get("OUT", directory))
+    log = out / f"learns-{options.placement}-{options.backend}-{options.trainer_gpus}.log"
+    drive(manifest, directory, "0001-proof", log, options.limit)
+    tell(directory / "attempts" / "0001-proof" / "metrics.jsonl", name)
+    if options.then_evaluate or options.then_generate:
+        other = Path(tempfile.mkdtemp(prefix="learns-"))
+        (other / "world").symlink_to(directory / "world")
+        model = directory / "attempts" / "0001-proof" / "model"
+        mode, change = ("Evaluate", evaluation) if options.then_evaluate else ("Generate", generation)
+        count = options.then_evaluate or options.then_generate
+        emit("run", f"mode {mode}, one engine over {count} GPUs")
+        again = change(manifest, model, count)
+        drive(again, other, "0001-proof", log.with_suffix(".evaluate.log"), options.limit)
+        tell(other / "attempts" / "0001-proof" / "metrics.jsonl", f"mode {mode}")
     return 0
 
 
-def tell(metrics: Path, placement: str) -> None:
+def tell(metrics: Path, name: str) -> None:
     """What the run's own metrics say."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
     sft = [line for line in lines if line["kind"] == "sft"]
@@ -119,9 +184,12 @@ def tell(metrics: Path, placement: str) -> None:
         emit("SFT loss, first and last", [round(sft[0]["loss"], 3), round(sft[-1]["loss"], 3), len(sft)])
         emit("SFT wall clock", round(sft[-1]["time"] - sft[0]["time"], 1), "s")
     curve = {line["name"]: round(line["score"], 4) for line in lines if line["kind"] == "evaluation"}
-    emit(f"held-out EM, {placement}", curve)
+    emit(f"held-out EM, {name}", curve)
     if curve:
-        emit(f"held-out EM at the end, {placement}", list(curve.values())[-1], "", 0.9)
+        emit(f"held-out EM at the end, {name}", list(curve.values())[-1], "", 0.9)
+    made = [line for line in lines if line["kind"] == "generate"]
+    if made:
+        emit(f"reward of generated samples, {name}", [round(line["reward"], 4) for line in made])
     rl = [line for line in lines if line["kind"] == "rl"]
     if rl:
         emit("rollouts", len(rl))

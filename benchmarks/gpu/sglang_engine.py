@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def main() -> int:
     import ray
     from rljob_trainer.config.job import RLJob
     from rljob_trainer.loops.engines import EngineGroup
+    from rljob_trainer.loops.gpus import TrainerGpus
     from rljob_trainer.loops.placement import start_local_ray
     from rljob_trainer.loops.ranks import RankGroup
     from rljob_trainer.loops.weight_sync import DiskSync, IpcSync
@@ -88,9 +90,11 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     start_local_ray(1, 1, 1)
     start = time.monotonic()
-    ranks = RankGroup(job, directory, lambda: None)
+    gpus = TrainerGpus(job.spec, lambda: None)
+    ranks = RankGroup(job, directory, lambda: None, gpus=gpus)
     ipc = IpcSync(ranks, lambda: None)
-    group = EngineGroup(job, directory, lambda: None, lambda why: emit("engine replaced", why[:200]), sync=ipc)
+    replaced = partial(emit, "engine replaced")
+    group = EngineGroup(job, directory, lambda: None, replaced, sync=ipc, gpus=gpus)
     ranks.start()
     ranks.load(None)
     ranks.begin_rl()

@@ -62,7 +62,7 @@ def write_model(kind: str, directory: Path, **shape: Any) -> Path:
     return target
 
 
-def job(model: Path, *, rl: dict[str, Any] | None = None, **trainer: Any) -> dict[str, Any]:
+def job(model: Path, *, rl: dict[str, Any] | None = None, lr: float = 1e-3, **trainer: Any) -> dict[str, Any]:
     """A job on the model; keyword arguments go into `trainer`."""
     return {
         "apiVersion": "rljob.io/v1alpha1",
@@ -70,9 +70,9 @@ def job(model: Path, *, rl: dict[str, Any] | None = None, **trainer: Any) -> dic
         "metadata": {"name": "parity"},
         "spec": {
             "model": {"path": str(model), "source": {"type": "path"}, "dtype": "bfloat16"},
-            "sft": {"dataset": {"path": "x.jsonl"}, "optimizer": {"lr": 1e-3, "weightDecay": 0.1}},
+            "sft": {"dataset": {"path": "x.jsonl"}, "optimizer": {"lr": lr, "weightDecay": 0.1}},
             "algorithm": {"kl": {"lossCoef": 0.1}, "entropyCoef": 0.01, "epsClipHigh": 0.28, **(rl or {})},
-            "optimizer": {"lr": 1e-3},
+            "optimizer": {"lr": lr},
             "rollout": {"sampling": {"temperature": 0.8}},
             "trainer": {"backend": "megatron", "microBatchSize": 4, "rankTimeoutSeconds": 150, **trainer},
         },

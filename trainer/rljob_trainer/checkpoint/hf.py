@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rljob_trainer.checkpoint.files import fsync_dir, fsync_file
+from rljob_trainer.models.tokenizer import save_tokenizer
 
 
 def save_hf(
@@ -35,7 +36,7 @@ def save_hf(
     config.save_pretrained(fresh)
     save_torch_state_dict(dict(weights), fresh, max_shard_size="5GB")
     if tokenizer is not None:
-        tokenizer.save_pretrained(fresh)
+        save_tokenizer(tokenizer, fresh)
     for file in fresh.rglob("*"):
         if file.is_file():
             fsync_file(file)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_trainer.config.arithmetic import generates, trainer_gpus, trains, trains_rl
+from rljob_trainer.config.arithmetic import generates, shares_gpus, trainer_gpus, trains, trains_rl
 from rljob_trainer.config.errors import Problem
 from rljob_trainer.config.job import RLJobSpec
 
@@ -45,10 +45,19 @@ def _megatron(spec: RLJobSpec) -> bool:
     return trains(spec) and spec.trainer.backend == "megatron"
 
 
-def _broadcasts(spec: RLJobSpec) -> bool:
-    """SGLang on GPUs of its own, with weights by NCCL."""
-    rollout = spec.rollout
-    return _sglang(spec) and trains(spec) and rollout.gpus_per_engine > 0 and rollout.weight_sync == "auto"
+def _colocated_elsewhere(spec: RLJobSpec) -> bool:
+    """Colocated without GPUs, or on several with an engine that knows one."""
+    gpus = trainer_gpus(spec)
+    return trains(spec) and (gpus == 0 or (gpus > 1 and generates(spec) and spec.rollout.engine == "torch"))
+
+
+def _shared(spec: RLJobSpec) -> bool:
+    """SGLang on the trainer's own GPUs."""
+    return _sglang(spec) and shares_gpus(spec)
+
+
+def _uneven(spec: RLJobSpec) -> bool:
+    return _shared(spec) and spec.rollout.replicas != trainer_gpus(spec)
 
 
 def _sglang(spec: RLJobSpec) -> bool:
@@ -71,12 +80,11 @@ TABLE: tuple[Unavailable, ...] = (
     # Algorithm
     Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=_megatron),
     # Rollout
-    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1", when=generates),
+    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1, and more replicas", when=generates),
     Unavailable(
-        "placement.type",
-        ("disaggregated", "async"),
-        "use colocated, or rollout.weightSync: disk",
-        when=_broadcasts,
+        "rollout.replicas",
+        use="colocated SGLang engines are as many as the trainer's GPUs (gpusPerEngine: 1)",
+        when=_uneven,
     ),
     Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
     *(
@@ -84,8 +92,6 @@ TABLE: tuple[Unavailable, ...] = (
         for field in ("dynamicFilter", "overSamplingBatchSize", "partialRollout")
     ),
     # Trainer
-    Unavailable("trainer.backend", ("megatron",), "use fsdp", when=trains),
-    Unavailable("trainer.gpusPerReplica", range(2, 65), "use 1", when=trains),
     *(
         Unavailable(f"trainer.parallelism.{degree}", range(2, 1025), "use 1 (data parallelism alone)", when=_fsdp)
         for degree in ("tensor", "pipeline", "context", "expert")
@@ -94,7 +100,7 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("trainer.recompute.method", ("block",), "use uniform", when=_fsdp),
     Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
     Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
-    Unavailable("placement.type", ("colocated",), "use one GPU", when=lambda spec: trainer_gpus(spec) != 1),
+    Unavailable("placement.type", ("colocated",), "use disaggregated, or SGLang on GPUs", when=_colocated_elsewhere),
     # Retriever
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
     Unavailable("retriever.index.gpu"),

@@ -12,8 +12,10 @@ from typing import Any
 
 import ray
 
+from rljob_trainer.config.arithmetic import shares_gpus
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.elastic import Roster, ScaleWish
+from rljob_trainer.loops.gpus import TrainerGpus
 from rljob_trainer.loops.placement import ROLLOUT_RESOURCE, engine_gpu_share, make_actor
 from rljob_trainer.loops.waiting import (
     TICK_SECONDS,
@@ -53,13 +55,16 @@ class EngineGroup:
         on_replaced: Callable[[str], None] = lambda why: None,
         *,
         sync: WeightSync,
+        gpus: TrainerGpus | None = None,
         scale: ScaleWish = lambda: None,
         on_scaled: Callable[[dict[str, list[str]]], None] = lambda report: None,
         pulses: Path | None = None,
     ) -> None:
         """scale: what the operator wants of the number of engines. on_scaled: is told which pods serve or are drained
-        whenever that changes. pulses: folder for the engines' signs of life, see `watch.pulse`."""
+        whenever that changes. pulses: folder for the engines' signs of life, see `watch.pulse`. gpus: the trainer's,
+        for engines that share them."""
         self._pulses = None if pulses is None else str(pulses)
+        self._gpus = gpus
         self._job, self._job_dir, self._tick, self._on_replaced, self._sync = job, job_dir, tick, on_replaced, sync
         self._manifest = job.to_manifest()
         self._restarts_left = job.spec.rollout.max_engine_restarts
@@ -85,7 +90,7 @@ class EngineGroup:
     @property
     def sleeps(self) -> bool:
         """Whether engines leave their GPU to the ranks while those train."""
-        return self._job.spec.placement.type == "colocated" and self._job.spec.rollout.engine == "sglang"
+        return shares_gpus(self._job.spec) and self._job.spec.rollout.engine == "sglang"
 
     def sleep(self) -> None:
         """Colocated engines give their GPU memory back; the next update wakes them."""
@@ -218,6 +223,7 @@ class EngineGroup:
             self._pulses,
             name=_name(index),
             gpus=engine_gpu_share(self._job.spec),
+            where=self._gpus.of(index) if self._gpus is not None and shares_gpus(self._job.spec) else None,
             concurrency=CALLS_AT_ONCE,
         )
 

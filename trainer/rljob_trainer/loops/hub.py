@@ -13,6 +13,7 @@ from rljob_trainer.config.arithmetic import trains
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.state import LoopState
+from rljob_trainer.models.tokenizer import save_tokenizer
 
 END_SECONDS = 1800.0
 """The end of a run waits so long for its last upload."""
@@ -100,7 +101,7 @@ def describe_model(config: Any, dtype: Any, tokenizer: Any, target: Path) -> Non
         config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     config.use_cache, config.dtype = True, dtype
     config.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    save_tokenizer(tokenizer, target)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from rljob_trainer.config.arithmetic import generates
+from rljob_trainer.config.arithmetic import shares_gpus
 from rljob_trainer.config.job import RLJobSpec
 
 TRAINER_RESOURCE = "rljob_trainer"
@@ -33,12 +33,12 @@ def rank_gpu_share(spec: RLJobSpec) -> float:
     """What Ray books of a GPU for a training rank."""
     if spec.trainer.gpus_per_replica == 0:
         return 0.0
-    return COLOCATED_SHARE if spec.placement.type == "colocated" and generates(spec) else 1.0
+    return COLOCATED_SHARE if shares_gpus(spec) else 1.0
 
 
 def engine_gpu_share(spec: RLJobSpec) -> float:
     """What Ray books of GPUs for an engine."""
-    if spec.placement.type == "colocated" and spec.trainer.gpus_per_replica:
+    if shares_gpus(spec) and spec.trainer.gpus_per_replica:
         return COLOCATED_SHARE
     return float(spec.rollout.gpus_per_engine)
 
@@ -89,10 +89,19 @@ def wait_for_resources(needed: dict[str, float], limit: float, tick: Callable[[]
         time.sleep(poll)
 
 
-def make_actor(cls: type, resource: str, *args: Any, name: str, gpus: float = 0, concurrency: int | None = None) -> Any:
+def make_actor(
+    cls: type,
+    resource: str,
+    *args: Any,
+    name: str,
+    gpus: float = 0,
+    concurrency: int | None = None,
+    where: Any = None,
+) -> Any:
     """An actor of `cls` on one unit of `resource`. Ray does not restart it: the loop decides what a loss means.
 
-    `concurrency`: calls at once, for an actor with async methods; without it calls run one by one, in order.
+    `concurrency`: calls at once, for an actor with async methods; without it calls run one by one, in order. `where`:
+    Ray's scheduling strategy, when not any place with the resources will do.
     """
     options: dict[str, Any] = {
         "num_cpus": 0,
@@ -106,5 +115,7 @@ def make_actor(cls: type, resource: str, *args: Any, name: str, gpus: float = 0,
         options["runtime_env"] = {"env_vars": {"NCCL_CUMEM_ENABLE": os.environ.get("NCCL_CUMEM_ENABLE", "0")}}
     if concurrency is not None:
         options["max_concurrency"] = concurrency
+    if where is not None:
+        options["scheduling_strategy"] = where
     logger.info("placing %s on %s", name, resource)
     return ray.remote(cls).options(**options).remote(*args)

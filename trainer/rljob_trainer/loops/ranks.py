@@ -7,6 +7,7 @@ from typing import Any
 from rljob_trainer.backends.balance import restore, shares
 from rljob_trainer.config.arithmetic import data_parallel_rank, data_parallel_size, world_size
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops.gpus import TrainerGpus
 from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor, rank_gpu_share
 from rljob_trainer.loops.waiting import gather
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
@@ -23,8 +24,15 @@ class RankGroup:
     A rank runs its calls one by one in the order they were made, so steps may be submitted ahead of their results.
     """
 
-    def __init__(self, job: RLJob, job_dir: Path, tick: Callable[[], None], pulses: Path | None = None) -> None:
-        """`pulses`: folder for the ranks' signs of life, see `watch.pulse`."""
+    def __init__(
+        self,
+        job: RLJob,
+        job_dir: Path,
+        tick: Callable[[], None],
+        pulses: Path | None = None,
+        gpus: TrainerGpus | None = None,
+    ) -> None:
+        """`pulses`: folder for the ranks' signs of life, see `watch.pulse`. `gpus`: theirs, where they are booked."""
         from rljob_trainer.backends.rank import TrainerRank
 
         self.size = world_size(job.spec)
@@ -34,7 +42,7 @@ class RankGroup:
         self._balanced = job.spec.trainer.balance_data
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
         self._tick = tick
-        gpus = rank_gpu_share(job.spec)
+        share = rank_gpu_share(job.spec)
         manifest = job.to_manifest()
         self._ranks = [
             make_actor(
@@ -46,7 +54,8 @@ class RankGroup:
                 self.size,
                 None if pulses is None else str(pulses),
                 name=f"rank {rank}",
-                gpus=gpus,
+                gpus=share,
+                where=None if gpus is None else gpus.of(rank),
             )
             for rank in range(self.size)
         ]

@@ -17,6 +17,7 @@ from rljob_trainer.health.rollback import Rollback
 from rljob_trainer.loops.commits import Commits
 from rljob_trainer.loops.elastic import ScaleWish
 from rljob_trainer.loops.engines import EngineGroup
+from rljob_trainer.loops.gpus import TrainerGpus
 from rljob_trainer.loops.health import Health
 from rljob_trainer.loops.hub import Hub
 from rljob_trainer.loops.no_ranks import NoRanks
@@ -124,8 +125,11 @@ class Run:
         self.while_waiting: Callable[[], None] = lambda: None
         """What else is to be done about once a second while workers are waited for."""
         self._watchdog = Watchdog(place.directory, job.spec.lifecycle.stall, recorder.stalled)
+        self._gpus = TrainerGpus(job.spec, self.beat)
         self.ranks = (
-            RankGroup(job, place.job_dir, self.beat, place.directory / "pulse") if trains(job.spec) else NoRanks()
+            RankGroup(job, place.job_dir, self.beat, place.directory / "pulse", self._gpus)
+            if trains(job.spec)
+            else NoRanks()
         )
         self.hub = Hub(job, place, data.tokenizer, recorder.display.message)
         self.commits = Commits(
@@ -146,6 +150,7 @@ class Run:
                 self.beat,
                 self._engine_replaced,
                 sync=sync,
+                gpus=self._gpus,
                 scale=scale,
                 on_scaled=self._scaled,
                 pulses=self._watchdog.pulses,

@@ -41,6 +41,20 @@ def load_tokenizer(spec: ModelSpec, job_dir: str | Path) -> Any:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Write `tokenizer` so that it is loaded as the same one.
+
+    transformers 5 writes down its new name for `PreTrainedTokenizerFast`. Other versions do not know it, and with it
+    `AutoTokenizer` takes the class of the model's family instead, which splits words by rules of its own.
+    """
+    tokenizer.save_pretrained(folder)
+    file = Path(folder) / "tokenizer_config.json"
+    known = json.loads(file.read_text(encoding="utf-8"))
+    if known.get("tokenizer_class") == "TokenizersBackend":
+        known["tokenizer_class"] = PLAIN_CLASS
+        file.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
 def chat_template(given: str, job_dir: str | Path) -> str:
     """The template itself, or the content of the file that `given` names (`….jinja`)."""
     if "\n" in given or not given.endswith(".jinja"):

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from rljob_trainer.config import arithmetic
 from rljob_trainer.config.checks import check, inconsistent
@@ -52,7 +53,7 @@ def test_a_manifest_that_asks_for_nothing_is_told_what_to_write() -> None:
         )
     )
     assert [str(problem) for problem in check(job)] == [
-        "spec.trainer.backend: megatron is not available in this version; use fsdp",
+        "spec.trainer.backend: megatron needs GPUs, but spec.trainer.gpusPerReplica is 0; use fsdp on CPU",
         "spec.rollout.engine: sglang needs GPUs, but spec.rollout.gpusPerEngine is 0; use torch on CPU",
     ]
 
@@ -75,3 +76,28 @@ def test_sft_alone_needs_no_rollout() -> None:
     )
     assert check(job) == []
     assert arithmetic.engine_count(job.spec) == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "rollout", "placement", "refused"),
+    [
+        (8, {"replicas": 8, "gpusPerEngine": 1}, "colocated", []),
+        (8, {"replicas": 8}, "colocated", []),
+        (4, {"replicas": 2, "gpusPerEngine": 2}, "async", ["gpusPerEngine"]),
+        (4, {"replicas": 2, "gpusPerEngine": 2}, "colocated", ["gpusPerEngine", "replicas"]),
+        (4, {"replicas": 2}, "colocated", ["replicas"]),
+    ],
+)
+def test_colocated_engines_are_one_for_each_gpu_of_the_trainer(
+    gpus: int, rollout: dict[str, int], placement: str, refused: list[str]
+) -> None:
+    spec = {
+        "model": {"path": "m"},
+        "data": {"train": {"path": "d"}},
+        "reward": {"functions": [{"name": "em"}]},
+        "trainer": {"backend": "megatron", "gpusPerReplica": gpus},
+        "rollout": rollout,
+        "placement": {"type": placement},
+    }
+    job = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "j"}, "spec": spec}
+    assert [problem.path for problem in check(loads(json.dumps(job)))] == [f"spec.rollout.{path}" for path in refused]

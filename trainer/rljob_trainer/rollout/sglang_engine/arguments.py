@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rljob_trainer.config.arithmetic import shares_gpus
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJobSpec
 
@@ -58,7 +59,6 @@ def server_arguments(spec: RLJobSpec, model_folder: str, max_context_length: int
     `model_folder` holds config and tokenizer alone: the engine starts with weights of no meaning, and serves only
     after the trainer's have arrived.
     """
-    colocated = spec.placement.type == "colocated"
     arguments: dict[str, Any] = {
         "model_path": model_folder,
         "load_format": "dummy",
@@ -70,7 +70,7 @@ def server_arguments(spec: RLJobSpec, model_folder: str, max_context_length: int
         "custom_weight_loader": [LOADER],
         "log_level": "warning",
     }
-    if colocated:
+    if shares_gpus(spec):
         arguments |= {"enable_memory_saver": True, "mem_fraction_static": COLOCATED_MEMORY}
     if spec.deterministic:
         arguments |= {"enable_deterministic_inference": True}

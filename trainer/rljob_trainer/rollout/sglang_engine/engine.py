@@ -242,6 +242,7 @@ class SglangEngine:
             await asyncio.sleep(ABORT_EVERY_SECONDS)
             if time.monotonic() > deadline:
                 raise EngineError(f"the engine was not idle within {DRAIN_SECONDS:.0f} s")
+        await self._ask_served({})  # the engine's own process is prepared for what follows; see `served.quiet_release`
         await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput(tags=None), None)
         self._asleep = True
 

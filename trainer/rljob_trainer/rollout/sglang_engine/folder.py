@@ -1,8 +1,9 @@
 """The folder that SGLang starts from: config and tokenizer of the job, no weights."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from rljob_trainer.models.tokenizer import save_tokenizer
 
 
 def write_model_folder(folder: Path, config: Any, tokenizer: Any, architecture: str) -> Path:
@@ -11,13 +12,7 @@ def write_model_folder(folder: Path, config: Any, tokenizer: Any, architecture: 
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = [architecture]
     config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    tokenizer_config = folder / "tokenizer_config.json"
-    known = json.loads(tokenizer_config.read_text(encoding="utf-8"))
-    # Written by another major version of transformers, the name of the class may be one that SGLang's does not know.
-    if known.get("tokenizer_class") == "TokenizersBackend":
-        known["tokenizer_class"] = "PreTrainedTokenizerFast"
-        tokenizer_config.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    save_tokenizer(tokenizer, folder)
     return folder
 
 

@@ -60,8 +60,31 @@ def table_of(model: Any, shapes: Mapping[str, Sequence[int]]) -> dict[str, Entry
     return entries(wanted)
 
 
+def quiet_release() -> None:
+    """Let this process wait for its GPU before memory is given back.
+
+    SGLang gives memory back while kernels may still read it: where another process keeps the GPU busy they come late,
+    and find it gone.
+    """
+    try:
+        from torch_memory_saver import torch_memory_saver as saver
+    except ImportError:
+        return
+    pause = saver.pause
+    if getattr(pause, "waits", False):
+        return
+
+    def after_the_gpu(tag: str | None = None) -> None:
+        torch.cuda.synchronize()
+        pause(tag=tag)
+
+    after_the_gpu.waits = True  # type: ignore[attr-defined]
+    saver.pause = after_the_gpu
+
+
 def report_served(model: Any, named_tensors: Sequence[tuple[str, Any]]) -> None:
     """For each name, a path: read the shapes asked for there, write the entries to `<path>.<rank>`."""
+    quiet_release()
     distributed = torch.distributed
     rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     for path, _ in named_tensors:
