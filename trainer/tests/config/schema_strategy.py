@@ -24,7 +24,6 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
             exclude_min=schema.get("exclusiveMinimum", False),
             exclude_max=schema.get("exclusiveMaximum", False),
             allow_nan=False,
-            width=32,
         )
     if kind == "string":
         return _strings(schema)
