@@ -13,6 +13,8 @@ from rljob_operator.objects import POD, RAY_CLUSTER, RAY_JOB, RLJOB, Kind, Obj, 
 from rljob_operator.trouble import ready
 
 CALL_SECONDS = 60.0
+MANAGER = "rljob-scale"
+"""Whose fields the measurement writes: what the operator wrote itself is no reason for it to look."""
 
 
 @contextlib.asynccontextmanager
@@ -27,7 +29,7 @@ async def connected(kubeconfig: str) -> AsyncIterator[HttpKube]:
         private_key_data=user["client-key-data"],
     )
     async with aiohttp.ClientSession() as session:
-        yield HttpKube(session, info.server, dict, info.as_ssl_context(), CALL_SECONDS)
+        yield HttpKube(session, info.server, dict, info.as_ssl_context(), CALL_SECONDS, MANAGER)
 
 
 class Scene:

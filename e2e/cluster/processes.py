@@ -121,6 +121,8 @@ class Daemons:
                 time.sleep(0.02)
         if left := [record.name for record in chosen if alive(record)]:
             raise ClusterError(f"do not die: {', '.join(left)}")
+        if names is not None:  # ended on purpose: nothing for `check` to miss
+            self._save([record for record in self.records() if record not in chosen])
 
 
 def _signal(record: Record, number: signal.Signals) -> None:

@@ -74,11 +74,12 @@ class HttpKube:
         headers: Callable[[], dict[str, str]],
         ssl: Any,
         timeout: float,
+        manager: str = FIELD_MANAGER,
     ) -> None:
-        """`timeout` in seconds limits each call."""
+        """`timeout` in seconds limits each call; `manager` is whose fields are written."""
         self._session, self._server, self._headers = session, server.rstrip("/"), headers
         self._ssl, self._timeout = ssl, aiohttp.ClientTimeout(total=timeout)
-        self._skew = timedelta()
+        self._manager, self._skew = manager, timedelta()
 
     def clock(self) -> datetime:
         """The time by the apiserver's clock, which deletions and Events are stamped with, wherever ours has got to."""
@@ -128,7 +129,8 @@ class HttpKube:
     ) -> AsyncIterator[tuple[str, Obj]]:
         """Changes (ADDED, MODIFIED, DELETED, BOOKMARK) and objects after this version, for so many seconds at most.
 
-        Raises ApiError when the connection breaks, is silent for too long, or the version is too old (status 410).
+        One that is silent for too long ends, to be opened anew. Raises ApiError when the connection breaks or the
+        version is too old (status 410).
         """
         call, query = f"WATCH {kind.path(namespace)}", {"watch": "true", "allowWatchBookmarks": "true"}
         query |= {"labelSelector": selector, "resourceVersion": version, "timeoutSeconds": str(max(1, round(seconds)))}
@@ -151,6 +153,8 @@ class HttpKube:
                             status = change["object"]
                             raise ApiError(call, status.get("code"), str(status.get("message")))
                         yield change["type"], change["object"]
+        except aiohttp.SocketTimeoutError:
+            return  # a quiet kind, or a dead connection: the next one goes on from the same version
         except orjson.JSONDecodeError as error:
             raise ApiError(call, 502, "not JSON") from error
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -159,19 +163,19 @@ class HttpKube:
     async def apply(self, obj: Obj) -> Obj:
         """See Kube."""
         path = kind_of(obj).path(obj["metadata"]["namespace"], name_of(obj))
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": self._manager, "force": "true"}
         return await self._call("PATCH", path, query, obj, "application/apply-patch+yaml") or {}
 
     async def create(self, obj: Obj) -> Obj:
         """See Kube."""
         path = kind_of(obj).path(obj["metadata"]["namespace"])
         retried = RETRIED - {409}
-        return await self._call("POST", path, {"fieldManager": FIELD_MANAGER}, obj, retried=retried) or {}
+        return await self._call("POST", path, {"fieldManager": self._manager}, obj, retried=retried) or {}
 
     async def patch(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Obj:
         """See Kube."""
         flavour = "json-patch" if isinstance(body, list) else "merge-patch"
-        query = {"fieldManager": FIELD_MANAGER}
+        query = {"fieldManager": self._manager}
         path = kind.path(namespace, name, subresource)
         # A conflict here means that what was observed is old: the reconcile starts over instead.
         retried = RETRIED - {409}

@@ -148,7 +148,7 @@ def _idle(view: View, step: Step) -> Step:
         return step.wait(Reason.WAITING_FOR_BACKOFF, message, left)
     _begin(view)
     step.requeue.append(0.0)
-    return step.wait(Reason.PODS_STARTING, "the RayJob is about to be created")
+    return step.wait(Reason.PODS_STARTING, "the RayJob is being created")
 
 
 def _begin(view: View) -> None:

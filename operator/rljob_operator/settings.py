@@ -37,7 +37,7 @@ class Settings:
     """Namespaces whose pods may scrape metrics."""
     run_as_user: int = 65532
     """User and group of the job's containers, as the images have it."""
-    workers: int = 4
+    workers: int = 16
     """Jobs reconciled at once."""
     resync_seconds: float = 300.0
     """Every job is looked at again after this time (±20 %), whatever the watches say."""
