@@ -110,3 +110,19 @@ def test_a_chat_template_of_the_manifest_replaces_the_tokenizers(job_dir: Path) 
     tokenizer = load_tokenizer(spec(tokenizerPath="tokenizer", chatTemplate="{{ messages[0].content }}!"), job_dir)
     text = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert text == "hello!"
+
+
+def test_a_saved_tokenizer_is_loaded_as_itself_beside_a_model_of_another_family(tmp_path: Path) -> None:
+    from rljob_trainer.config.model import ModelSpec
+    from rljob_trainer.models import load_tokenizer
+    from rljob_trainer.models.tokenizer import save_tokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2, "-": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    mine = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    Qwen2Config().save_pretrained(tmp_path / "model")
+    save_tokenizer(mine, tmp_path / "model")
+    again = load_tokenizer(ModelSpec.model_validate({"path": "model"}), tmp_path)
+    assert again.encode("a-b b") == mine.encode("a-b b") == [1, 3, 2, 0, 2]
