@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.awake import Awake
 from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, gpu_memory, manifest, model_folder, section
 
 PROMPT_TOKENS, NEW_TOKENS, REQUESTS = 84, 512, 512
@@ -152,7 +153,7 @@ def main() -> int:
         seconds = []
         for version in range(1, 8):
             start = time.monotonic()
-            ipc.send(version, {0: _Awake(group.actors[0])})
+            ipc.send(version, {0: Awake(group.actors[0])})
             seconds.append(time.monotonic() - start)
         emit("weight sync, colocated, awake", round(statistics.median(seconds), 4), "s", 0.15, at_most=True)
         emit("weight sync, all", [round(value, 4) for value in seconds], "s")
@@ -171,7 +172,7 @@ def main() -> int:
         for version in (9, 10):
             pending.poll(0.7)
             start = time.monotonic()
-            ipc.send(version, {0: _Awake(group.actors[0])})
+            ipc.send(version, {0: Awake(group.actors[0])})
             emit("sync while generating", round(time.monotonic() - start, 3), "s")
         deadline = time.monotonic() + 60
         while not pending.done and time.monotonic() < deadline:
@@ -225,23 +226,6 @@ def main() -> int:
 
         emit("rollout ÷ bare SGLang", round(max(speeds[1:]) / json.loads(lines[-1])["value"], 3), "", 0.95)
     return 0
-
-
-class _Awake:
-    """An engine that is not asleep: `wake` is passed over, so that the sync alone is timed."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> Any:
-        return _Nothing() if name == "wake" else getattr(self._actor, name)
-
-
-class _Nothing:
-    def remote(self, *args: Any) -> Any:
-        import ray
-
-        return ray.put(None)
 
 
 if __name__ == "__main__":
