@@ -18,7 +18,7 @@ def stopped(tiny: TinyRun, who: str) -> int:
     tiny.manifest["spec"]["sft"]["numSteps"] = 2
     tiny.manifest["spec"]["rollout"]["numRollout"] = 8
     del tiny.manifest["spec"]["evaluation"]
-    tiny.manifest["spec"]["lifecycle"] = {"stall": {"silentSeconds": 12, "giveUpSeconds": 20}}
+    tiny.manifest["spec"]["lifecycle"] = {"stall": {"silentSeconds": 15, "giveUpSeconds": 60}}
     process = tiny.start()
     try:
         deadline = time.monotonic() + 900
