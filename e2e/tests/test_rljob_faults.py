@@ -95,12 +95,12 @@ def test_delete_in_the_middle_leaves_no_object_behind(kubectl: Kubectl) -> None:
 
 def test_a_job_that_cannot_work_says_so_and_creates_nothing(kubectl: Kubectl) -> None:
     # The API allows it, this version cannot do it: the schema passes, the operator answers.
-    manifest = example("quickstart.yaml", "impossible", {"trainer": {"backend": "megatron", "gpusPerReplica": 1}})
+    manifest = example("quickstart.yaml", "impossible", {"lifecycle": {"queue": {"name": "later"}}})
     kubectl.apply(manifest)
     job = Job(kubectl, "impossible")
     accepted = wait_for("Accepted", lambda: job.condition("Accepted"), seconds=60)
     assert accepted["status"] == "False"
-    assert "megatron" in accepted["message"]
+    assert "spec.lifecycle.queue" in accepted["message"]
     assert not job.kubectl.names("rayjobs,deployments,pods,pvc", "-l", "rljob.io/job=impossible")
 
 
