@@ -9,6 +9,7 @@ import pytest
 
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.paths import Paths
+from e2e.support.crds import wait_established
 from e2e.support.kubectl import Kubectl
 from e2e.support.wait import wait_for
 
@@ -46,6 +47,6 @@ def installed_crd(kubeconfig: str) -> Kubectl:
     kubectl = Kubectl(kubeconfig)
     name = "rljobs.rljob.io"
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds/rljobs.yaml"))
-    kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    wait_established(kubectl, name)
     wait_for("discovery of rljobs", lambda: "rljobs" in kubectl("api-resources", "--api-group=rljob.io"), seconds=30)
     return kubectl

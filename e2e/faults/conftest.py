@@ -5,6 +5,7 @@ import pytest
 from e2e.cluster.binaries import kuberay_manifests
 from e2e.cluster.paths import Paths
 from e2e.faults.access import Access
+from e2e.support.crds import wait_established
 from e2e.support.kubectl import Kubectl
 
 
@@ -18,7 +19,7 @@ def control_plane(installed_crd: Kubectl) -> Kubectl:
     crds = kuberay_manifests(Paths.from_env()) / "crds"
     installed_crd("apply", "--server-side", "--force-conflicts", "-f", str(crds))
     for kind in ("rayjobs", "rayclusters"):
-        installed_crd("wait", "--for=condition=Established", f"crd/{kind}.ray.io", "--timeout=60s")
+        wait_established(installed_crd, f"{kind}.ray.io")
     return installed_crd
 
 

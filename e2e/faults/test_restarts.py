@@ -22,6 +22,7 @@ from e2e.faults.access import Access, Admin
 from e2e.faults.kill import Stage, Suite
 from e2e.faults.stories import STEPS
 from e2e.faults.world import World
+from e2e.support.crds import wait_established
 from e2e.support.kubectl import Kubectl
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -88,7 +89,7 @@ def other_version(crd: dict[str, Any]) -> dict[str, Any]:
 async def test_crd_upgraded_under_a_running_job(access: Access, control_plane: Kubectl, tmp_path: Path) -> None:
     def apply(crd: dict[str, Any]) -> None:
         control_plane("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(crd))
-        control_plane("wait", "--for=condition=Established", "crd/rljobs.rljob.io", "--timeout=30s")
+        wait_established(control_plane, "rljobs.rljob.io")
 
     new: dict[str, Any] = yaml.safe_load(CRD.read_text())
     try:
