@@ -2,10 +2,13 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rljob_trainer.data.hub import HubAccess
+from rljob_trainer.loops import run as run_module
 from rljob_trainer.quickstart.byte_tokenizer import write_byte_tokenizer
 
 from ..data.hub_data_server import serving
@@ -39,14 +42,13 @@ def test_data_from_the_hub_and_a_tool(tmp_path: Path, monkeypatch: pytest.Monkey
     write_byte_tokenizer(tmp_path / "tokenizer")
     (tmp_path / "tools_of_a_test.py").write_text(TOOLS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     run = InProcess(tmp_path, copy.deepcopy(MANIFEST), monkeypatch)
     spec: dict[str, Any] = run.manifest["spec"]
     integer = {"type": "integer"}
     parameters = {"type": "object", "properties": {"a": integer, "b": integer}, "required": ["a", "b"]}
     tool = {"name": "add", "parameters": parameters, "function": "tools_of_a_test:add"}
     spec["model"]["randomInit"] |= {"hiddenSize": 32, "intermediateSize": 64, "numHiddenLayers": 2}
-    spec["model"] |= {"tokenizerPath": "tokenizer", "chatTemplate": TEMPLATE}
+    spec["model"] |= {"tokenizerPath": "tokenizer", "chatTemplate": TEMPLATE, "cacheDir": "hub"}
     spec["data"]["train"] = {"path": "hf://org/made-up:questions", "labelKey": "label", "maxPromptLength": 64}
     spec["sft"] |= {"numSteps": 150, "maxSequenceLength": 256, "batchSize": 4}
     spec["sft"]["dataset"]["path"] = "hf://org/made-up:demonstrations"
@@ -58,7 +60,8 @@ def test_data_from_the_hub_and_a_tool(tmp_path: Path, monkeypatch: pytest.Monkey
     spec["evaluation"] = {"datasets": []}
     spec["tracking"]["logCompletions"] = 100
     with serving() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        # HF_ENDPOINT is read when huggingface_hub is imported, which other tests of this process may have done.
+        monkeypatch.setattr(run_module, "HubAccess", partial(HubAccess, endpoint=hub.endpoint))
         question = {"prompt": [{"role": "user", "content": "1+2"}], "label": "3"}
         hub.files = {
             "questions/train.jsonl": _lines(*[question] * 4),
