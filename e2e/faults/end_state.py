@@ -31,13 +31,20 @@ async def end_state(admin: Admin, namespace: str) -> dict[str, Any]:
     mask = re.compile("|".join(map(re.escape, [namespace, *uids])))
     for kind, found in zip(_KINDS, lists, strict=True):
         for obj in found or []:
-            if (kind.kind, name_of(obj)) not in _EVERYWHERE:
+            if (kind.kind, name_of(obj)) not in _EVERYWHERE and not _collected(obj, uids):
                 key = _key(kind, obj)
                 # Of pods and Jobs that others name and fill in, that they are there is all there is to say.
                 if kind is RLJOB:  # made from the namespace, among others
                     ((obj.get("status") or {}).get("preparation") or {}).pop("key", None)
                 state[key] = {} if key.startswith(("Pod (", "Job ")) else _plain(obj, mask)
     return state
+
+
+def _collected(obj: Obj, jobs: list[str]) -> bool:
+    """Whether its job is gone, so that it is the garbage collector's, which takes its time."""
+    references = obj["metadata"].get("ownerReferences") or []
+    owners = [owner["uid"] for owner in references if owner["kind"] == RLJOB.kind]
+    return bool(owners) and not set(owners) & set(jobs)
 
 
 def _key(kind: Kind, obj: Obj) -> str:
