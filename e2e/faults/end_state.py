@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from rljob_operator import labels
 from rljob_operator.objects import CHILDREN, POD, RLJOB, Kind, Obj, meta, name_of
@@ -16,6 +16,7 @@ _DROPPED = {
     "ownerReferences", "requestedAt", "clusterIP", "clusterIPs", labels.APPLIED, "deployment.kubernetes.io/revision",
 }  # fmt: skip
 _KINDS = (RLJOB, POD, *CHILDREN)
+_OWNERS = {kind.kind for kind in _KINDS}
 # The controller-manager's own, in every namespace.
 _EVERYWHERE = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -23,28 +24,39 @@ _PREPARE = re.compile(r"-prepare-[0-9a-f]+$")
 _REQUEST = re.compile(r'"(generation|requestedAt)": ?("[^"]*"|\d+|null)')
 
 
-async def end_state(admin: Admin, namespace: str) -> dict[str, Any]:
-    """Everything in a namespace, by kind and name; pods with a name at random are told by their role."""
+class EndState(NamedTuple):
+    """What is there, by kind and name, and how much of a namespace the garbage collector still has to take."""
+
+    objects: dict[str, Any]
+    uncollected: int
+
+
+async def end_state(admin: Admin, namespace: str) -> EndState:
+    """Everything in a namespace; pods with a name at random are told by their role."""
     lists = await asyncio.gather(*(admin.list(kind, namespace) for kind in _KINDS))
     state: dict[str, Any] = {}
+    uncollected = 0
     uids = [job["metadata"]["uid"] for job in lists[0] or []]
     mask = re.compile("|".join(map(re.escape, [namespace, *uids])))
+    there = {obj["metadata"]["uid"] for found in lists for obj in found or []}
     for kind, found in zip(_KINDS, lists, strict=True):
         for obj in found or []:
-            if (kind.kind, name_of(obj)) not in _EVERYWHERE and not _collected(obj, uids):
+            if _orphaned(obj, there):
+                uncollected += 1
+            elif (kind.kind, name_of(obj)) not in _EVERYWHERE:
                 key = _key(kind, obj)
                 # Of pods and Jobs that others name and fill in, that they are there is all there is to say.
                 if kind is RLJOB:  # made from the namespace, among others
                     ((obj.get("status") or {}).get("preparation") or {}).pop("key", None)
                 state[key] = {} if key.startswith(("Pod (", "Job ")) else _plain(obj, mask)
-    return state
+    return EndState(state, uncollected)
 
 
-def _collected(obj: Obj, jobs: list[str]) -> bool:
-    """Whether its job is gone, so that it is the garbage collector's, which takes its time."""
+def _orphaned(obj: Obj, there: set[str]) -> bool:
+    """Whether its owners of our kinds are gone, so that it is the garbage collector's."""
     references = obj["metadata"].get("ownerReferences") or []
-    owners = [owner["uid"] for owner in references if owner["kind"] == RLJOB.kind]
-    return bool(owners) and not set(owners) & set(jobs)
+    owners = {owner["uid"] for owner in references if owner["kind"] in _OWNERS}
+    return bool(owners) and not owners & there
 
 
 def _key(kind: Kind, obj: Obj) -> str:

@@ -24,6 +24,8 @@ from e2e.faults.world import World
 When = Literal["before", "after"]
 NAMESPACE = Kind("v1", "Namespace", "namespaces")
 CONVERGED_SECONDS = 120.0
+QUIET_SECONDS = 4.0
+"""A state that holds for so long is an end."""
 
 
 @dataclass(frozen=True)
@@ -238,14 +240,16 @@ class Stage:
                 self.operator.start()
 
     async def settled(self) -> dict[str, Any]:
-        """The end state, once it is twice the same."""
-        before: dict[str, Any] | None = None
-        for _ in range(40):
+        """The end state, once the garbage collector has done its part and nothing has changed for a while since."""
+        state, since = None, time.monotonic()
+        deadline = since + CONVERGED_SECONDS
+        while time.monotonic() < deadline:
             await asyncio.sleep(0.7)
-            state = await end_state(self.cast.admin, self.namespace)
-            if state == before:
-                return state
-            before = state
+            found = await end_state(self.cast.admin, self.namespace)
+            if found != state or found.uncollected:
+                state, since = found, time.monotonic()
+            elif time.monotonic() - since > QUIET_SECONDS:
+                return found.objects
         raise AssertionError(f"{self.story}: does not settle")
 
     async def compare(self) -> str | None:
@@ -254,7 +258,7 @@ class Stage:
         deadline = time.monotonic() + CONVERGED_SECONDS
         while True:
             found = await end_state(self.cast.admin, self.namespace)
-            lines = difference(expected, found)
+            lines = difference(expected, found.objects)
             if not lines:
                 break
             if time.monotonic() > deadline:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rljob_operator.objects import RLJOB
 
 from e2e.cluster import control_plane as daemons_of
 from e2e.cluster.binaries import program
@@ -20,7 +21,7 @@ from e2e.cluster.cluster import Cluster
 from e2e.cluster.paths import Paths
 from e2e.faults.access import Access, Admin
 from e2e.faults.kill import Stage, Suite
-from e2e.faults.stories import STEPS
+from e2e.faults.stories import NAME, STEPS
 from e2e.faults.world import World
 from e2e.support.crds import wait_established
 from e2e.support.kubectl import Kubectl
@@ -86,9 +87,17 @@ def other_version(crd: dict[str, Any]) -> dict[str, Any]:
     return crd
 
 
-@pytest.mark.skip(
-    reason="fails since the operator reads from memory; whether it or the test's own view is stale is open"
-)
+async def told(stage: Stage, field: str) -> dict[str, Any]:
+    """The job's status as the apiserver has it, once it has the field. A watch from before the upgrade is served under
+    the old version until it ends, and shows nothing that this version does not know."""
+    async with asyncio.timeout(60):
+        while True:
+            job = await stage.cast.admin.get(RLJOB, stage.namespace, NAME)
+            if job and field in (status := job.get("status") or {}):
+                return dict(status)
+            await asyncio.sleep(0.2)
+
+
 async def test_crd_upgraded_under_a_running_job(access: Access, control_plane: Kubectl, tmp_path: Path) -> None:
     def apply(crd: dict[str, Any]) -> None:
         control_plane("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(crd))
@@ -100,8 +109,9 @@ async def test_crd_upgraded_under_a_running_job(access: Access, control_plane: K
         async with trained(access, tmp_path) as stage:
             await asyncio.to_thread(apply, new)
             await stage.cast.report(step=4, reward=0.5, evaluation={"em": 0.25}, tokensPerSecond=120.0)
-            # The new fields are written, and the rules of the new version hold for what is changed now.
-            await stage.cast.until("the new field", lambda: stage.cast.status.get("tokensPerSecond") == "120")
-            assert stage.cast.status["phase"] == "Running"
+            status = await told(stage, "tokensPerSecond")
+            assert status["tokensPerSecond"] == "120"
+            assert status["evaluation"] == {"em": "0.25"}
+            assert status["phase"] == "Running"
     finally:
         await asyncio.to_thread(apply, new)
