@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import yaml
+from rljob_operator.deep import loads
 from rljob_operator.kube import ApiError, HttpKube
 from rljob_operator.objects import RAY_JOB, RLJOB, Kind, Obj, name_of
 
@@ -148,7 +148,7 @@ class Admin(HttpKube):
                         await asyncio.sleep(0.2)
                         continue
                     async for line in response.content:
-                        event = json.loads(line)
+                        event = loads(line)
                         if event["type"] == "ERROR":
                             version = ""
                             break

@@ -9,6 +9,9 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rljob_trainer.config.document import MAX_DEPTH
+
+from rljob_operator.deep import trimmed
 from rljob_operator.labels import PROGRESS_COMPONENT
 from rljob_operator.objects import Obj
 
@@ -29,6 +32,10 @@ def kept(obj: Obj) -> Obj:
     if _LAST_APPLIED in (small.get("annotations") or {}):
         small["annotations"] = {key: value for key, value in small["annotations"].items() if key != _LAST_APPLIED}
     return shrink(result) if (shrink := _SHRINK.get(obj.get("kind", ""))) else result
+
+
+def _rl_job(obj: Obj) -> Obj:
+    return obj | {"spec": trimmed(obj.get("spec") or {}, MAX_DEPTH)}  # one level less deep than the object
 
 
 def _pod(obj: Obj) -> Obj:
@@ -82,6 +89,7 @@ def _lease(obj: Obj) -> Obj:
 
 
 _SHRINK: dict[str, Callable[[Obj], Obj]] = {
+    "RLJob": _rl_job,
     "Pod": _pod,
     "RayJob": _ray_job,
     "RayCluster": _ray_cluster,

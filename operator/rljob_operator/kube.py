@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
+from rljob_operator import deep
 from rljob_operator.kept import kept
 from rljob_operator.objects import EVENT, Kind, Obj, kind_of, name_of
 
@@ -148,7 +149,7 @@ class HttpKube:
                 async for chunk in response.content.iter_any():
                     *lines, begun = (begun + chunk).split(b"\n")
                     for line in lines:
-                        change = orjson.loads(line)
+                        change = deep.loads(line)
                         if change["type"] == "ERROR":
                             status = change["object"]
                             raise ApiError(call, status.get("code"), str(status.get("message")))
@@ -232,7 +233,7 @@ class HttpKube:
                 timeout=self._timeout,
             ) as response:
                 self._compare_clocks(asked, response.headers.get("Date"))
-                answer: Obj = orjson.loads(await response.read() or b"{}")
+                answer: Obj = deep.loads(await response.read() or b"{}")
                 if response.status < 400:
                     return answer, 0.0
                 wait = response.headers.get("Retry-After", "0")

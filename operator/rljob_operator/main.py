@@ -21,6 +21,7 @@ from rljob_operator.cache import Cache
 from rljob_operator.cached_kube import CachedKube
 from rljob_operator.controller import Controller
 from rljob_operator.credentials import headers, login
+from rljob_operator.kopf_json import teach_kopf
 from rljob_operator.kube import HttpKube
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import RLJOB, name_of
@@ -117,6 +118,7 @@ async def watch(controller: Controller, cache: Cache, settings: Settings, stop: 
 def main() -> None:
     """Entry point of `python -m rljob_operator`."""
     settings = Settings.load()
+    teach_kopf()
     log.configure(settings.log_level, settings.log_format)
     logger.info("starting: %s", settings)
     asyncio.run(run(settings))

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import orjson
 from pydantic import ValidationError
 from rljob_trainer.config.checks import check
+from rljob_trainer.config.document import MAX_DEPTH
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.status import RLJobStatus
 
 from rljob_operator import cleanup, labels, preparation
 from rljob_operator.conditions import Conditions
+from rljob_operator.deep import too_deep
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
 from rljob_operator.objects import Obj, deleting, name_of
@@ -119,6 +121,8 @@ def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], C
 
     A job that has begun is not judged again: an operator of another version must not stop it.
     """
+    if path := too_deep(raw):
+        return [f"{'.'.join(path[:4])}: nested more than {MAX_DEPTH} levels deep"], None
     try:
         job = RLJob.model_validate(raw)
     except ValidationError as error:

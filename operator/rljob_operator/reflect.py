@@ -59,13 +59,14 @@ class Reflectors:
                     self.synced.set()
                 failures = 0
                 await self._follow(kind, namespace, version)
-            except ApiError as error:
-                if error.status == 410:  # the version is too old for a watch
+            except Exception as error:  # noqa: BLE001 - a kind that is no longer reflected is worse than any error
+                if isinstance(error, ApiError) and error.status == 410:  # the version is too old for a watch
                     continue
                 failures += 1
                 delay = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
                 delay *= random.uniform(0.8, 1.2)
-                logger.warning("reflecting %s: %s; again in %.1f s", kind.plural, error, delay)
+                what = str(error) if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
+                logger.warning("reflecting %s: %s; again in %.1f s", kind.plural, what, delay)
                 await asyncio.sleep(delay)
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:

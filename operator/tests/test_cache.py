@@ -229,6 +229,11 @@ class TestReflectors:
         reflected.says("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
         await until(lambda: names(reflected.cache) == ["listed later"])
 
+    async def test_an_object_that_makes_no_sense_leads_to_a_new_listing(self, reflected):
+        reflected.items = [thing(50, "listed later")]
+        reflected.says("ADDED", {"kind": "ConfigMap", "metadata": {"name": "neither namespace nor version"}})
+        await until(lambda: names(reflected.cache) == ["listed later"])
+
     async def test_what_the_operator_alone_has_written_is_not_looked_at(self, reflected):
         await until(lambda: reflected.watches)
         reflected.looked.clear()
