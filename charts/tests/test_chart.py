@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rljob_operator.objects import KINDS
+from rljob_operator.objects import KINDS, WORKLOAD
 from rljob_operator.settings import Settings
 
 from charts.tests.conftest import CHART, CHARTS, Helm, Render
@@ -132,6 +132,20 @@ def test_the_operator_may_do_what_its_code_does(render: Render) -> None:
     for group, resource in (("", "configmaps"), ("coordination.k8s.io", "leases")):
         assert {"get", "patch", "update"} <= granted[(group, resource)]
     assert "update" in granted[("rljob.io", "rljobs/finalizers")], "owner references that block deletion need it"
+
+
+def test_workloads_are_read_with_kueue_alone(render: Render) -> None:
+    without, with_it = render(), render("--set", "kueue.enabled=true")
+    assert not [rule for rule in rules(without, "ClusterRole") if "kueue.x-k8s.io" in rule["apiGroups"]]
+    (granted,) = [rule for rule in rules(with_it, "ClusterRole") if rule not in rules(without, "ClusterRole")]
+    assert granted == {
+        "apiGroups": [WORKLOAD.api_version.partition("/")[0]],
+        "resources": [WORKLOAD.plural],
+        "verbs": ["get", "list", "watch"],
+    }
+    for objects, wanted in ((without, False), (with_it, True)):
+        (deployment,) = of_kind(objects, "Deployment")
+        assert Settings.load(deployment["spec"]["template"]["spec"]["containers"][0]["args"], {}).kueue is wanted
 
 
 def test_serving_some_namespaces_asks_nothing_of_the_others(render: Render) -> None:

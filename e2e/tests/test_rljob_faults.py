@@ -94,7 +94,7 @@ def test_delete_in_the_middle_leaves_no_object_behind(kubectl: Kubectl) -> None:
 
 
 def test_a_job_that_cannot_work_says_so_and_creates_nothing(kubectl: Kubectl) -> None:
-    # The API allows it, this version cannot do it: the schema passes, the operator answers.
+    # The API allows it, this operator was installed without Kueue: the schema passes, the operator answers.
     manifest = example("quickstart.yaml", "impossible", {"lifecycle": {"queue": {"name": "later"}}})
     kubectl.apply(manifest)
     job = Job(kubectl, "impossible")

@@ -126,6 +126,9 @@ def _show_plan(data: dict[str, Any]) -> None:
     out.print()
     out.print(table(("group", "pods", "GPUs"), [("head", data["pods"]["head"], 0), *rows]))
     out.print(f"GPUs in all    {data['gpus']['total']}")
+    if queue := data["queue"]:
+        priority = f", priority class {escape(queue['priorityClass'])}" if "priorityClass" in queue else ""
+        out.print(f"queue          each attempt waits for Kueue in LocalQueue {escape(queue['name'])}{priority}")
     if memory := data["memory"]:
         out.print()
         names = {

@@ -31,6 +31,7 @@ def plan_of(job: RLJob, directories: list[Path]) -> dict[str, Any]:
         "ranks": _ranks(job.spec),
         "gpus": _gpus(job.spec),
         "pods": _pods(job.spec),
+        "queue": job.spec.lifecycle.queue.to_api() if job.spec.lifecycle.queue else None,
         "model": {"parameters": shape.parameters, "vocabulary": shape.vocabulary} if shape else None,
         "memory": as_data(memory_of(job.spec, shape)) if shape else None,
         "children": [{"kind": child["kind"], "name": child["metadata"]["name"]} for child in children],

@@ -14,7 +14,7 @@ from rljob_cli.local import Output
 from rljob_cli.output import Format, console, emit, table
 from rljob_cli.remote import Context, Namespace
 
-ORDER = ("Running", "Suspending", "Starting", "Preparing", "Retrying", "Pending", "Suspended", *FINISHED)
+ORDER = ("Running", "Suspending", "Starting", "Preparing", "Retrying", "Queued", "Pending", "Suspended", *FINISHED)
 COLUMNS = (
     "NAMESPACE", "NAME", "PHASE", "STAGE", "STEP", "REWARD", "TOK/S", "GOODPUT", "GPUS", "ATTEMPT", "SEEN", "AGE",
 )  # fmt: skip

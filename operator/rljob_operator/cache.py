@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 import orjson
 
-from rljob_operator import labels
+from rljob_operator import labels, names
 from rljob_operator.kept import kept
-from rljob_operator.objects import RLJOB, Kind, Obj, meta, name_of
+from rljob_operator.objects import RAY_JOB, RLJOB, WORKLOAD, Kind, Obj, meta, name_of
 
 Job = tuple[str, str]
 """Namespace and name of an RLJob."""
@@ -107,8 +107,17 @@ class Cache:
 
 def job_of(obj: Obj) -> Job | None:
     """The job that an object belongs to, by its label; None when it belongs to none."""
-    name = name_of(obj) if obj["kind"] == RLJOB.kind else meta(obj, "labels", labels.JOB)
+    if obj["kind"] == WORKLOAD.kind:
+        name = _of_workload(obj)
+    else:
+        name = name_of(obj) if obj["kind"] == RLJOB.kind else meta(obj, "labels", labels.JOB)
     return (obj["metadata"]["namespace"], name) if name else None
+
+
+def _of_workload(obj: Obj) -> str | None:
+    """By the name of the RayJob that it is for, as it has no label of ours. (Whose RayJob that is, its UID tells.)"""
+    owners = obj["metadata"].get("ownerReferences") or []
+    return next((names.job_of(o["name"]) for o in owners if o["kind"] == RAY_JOB.kind and o.get("controller")), None)
 
 
 def _pack(obj: Obj) -> tuple[int, bytes]:

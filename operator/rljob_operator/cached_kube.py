@@ -6,9 +6,9 @@ from typing import Any
 from rljob_operator import labels
 from rljob_operator.cache import Cache
 from rljob_operator.kube import HttpKube
-from rljob_operator.objects import CHILDREN, POD, RLJOB, Kind, Obj
+from rljob_operator.objects import CHILDREN, POD, RLJOB, WORKLOAD, Kind, Obj
 
-_CACHED = frozenset(kind.kind for kind in (*CHILDREN, POD))
+_CACHED = frozenset(kind.kind for kind in (*CHILDREN, POD, WORKLOAD))
 _OF_JOB = f"{labels.JOB}="
 
 

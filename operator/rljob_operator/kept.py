@@ -83,6 +83,14 @@ def _job(obj: Obj) -> Obj:
     return {key: value for key, value in obj.items() if key != "spec"}
 
 
+def _workload(obj: Obj) -> Obj:
+    # Its pod sets are whole pod templates.
+    status = obj.get("status") or {}
+    admission = {"clusterQueue": (status.get("admission") or {}).get("clusterQueue")}
+    small = {key: status[key] for key in ("conditions", "admissionChecks") if key in status}
+    return obj | {"spec": {"active": (obj.get("spec") or {}).get("active")}, "status": small | {"admission": admission}}
+
+
 def _lease(obj: Obj) -> Obj:
     # The driver's own: it renews it every few seconds, which is no reason to look.
     return {key: value for key, value in obj.items() if key != "spec"}
@@ -96,4 +104,5 @@ _SHRINK: dict[str, Callable[[Obj], Obj]] = {
     "ConfigMap": _config_map,
     "Job": _job,
     "Lease": _lease,
+    "Workload": _workload,
 }

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
-from rljob_operator import health, names, preparation
+from rljob_operator import health, kueue, names, preparation
 from rljob_operator.causes import action
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
 from rljob_operator.reasons import PAUSED, Reason
@@ -51,6 +51,8 @@ def advance(view: View) -> Step:
     """Decide the next step, and record attempts in `view.status`."""
     view.fold_report()
     preparation.fold(view)
+    kueue.fold(view)
+    kueue.settle(view)
     health.lift(view)
     if view.finished:
         return _finished(view)
@@ -58,7 +60,7 @@ def advance(view: View) -> Step:
     if limit := view.context.spec.lifecycle.active_deadline_seconds:
         if view.active_seconds() >= limit:
             return _deadline(view, step, limit)
-        if view.active:
+        if view.active and view.begun(view.active):
             step.requeue.append(limit - view.active_seconds())
     return _active(view, view.active, step) if view.active else _idle(view, step)
 
@@ -87,12 +89,7 @@ def retriever_needed(view: View) -> bool:
 def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
     """The current attempt goes on, or has ended."""
     observed = view.observed
-    pods = [pod for group in ("head", "trainer", "rollout") for pod in observed.group(group, attempt.number)]
-    verdict = (
-        judge(observed, attempt, find(pods), view.now, view.settings)
-        or _silent(view, step)
-        or _suspended(view, attempt, step)
-    )
+    verdict = _verdict(view, attempt, step)
     if verdict:
         return _record(view, attempt, verdict, step)
     ray_job = observed.ray_job(attempt.number)
@@ -103,15 +100,27 @@ def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
             return step.wait(Reason.WAITING_FOR_CLEANUP, _what_is_left(view), 5.0)
         step.create = attempt.number
         return step.wait(Reason.PODS_STARTING, "the RayJob is being created")
+    if kueue.queued(view):
+        return step  # Kueue's word on it is an event
     if view.report and view.report.state != "Running":  # the pods may still tell why
         step.requeue.append(view.left(view.report.time, view.settings.cause_grace_seconds) + 1.0)
     if view.report and attempt.state == "Starting":
         attempt.state = "Running"
     if attempt.state == "Starting":
-        step.requeue.append(view.left(attempt.start_time, view.settings.start_timeout_seconds) + 1.0)
+        step.requeue.append(view.left(view.begun(attempt), view.settings.start_timeout_seconds) + 1.0)
     if (end := (ray_job.get("status") or {}).get("endTime")) is not None:
         step.requeue.append(view.left(end, view.settings.report_grace_seconds) + 1.0)
     return step
+
+
+def _verdict(view: View, attempt: AttemptStatus, step: Step) -> Verdict | None:
+    """How the current attempt has ended; None while it goes on."""
+    observed = view.observed
+    pods = [pod for group in ("head", "trainer", "rollout") for pod in observed.group(group, attempt.number)]
+    judged = judge(observed, attempt, find(pods), view.now, view.settings, view.begun(attempt))
+    if kueue.taken_back(view) and not view.wants_suspend:
+        return None if kueue.held(view) else kueue.evicted(view, attempt, judged)
+    return judged or _silent(view, step) or _suspended(view, attempt, step)
 
 
 def _silent(view: View, step: Step) -> Verdict | None:
@@ -215,9 +224,8 @@ def _close(
     attempt.end_time = rfc3339(view.now)
     attempt.committed_step = status.last_commit.step if status.last_commit else 0
     attempt.end_step = max(status.step if view.report else 0, attempt.committed_step)
-    if state != "Succeeded" and (lost := attempt.end_step - attempt.committed_step):
-        steps = f"{lost} step{'s' if lost > 1 else ''} after step {attempt.committed_step}"
-        attempt.message += f"; {steps} not committed"
+    if state != "Succeeded":
+        attempt.message += kueue.lost(attempt)
 
 
 def _failed(view: View, verdict: Verdict) -> tuple[Reason, str] | None:
@@ -264,7 +272,8 @@ def _finished(view: View) -> Step:
             step.delete.append(ray_job)
         elif (ray_job.get("status") or {}).get("jobDeploymentStatus") not in TERMINAL:
             reported = current.exit_code is not None
-            left = view.left(current.end_time, view.settings.report_grace_seconds) if reported else 0.0
+            waited = reported and not kueue.suspended(ray_job)
+            left = view.left(current.end_time, view.settings.report_grace_seconds) if waited else 0.0
             if left:
                 step.requeue.append(left + 1.0)
             else:

@@ -74,7 +74,9 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         live = HttpKube(session, info.server, headers(info), info.as_ssl_context(), settings.request_timeout_seconds)
         cache = Cache()
         controller = Controller(CachedKube(live, cache), settings, metrics, live)
-        reflectors = Reflectors(live, cache, controller.look_at, settings.watch_namespaces, settings.resync_seconds)
+        reflectors = Reflectors(
+            live, cache, controller.look_at, settings.watch_namespaces, settings.resync_seconds, kueue=settings.kueue
+        )
         controller.synced = reflectors.synced
         server = await serve(settings.port, controller.canary, lambda: controller.listed, metrics)
         stack.push_async_callback(server.cleanup)

@@ -7,7 +7,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing reads
-PHASES = ("Pending", "Preparing", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded", "Failed")
+PHASES = (
+    "Pending", "Preparing", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded",
+    "Failed",
+)  # fmt: skip
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 

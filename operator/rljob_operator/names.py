@@ -18,6 +18,11 @@ def ray_job(job: str, attempt: int) -> str:
     return f"{job}-{attempt}"
 
 
+def job_of(ray_job: str) -> str:
+    """The job that a RayJob of this name would be of."""
+    return ray_job.rpartition("-")[0]
+
+
 def config(job: str) -> str:
     """ConfigMap with the manifest for the trainer."""
     return f"{job}-config"

@@ -38,6 +38,7 @@ DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 JOB = Kind("batch/v1", "Job", "jobs")
 RAY_JOB = Kind("ray.io/v1", "RayJob", "rayjobs")
 RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
+WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 
 CHILDREN = (
     CONFIG_MAP, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CLAIM, LEASE, NETWORK_POLICY, SERVICE, DEPLOYMENT, JOB,

@@ -10,8 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from rljob_operator import labels, names
-from rljob_operator.kube import Kube
-from rljob_operator.objects import CHILDREN, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj, controlled_by, meta, name_of
+from rljob_operator.kube import ApiError, Kube
+from rljob_operator.objects import (
+    CHILDREN,
+    POD,
+    RAY_CLUSTER,
+    RAY_JOB,
+    RLJOB,
+    WORKLOAD,
+    Obj,
+    controlled_by,
+    meta,
+    name_of,
+)
 from rljob_operator.render.config_maps import PREPARATION_KEY, PROGRESS_KEY, REQUEST_KEY
 
 logger = logging.getLogger(__name__)
@@ -107,6 +118,8 @@ class Observed:
     """All pods with the job's label."""
     kuberay: bool = True
     """Whether the RayJob kind exists."""
+    kueue: bool = False
+    """Whether Workloads can be read; looked for where the job names a queue."""
     conflict: str | None = None
     """Why a child could not be written: something else has its name."""
 
@@ -197,9 +210,32 @@ async def observe(kube: Kube, namespace: str, name: str) -> Observed | None:
     mine = [child for found in (*lists, ray_lists[0]) for child in found or [] if controlled_by(child, uid)]
     # A RayCluster outlives its RayJob for a while, and an earlier job of this name may have left one: all count.
     mine += ray_lists[1] or []
+    workloads = await _workloads(kube, namespace, selector) if _queue(job) else None
+    mine += workloads or []
     return Observed(
         job=job,
         children={(child["kind"], name_of(child)): child for child in mine},
         pods=tuple(pods or []),
         kuberay=ray_lists[0] is not None,
+        kueue=workloads is not None,
     )
+
+
+def _queue(job: Obj) -> object:
+    return ((job.get("spec") or {}).get("lifecycle") or {}).get("queue")
+
+
+async def _workloads(kube: Kube, namespace: str, selector: str) -> list[Obj] | None:
+    """Workloads of the job's RayJobs; None when there is no Kueue, or it may not be asked.
+
+    They explain and decide nothing that cannot wait: the apiserver itself, which does not know which are the job's,
+    answers with none.
+    """
+    try:
+        return await kube.list(WORKLOAD, namespace, selector)
+    except ApiError as error:
+        if error.status is None or error.status >= 500:
+            return []
+        if error.status == 403:
+            return None
+        raise

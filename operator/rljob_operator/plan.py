@@ -1,7 +1,7 @@
 """From what was observed to what is to be written. Pure: no I/O, no clock; the same input gives the same plan."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.status import RLJobStatus
 
-from rljob_operator import cleanup, labels, preparation
+from rljob_operator import cleanup, kueue, labels, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.deep import too_deep
 from rljob_operator.diff import digest, needs_apply, stamped
@@ -35,6 +35,12 @@ from rljob_operator.view import View
 # A job is looked at some twenty times while its pods come up, and rendered from the same spec each time.
 _ACCEPTED: Recent[tuple[bytes, Settings, bool], tuple[list[str], Context | None]] = Recent(1024)
 _CHILDREN: Recent[tuple[bytes, Settings, bytes], list[tuple[Obj, str]]] = Recent(1024)
+
+
+NO_KUEUE = (
+    "spec.lifecycle.queue: this operator was installed without Kueue, and the job would wait for ever; install its "
+    "chart with kueue.enabled: true, or leave the queue out"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     view = View(observed, context, RLJobStatus.model_validate(job.get("status") or {}), now, settings)
     step = advance(view)
     autoscale(view)
-    scaling = scale(view)
+    refused = kueue.pin(view)
+    scaling = replace(scale(view), refused=refused)
     step.requeue += scaling.requeue
     summarise(view, step, scaling)
     wanted = Wanted(
@@ -132,6 +139,8 @@ def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], C
     if started:
         return [], context
     problems = [str(problem) for problem in check(job)]
+    if job.spec.lifecycle.queue and not settings.kueue:
+        problems.append(NO_KUEUE)
     if not problems:
         try:
             children(context, Wanted(attempt=0, request={}))

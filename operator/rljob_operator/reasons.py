@@ -20,6 +20,12 @@ class Reason(StrEnum):
     WRONG_ENVIRONMENT = "WrongEnvironment"  # E
     PORT_TAKEN = "PortTaken"  # E
     SCALED_DOWN = "ScaledDown"
+    # Admitted
+    WAITING_FOR_ADMISSION = "WaitingForAdmission"
+    INADMISSIBLE = "Inadmissible"  # E
+    KUEUE_MISSING = "KueueMissing"  # E
+    ADMITTED = "Admitted"  # E
+    EVICTED = "Evicted"  # E
     # ClusterReady
     KUBERAY_MISSING = "KubeRayMissing"  # E
     WAITING_FOR_RETRIEVER = "WaitingForRetriever"
@@ -36,6 +42,7 @@ class Reason(StrEnum):
     # RolloutScaled
     SCALING = "RolloutScaling"  # E
     SCALED = "RolloutScaled"  # E
+    SCALING_REFUSED = "ScalingRefused"  # E
     # Training
     NOT_REPORTED = "NotReported"
     TRAINING = "Training"  # E
@@ -86,7 +93,8 @@ EVENTS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY, Reason.RETRIEVER_TIMEOUT,
         Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
-        Reason.SCALING, Reason.SCALED,
+        Reason.SCALING, Reason.SCALED, Reason.SCALING_REFUSED,
+        Reason.INADMISSIBLE, Reason.KUEUE_MISSING, Reason.ADMITTED, Reason.EVICTED,
         Reason.CONFIG_ERROR, Reason.CRASHING, Reason.CLUSTER_READY, Reason.POD_LOST, Reason.TRAINING,
         Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.TARGET_REACHED,
         Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
@@ -100,7 +108,7 @@ WARNINGS = HEALTH | frozenset(
         Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT, Reason.RETRIEVER_FAILING,
         Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL, Reason.CONFIG_ERROR, Reason.CRASHING,
         Reason.POD_LOST, Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
-        Reason.ATTEMPT_FAILED,
+        Reason.ATTEMPT_FAILED, Reason.SCALING_REFUSED, Reason.INADMISSIBLE, Reason.KUEUE_MISSING,
         Reason.CLEANUP_TIMEOUT,
     }
 )  # fmt: skip

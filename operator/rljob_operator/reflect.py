@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from rljob_operator import labels
 from rljob_operator.cache import Cache, job_of
 from rljob_operator.kube import FIELD_MANAGER, ApiError, HttpKube
-from rljob_operator.objects import CHILDREN, POD, Kind, Obj
+from rljob_operator.objects import CHILDREN, POD, WORKLOAD, Kind, Obj
 
 logger = logging.getLogger(__name__)
 MISSING_SECONDS = 10.0
@@ -30,11 +30,15 @@ class Reflectors:
         look_at: Callable[[str, str], None],
         namespaces: Sequence[str],
         resync_seconds: float,
+        *,
+        kueue: bool = False,
     ) -> None:
-        """`namespaces`: those that are served; none: all."""
+        """`namespaces`: those that are served; none: all. `kueue`: Workloads, too, which are not waited for."""
         self._kube, self._cache, self._look_at, self._resync = kube, cache, look_at, resync_seconds
         self._scopes = [(kind, namespace) for kind in (POD, *CHILDREN) for namespace in (namespaces or (None,))]
         self._waiting = set(self._scopes)
+        if kueue:
+            self._scopes += [(WORKLOAD, namespace) for namespace in (namespaces or (None,))]
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
 
@@ -71,7 +75,7 @@ class Reflectors:
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
         """Bring the cache in line; the version to watch from, None when the kind does not exist."""
-        found = await self._kube.list_at(kind, namespace, labels.JOB)
+        found = await self._kube.list_at(kind, namespace, _selector(kind))
         if found is None:
             self._cache.missing.add(kind.kind)
             return None
@@ -89,7 +93,7 @@ class Reflectors:
         period = self._resync * random.uniform(0.8, 1.2)
         end = asyncio.get_running_loop().time() + period
         while (left := end - asyncio.get_running_loop().time()) > 0:
-            async for change, obj in self._kube.watch(kind, namespace, labels.JOB, version, left):
+            async for change, obj in self._kube.watch(kind, namespace, _selector(kind), version, left):
                 version = obj["metadata"]["resourceVersion"]
                 if change != "BOOKMARK":
                     self._take(change, obj)
@@ -98,6 +102,10 @@ class Reflectors:
         changed = self._cache.drop(obj) if change == "DELETED" else self._cache.put(obj)
         if changed and (change == "DELETED" or not _ours_alone(obj)) and (job := job_of(obj)):
             self._look_at(*job)
+
+
+def _selector(kind: Kind) -> str:
+    return labels.WORKLOAD_OF if kind == WORKLOAD else labels.JOB
 
 
 def _ours_alone(obj: Obj) -> bool:

@@ -33,6 +33,8 @@ class Scaling:
     patch: tuple[Patch, ...] = ()
     message: str = ""
     """What is under way; empty when nothing is."""
+    refused: str = ""
+    """Why it is not done; empty when it is."""
     requeue: tuple[float, ...] = ()
 
 

@@ -35,6 +35,8 @@ class Settings:
     """Namespaces of KubeRay's pods; empty: any, so that the labels alone decide."""
     metrics_namespaces: tuple[str, ...] = ("monitoring",)
     """Namespaces whose pods may scrape metrics."""
+    kueue: bool = False
+    """Jobs may name a queue of Kueue's (`lifecycle.queue`); the operator then reads Workloads."""
     run_as_user: int = 65532
     """User and group of the job's containers, as the images have it."""
     workers: int = 16

@@ -3,7 +3,7 @@
 from rljob_trainer.config.arithmetic import rollout_pods, trains
 from rljob_trainer.config.status import GroupStatus, Phase
 
-from rljob_operator import health, labels, preparation
+from rljob_operator import health, kueue, labels, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
@@ -23,6 +23,7 @@ def summarise(view: View, step: Step, scaling: Scaling) -> None:
     status.conditions = conditions.all()  # what follows asks whether the job is finished
     _groups(view)
     _retriever(view, conditions)
+    kueue.report(view, conditions)
     _cluster(view, step, conditions)
     _scaled(view, scaling, conditions)
     _training(view, conditions)
@@ -92,6 +93,9 @@ def _cluster(view: View, step: Step, conditions: Conditions) -> None:
     if attempt is None or view.observed.ray_job(attempt.number) is None:
         conditions.set("ClusterReady", False, step.waiting, step.message)
         return
+    if kueue.queued(view) and (admitted := conditions.get("Admitted")):
+        conditions.set("ClusterReady", False, Reason.WAITING_FOR_ADMISSION, admitted.message)
+        return
     groups = {"head": status.head, "trainer": status.trainer, "rollout": status.rollout}
     counts = ", ".join(f"{name} {group.ready}/{group.desired}" for name, group in groups.items())
     if all(group.ready >= group.desired for group in groups.values()):
@@ -108,7 +112,9 @@ def _cluster(view: View, step: Step, conditions: Conditions) -> None:
 
 def _scaled(view: View, scaling: Scaling, conditions: Conditions) -> None:
     """Said from the first scaling on."""
-    if scaling.message:
+    if scaling.refused:
+        conditions.set("RolloutScaled", False, Reason.SCALING_REFUSED, scaling.refused)
+    elif scaling.message:
         conditions.set("RolloutScaled", False, Reason.SCALING, scaling.message)
     elif conditions.get("RolloutScaled"):
         conditions.set("RolloutScaled", True, Reason.SCALED, f"{view.status.rollout.desired} pods as asked")
@@ -154,6 +160,8 @@ def _phase(view: View, step: Step, conditions: Conditions) -> tuple[Phase, str]:
     if view.wants_suspend:
         return ("Suspended" if conditions.true("Suspended") else "Suspending"), suspended.message if suspended else ""
     if attempt := view.active:
+        if kueue.queued(view) and (admitted := conditions.get("Admitted")):
+            return ("Suspending" if kueue.taken_back(view) else "Queued"), admitted.message
         if attempt.state == "Running":
             return "Running", "" if conditions.true("ClusterReady") else why
         return "Starting", why

@@ -46,9 +46,14 @@ class Verdict:
 
 
 def judge(
-    observed: Observed, attempt: AttemptStatus, trouble: Trouble | None, now: datetime, settings: Settings
+    observed: Observed,
+    attempt: AttemptStatus,
+    trouble: Trouble | None,
+    now: datetime,
+    settings: Settings,
+    begun: str | None,
 ) -> Verdict | None:
-    """The verdict on a current attempt; None while it goes on."""
+    """The verdict on a current attempt, which may start since `begun`; None while it goes on."""
     report = observed.progress()
     report = report if report and report.attempt == attempt.number else None
     ray_job = observed.ray_job(attempt.number)
@@ -59,7 +64,7 @@ def judge(
         _reported(report)
         or _ray_job(ray_job, report, started, now, settings)
         or (_head_lost(observed, attempt) if started and ray_job and not over else None)
-        or (None if started else _never_started(attempt, trouble, now, settings))
+        or (None if started else _never_started(begun, trouble, now, settings))
     )
     return _explained(verdict, observed, attempt, report, now, settings)
 
@@ -159,12 +164,12 @@ def _why_ended(pod: Obj) -> str:
     return status.get("message") or status.get("reason") or condition(pod, "DisruptionTarget").get("message") or ""
 
 
-def _never_started(
-    attempt: AttemptStatus, trouble: Trouble | None, now: datetime, settings: Settings
-) -> Verdict | None:
+def _never_started(begun: str | None, trouble: Trouble | None, now: datetime, settings: Settings) -> Verdict | None:
+    if begun is None:
+        return None  # in a queue
     if trouble and trouble.reason == "Unschedulable":
         return None  # waiting for free capacity is no failure, however long
-    if _within(attempt.start_time, now, settings.start_timeout_seconds):
+    if _within(begun, now, settings.start_timeout_seconds):
         return None
     why = f": {trouble.message}" if trouble else ""
     said = f"the driver did not report within {settings.start_timeout_seconds:.0f} s{why}"

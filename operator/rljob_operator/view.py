@@ -97,11 +97,16 @@ class View:
         return total + sum(map(self.seconds_of, self.status.attempts))
 
     def seconds_of(self, attempt: AttemptStatus) -> float:
-        """Seconds that an attempt has run."""
-        if not attempt.start_time:
+        """Seconds that an attempt has run, without its time in a queue."""
+        begin = self.begun(attempt)
+        if not begin:
             return 0.0
         end = parse_time(attempt.end_time) if attempt.end_time else self.now
-        return max(0.0, (end - parse_time(attempt.start_time)).total_seconds())
+        return max(0.0, (end - parse_time(begin)).total_seconds())
+
+    def begun(self, attempt: AttemptStatus) -> str | None:
+        """Since when an attempt may run: with a queue, since its admission (None: not yet)."""
+        return attempt.admitted_time if self.context.spec.lifecycle.queue else attempt.start_time
 
     @property
     def driver_silent(self) -> float:

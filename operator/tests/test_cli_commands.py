@@ -115,6 +115,17 @@ def test_the_plan_adds_up(manifest: str) -> None:
     assert {"RayJob", "ConfigMap", "Role", "Lease", "PersistentVolumeClaim"} <= kinds
 
 
+def test_the_plan_names_the_queue(manifest: str) -> None:
+    queue = ["--set", "lifecycle.queue.name=team-a", "--set", "lifecycle.queue.priorityClass=high"]
+    assert json.loads(runner.invoke(app, ["plan", manifest, "-o", "json", *queue]).stdout)["queue"] == {
+        "name": "team-a",
+        "priorityClass": "high",
+    }
+    text = said(runner.invoke(app, ["plan", manifest, *queue]).stdout)
+    assert "each attempt waits for Kueue in LocalQueue team-a, priority class high" in text
+    assert "queue" not in said(runner.invoke(app, ["plan", manifest]).stdout)
+
+
 def test_the_plan_for_people(manifest: str) -> None:
     result = runner.invoke(app, ["plan", manifest])
     assert result.exit_code == 0

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from tests.conftest import World, job_manifest
+from tests.test_kueue import Kueue
 
 
 async def _retry_then_success(world: World) -> None:
@@ -50,6 +51,43 @@ async def _suspend_resume_delete(world: World) -> None:
     await world.settle()
 
 
+async def _preempted_then_success(world: World) -> None:
+    await world.settle()
+    world.retriever_ready()
+    await world.settle()
+    kueue = Kueue(world)
+    await world.settle()
+    kueue.admit()
+    await world.settle()
+    world.running(1, lastCommit={"name": "0001-ab/commits/step-000002", "step": 2})
+    await world.settle()
+    kueue.evict()
+    await world.settle()
+    kueue.at_rest()
+    await world.settle()
+    world.report(state="Suspended", exitCode=4, lastCommit={"name": "0001-ab/commits/step-000003", "step": 3})
+    await world.settle()
+    world.collect()
+    world.kube.objects.pop(("Workload", "rayjob-demo-1-x"), None)
+    await world.settle()
+    Kueue(world, attempt=2).admit()
+    await world.settle()
+    world.running(2, step=5)
+    await world.settle()
+    world.report(step=10, stage="Done", state="Succeeded", exitCode=0)
+    await world.settle()
+    world.ray_job_ends(2, "Complete")
+    await world.settle()
+
+
+STORIES = [_retry_then_success, _suspend_resume_delete, _preempted_then_success]
+
+
+def _world(story: object) -> World:
+    queue = {"lifecycle": {"queue": {"name": "team-a"}}} if story is _preempted_then_success else {}
+    return World(job_manifest(**queue), kueue=True)
+
+
 def _end(world: World) -> object:
     """All objects, without what counts writes."""
     objects = copy.deepcopy(world.kube.objects)
@@ -62,24 +100,24 @@ def _end(world: World) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("story", [_retry_then_success, _suspend_resume_delete])
+@pytest.mark.parametrize("story", STORIES)
 async def test_killed_after_any_write(story):
-    undisturbed = World(job_manifest())
+    undisturbed = _world(story)
     await story(undisturbed)
     writes = len(undisturbed.kube.writes)
     assert writes > 40
     for n in range(1, writes + 1):
-        world = World(job_manifest())
+        world = _world(story)
         world.kube.die_after = n
         await story(world)
         assert world.kube.die_after is None, f"write {n} was never made"
         assert _end(world) == _end(undisturbed), f"killed after write {n}: {world.kube.writes[n - 1]}"
 
 
-@pytest.mark.parametrize("story", [_retry_then_success, _suspend_resume_delete])
+@pytest.mark.parametrize("story", STORIES)
 async def test_killed_after_every_write(story):
     """Not one write goes by without a crash, and still the end is reached."""
-    undisturbed, world = World(job_manifest()), World(job_manifest())
+    undisturbed, world = _world(story), _world(story)
     await story(undisturbed)
     original = world.kube._wrote
 

@@ -91,7 +91,7 @@ FULL = job_manifest(
     storage={"claimName": "shared", "subPath": "jobs/full"},
     images={"trainer": "registry/trainer:1", "retriever": "registry/retriever:1", "pullPolicy": "Always",
             "pullSecrets": ["pull"]},
-    lifecycle={"terminationGracePeriodSeconds": 300},
+    lifecycle={"terminationGracePeriodSeconds": 300, "queue": {"name": "team-a", "priorityClass": "high"}},
 )  # fmt: skip
 SFT_ONLY = job_manifest(
     "sft-only",

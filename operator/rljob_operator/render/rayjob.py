@@ -16,7 +16,7 @@ from rljob_trainer.config.pods import PodOverrides
 from rljob_operator import labels, names
 from rljob_operator.objects import RAY_JOB, Obj, name_of
 from rljob_operator.quantity import quantity
-from rljob_operator.render import environment, gang, pod
+from rljob_operator.render import environment, gang, kueue, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY
 from rljob_operator.render.context import CONFIG_DIR, Context
 
@@ -42,6 +42,10 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
     priority = context.spec.trainer.pod.priority_class_name
     body["metadata"]["labels"] |= gang.labels(context.spec.lifecycle.gang, name_of(body), priority)
     body["metadata"]["annotations"] = {NO_NEW_HEAD: "true"}
+    queue = context.spec.lifecycle.queue
+    if queue:
+        body["metadata"]["labels"] |= kueue.labels(queue)
+        body["metadata"]["annotations"][labels.ROLLOUT_REPLICAS] = str(rollout_pods(context.spec))
     groups = [_trainer(context, attempt)] if trains(context.spec) else []
     if rollout_pods(context.spec):
         groups.append(_rollout(context, attempt))
@@ -59,6 +63,8 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
             "workerGroupSpecs": groups,
         },
     }
+    if queue:
+        body["spec"]["suspend"] = True  # Kueue's from now on
     return body
 
 

@@ -105,8 +105,6 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
     Unavailable("retriever.index.gpu"),
     Unavailable("retriever.encoder.device", ("cuda",), "use cpu"),
-    # Lifecycle
-    Unavailable("lifecycle.queue"),
 )
 
 

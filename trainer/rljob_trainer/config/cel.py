@@ -190,6 +190,13 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
+        "!has(self.rollout.autoscaling) || !has(self.lifecycle.queue)",
+        "cannot be used with spec.lifecycle.queue ({self.lifecycle.queue.name}): Kueue admits an attempt with the "
+        "engines that it asks for; give spec.rollout.replicas",
+        "rollout.autoscaling",
+    ),
+    Rule(
+        "spec",
         "!self.evaluation.withoutRetriever || has(self.retriever)",
         "needs spec.retriever",
         "evaluation.withoutRetriever",

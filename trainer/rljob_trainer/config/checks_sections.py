@@ -69,6 +69,15 @@ def _gang(spec: RLJobSpec) -> Iterator[Problem]:
         )
 
 
+def _queue(spec: RLJobSpec) -> Iterator[Problem]:
+    if spec.lifecycle.queue and spec.rollout.autoscaling:
+        yield Problem(
+            "spec.rollout.autoscaling",
+            f"cannot be used with spec.lifecycle.queue ({spec.lifecycle.queue.name}): Kueue admits an attempt with the "
+            "engines that it asks for; give spec.rollout.replicas",
+        )
+
+
 def _sft(spec: RLJobSpec) -> Iterator[Problem]:
     if spec.sft and (spec.sft.num_steps is None) == (spec.sft.num_epochs is None):
         yield Problem("spec.sft", "give exactly one of numSteps and numEpochs")
@@ -259,6 +268,7 @@ SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _model,
     _code,
     _gang,
+    _queue,
     _sft,
     _algorithm,
     _generate,

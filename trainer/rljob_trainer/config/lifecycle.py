@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rljob_trainer.config.base import ApiModel, DnsName, NonNegativeInt, PositiveInt
+from rljob_trainer.config.base import ApiModel, NonNegativeInt, PositiveInt
 from rljob_trainer.config.health import EarlyStop, HealthPolicies, StallLimits
 
 RetryableReason = Literal[
@@ -24,13 +24,17 @@ RetryableReason = Literal[
 ]
 
 
-class QueueSpec(ApiModel):
-    """Admission by Kueue."""
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
+"""A name that is the value of a label, too."""
 
-    name: DnsName
-    """LocalQueue of the namespace."""
-    priority_class: DnsName | None = None
-    """WorkloadPriorityClass."""
+
+class QueueSpec(ApiModel):
+    """Admission by Kueue: an attempt starts once its Workload is admitted."""
+
+    name: QueueName
+    """LocalQueue of the job's namespace."""
+    priority_class: QueueName | None = None
+    """WorkloadPriorityClass: the order in the queue, and who is preempted for whom."""
 
 
 class GangSpec(ApiModel):

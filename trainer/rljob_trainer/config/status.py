@@ -9,6 +9,7 @@ from rljob_trainer.config.base import ApiModel, LongStr, NonNegativeInt, ShortSt
 Phase = Literal[
     "Pending",
     "Preparing",
+    "Queued",
     "Starting",
     "Running",
     "Suspending",
@@ -48,7 +49,8 @@ class Condition(ApiModel):
     """A condition as KEP-1623 has it."""
 
     type: ShortStr
-    """Accepted, RetrieverReady, ClusterReady, Training, those of learning health, Suspended, Complete or Failed."""
+    """Accepted, RetrieverReady, Admitted, ClusterReady, Training, those of learning health, Suspended, Complete or
+    Failed."""
     status: Literal["True", "False", "Unknown"]
     """Whether the condition holds."""
     reason: ShortStr
@@ -72,6 +74,10 @@ class AttemptStatus(ApiModel):
     """Where it stands."""
     start_time: ShortStr | None = None
     """When it was created (RFC 3339)."""
+    admitted_time: ShortStr | None = None
+    """When Kueue admitted it (RFC 3339); its time in the queue counts for no limit."""
+    ray_cluster: ShortStr | None = None
+    """Name of the RayCluster that it was admitted as; with a queue alone."""
     end_time: ShortStr | None = None
     """When it ended (RFC 3339)."""
     start_step: NonNegativeInt | None = None
