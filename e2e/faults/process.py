@@ -26,6 +26,7 @@ QUICK = {
     "retry-backoff-seconds": 0.2,
     "kuberay-recheck-seconds": 1.0,
     "resync-seconds": 30.0,
+    "settle-seconds": 0.5,
     "request-timeout-seconds": 5.0,
     "workers": 2,
 }

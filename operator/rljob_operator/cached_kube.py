@@ -1,11 +1,12 @@
 """`Kube` that answers from memory what is watched, and remembers the answers to its own writes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from rljob_operator import labels
 from rljob_operator.cache import Cache
-from rljob_operator.kube import HttpKube
+from rljob_operator.kube import HttpKube, Objects
 from rljob_operator.objects import CHILDREN, POD, RLJOB, WORKLOAD, Kind, Obj
 
 _CACHED = frozenset(kind.kind for kind in (*CHILDREN, POD, WORKLOAD))
@@ -41,9 +42,14 @@ class CachedKube:
             self._cache.replace(kind, namespace, items, version)
         return items
 
-    async def apply(self, obj: Obj) -> Obj:
+    async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
         """See Kube."""
-        return self._remember(await self.live.apply(obj))
+        # One after the other: a task for each costs more than the answer from memory.
+        return [await self.list(kind, namespace, selector) for kind in kinds]
+
+    async def apply(self, obj: Obj, *, absent: bool = False) -> Obj:
+        """See Kube."""
+        return self._remember(await self.live.apply(obj, absent=absent))
 
     async def create(self, obj: Obj) -> Obj:
         """See Kube."""

@@ -7,12 +7,14 @@ meet the pods of the old one.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rljob_operator import labels
-from rljob_operator.objects import Obj, deleting, name_of, parse_time
+from rljob_operator import labels, preparation
+from rljob_operator.objects import Obj, deleting, meta, name_of, parse_time
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
 from rljob_operator.settings import Settings
 from rljob_operator.transitions import Happening
+from rljob_operator.trouble import ended
+from rljob_operator.verdict import TERMINAL
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ def clean_up(observed: Observed, now: datetime, settings: Settings) -> End:
     metadata = observed.job["metadata"]
     if labels.FINALIZER not in (metadata.get("finalizers") or []):
         return End()
-    running = [*observed.of_kind("RayJob"), *observed.of_kind("Deployment"), *observed.of_kind("Job")]
-    left = [*running, *observed.of_kind("RayCluster"), *observed.pods]
+    makers = [child for kind in ("RayJob", "Deployment", "Job") for child in observed.of_kind(kind)]
+    running = [child for child in makers if not _over(child, observed)]
+    left = [*running, *observed.of_kind("RayCluster"), *(pod for pod in observed.pods if not _prepared(pod))]
     if not left:
         return End(done=True)
     limit = parse_time(metadata["deletionTimestamp"]) + timedelta(seconds=settings.cleanup_timeout_seconds)
@@ -42,3 +45,23 @@ def clean_up(observed: Observed, now: datetime, settings: Settings) -> End:
         return End(done=True, events=(Happening(Reason.CLEANUP_TIMEOUT, message),))
     delete = tuple(obj for obj in running if not deleting(obj))
     return End(delete=delete, requeue=min(5.0, (limit - now).total_seconds()))
+
+
+def _over(child: Obj, observed: Observed) -> bool:
+    """Whether a child makes no pods any more: then it is the garbage collector's."""
+    status = child.get("status") or {}
+    match child["kind"]:
+        case "RayJob":
+            cluster = observed.of_kind("RayCluster") or observed.ray_pods
+            return status.get("jobDeploymentStatus") in TERMINAL and not cluster
+        case "Deployment":
+            generation = child["metadata"].get("generation", 0)
+            seen = status.get("observedGeneration", 0) >= generation
+            return bool(seen and child["spec"].get("replicas") == 0)
+        case _:
+            return preparation.ended(child)
+
+
+def _prepared(pod: Obj) -> bool:
+    """Whether it is an ended pod of the Job that prepares, which goes with the Job."""
+    return meta(pod, "labels", labels.ROLE) == "prepare" and ended(pod)

@@ -13,6 +13,7 @@ from rljob_operator.objects import RLJOB, name_of
 from rljob_operator.reconcile import reconcile
 from rljob_operator.server import Canary
 from rljob_operator.settings import Settings
+from rljob_operator.settling import Settling
 from rljob_operator.work_queue import WorkQueue, work
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Controller:
         """`live` reads from the apiserver itself, where `kube` answers from a cache."""
         self._kube, self._settings, self._metrics, self._live = kube, settings, metrics, live
         self.queue: WorkQueue[Key] = WorkQueue(distance=DISTANCE_SECONDS)
+        self._settling: Settling[Key] = Settling(settings.settle_seconds)
         self.canary = Canary(CANARY_LIMIT)
         self.synced = asyncio.Event()
         """To be set once `kube` can answer; nothing is looked at before."""
@@ -64,7 +66,9 @@ class Controller:
         try:
             # Every call has a limit of its own; this one is for what nobody thought of.
             async with asyncio.timeout(20 * self._settings.request_timeout_seconds):
-                after, observed = await reconcile(self._kube, *key, self._settings, live=self._live)
+                after, observed = await reconcile(
+                    self._kube, *key, self._settings, live=self._live, settling=self._settling
+                )
         except Exception as error:
             metrics.reconciles.labels("error").inc()
             metrics.errors.labels(f"http_{error.status}" if isinstance(error, ApiError) else type(error).__name__).inc()
@@ -75,6 +79,7 @@ class Controller:
             metrics.reconciles.labels("gone").inc()
             metrics.phase(key, None)
             self.queue.forget(key)
+            self._settling.forget(key)
             return None
         metrics.reconciles.labels("ok").inc()
         metrics.phase(key, (observed.job.get("status") or {}).get("phase", "Pending"))

@@ -6,7 +6,6 @@ of every wanted field with the live object (somebody changed one). Fields that o
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from rljob_operator.kept import kept
@@ -36,16 +35,18 @@ def needs_apply(desired: Obj, its_digest: str, live: Obj | None) -> bool:
 
 def covers(live: Any, desired: Any) -> bool:
     """Whether everything in `desired` is in `live`. Objects in lists are found by name where all have one."""
-    if isinstance(desired, Mapping):
+    if live == desired:  # as most are, and quickly told
+        return True
+    if isinstance(desired, dict):
         # Empty maps and lists are dropped on the server's side.
-        return isinstance(live, Mapping) and all(
+        return isinstance(live, dict) and all(
             covers(live[key], value) if key in live else value in ({}, [], None) for key, value in desired.items()
         )
     if isinstance(desired, list):
         if not isinstance(live, list):
             return False
-        if desired and all(isinstance(element, Mapping) and "name" in element for element in desired):
-            by_name = {element.get("name"): element for element in live if isinstance(element, Mapping)}
+        if desired and all(isinstance(element, dict) and "name" in element for element in desired):
+            by_name = {element.get("name"): element for element in live if isinstance(element, dict)}
             return all(element["name"] in by_name and covers(by_name[element["name"]], element) for element in desired)
         return len(live) == len(desired) and all(covers(a, b) for a, b in zip(live, desired, strict=True))
     return same(live, desired)

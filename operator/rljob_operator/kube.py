@@ -7,7 +7,7 @@ what still fails is raised, and the reconcile is tried again later as a whole.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ FIELD_MANAGER = "rljob-operator"
 TRIES = 4
 RETRIED = frozenset({409, 429, 500, 502, 503, 504})
 PAGE = 500
+NO_VERSION = "1"
+"""The version of an empty store: an apply with it meets a conflict wherever there is an object, and creates else."""
 WATCH_SILENCE_SECONDS = 90.0
 """A watch without an event or a bookmark (one a minute) for so long is taken for dead."""
 CLOCK_TOLERANCE = timedelta(seconds=3)
@@ -52,8 +54,12 @@ class Kube(Protocol):
     async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Obj] | None:
         """Objects by label selector; None when the kind itself does not exist."""
 
-    async def apply(self, obj: Obj) -> Obj:
-        """Server-side apply, as field manager `rljob-operator`, by force."""
+    async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
+        """The same of several kinds, read at once."""
+
+    async def apply(self, obj: Obj, *, absent: bool = False) -> Obj:
+        """Server-side apply, as field manager `rljob-operator`, by force. `absent`: ApiError with status 409 when an
+        object of that name exists, which is then left as it is."""
 
     async def create(self, obj: Obj) -> Obj:
         """Create; ApiError with status 409 when it exists."""
@@ -109,6 +115,10 @@ class HttpKube:
         found = await self.list_at(kind, namespace, selector)
         return None if found is None else found[0]
 
+    async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
+        """See Kube."""
+        return await asyncio.gather(*(self.list(kind, namespace, selector) for kind in kinds))
+
     async def list_at(self, kind: Kind, namespace: str | None, selector: str = "") -> tuple[Objects, int] | None:
         """Objects by label selector and the version that they were listed at; None when there is no such kind."""
         items: Objects = []
@@ -161,11 +171,13 @@ class HttpKube:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(call, None, f"{type(error).__name__} {error}".strip()) from error
 
-    async def apply(self, obj: Obj) -> Obj:
+    async def apply(self, obj: Obj, *, absent: bool = False) -> Obj:
         """See Kube."""
         path = kind_of(obj).path(obj["metadata"]["namespace"], name_of(obj))
-        query = {"fieldManager": self._manager, "force": "true"}
-        return await self._call("PATCH", path, query, obj, "application/apply-patch+yaml") or {}
+        query, retried = {"fieldManager": self._manager, "force": "true"}, RETRIED
+        if absent:  # a version that no object has
+            obj, retried = obj | {"metadata": obj["metadata"] | {"resourceVersion": NO_VERSION}}, RETRIED - {409}
+        return await self._call("PATCH", path, query, obj, "application/apply-patch+yaml", retried=retried) or {}
 
     async def create(self, obj: Obj) -> Obj:
         """See Kube."""

@@ -8,6 +8,7 @@ attempt begins only when nothing of the one before is left.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rljob_trainer.config.arithmetic import rollout_pods
 from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
 from rljob_operator import health, kueue, names, preparation
@@ -20,6 +21,7 @@ from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge
 from rljob_operator.view import View
 
 KEPT_ATTEMPTS = 32
+_STOPPED = (Reason.STOPPED, "the job has finished")
 
 
 @dataclass
@@ -66,11 +68,15 @@ def advance(view: View) -> Step:
 
 
 def request(view: View, scaling: Scaling) -> dict[str, Any]:
-    """What the driver is asked: `request.json`. The same as before while nothing changes."""
+    """What the driver is asked: `request.json`. The same as before while nothing changes, or while there is no driver
+    to ask; written for the first attempt from the start."""
     old = view.observed.request()
-    wanted: dict[str, Any] = {"suspend": view.wants_suspend, "attempt": view.status.attempt}
-    if scaling.engines:
-        wanted |= {"engines": scaling.engines, "drain": list(scaling.drain), "drainSince": scaling.since}
+    if old and view.status.attempt and view.active is None:
+        return old
+    wanted: dict[str, Any] = {"suspend": view.wants_suspend, "attempt": view.status.attempt or 1}
+    engines = scaling.engines or (0 if view.status.attempt else rollout_pods(view.context.spec))
+    if engines:
+        wanted |= {"engines": engines, "drain": list(scaling.drain), "drainSince": scaling.since}
     elif "engines" in old:
         wanted |= {"engines": None, "drain": [], "drainSince": None}
     if wanted.items() <= old.items():
@@ -211,6 +217,8 @@ def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) ->
         health.pause(view, attempt.number, verdict.message)
     elif verdict.state == "Failed":
         step.finish = _failed(view, verdict)
+    if step.finish:
+        return step.wait(*_STOPPED)
     return step.wait(Reason.WAITING_FOR_CLEANUP, verdict.message)
 
 
@@ -257,12 +265,12 @@ def _deadline(view: View, step: Step, limit: int) -> Step:
         _close(view, attempt, "Failed", "DeadlineExceeded", f"stopped after activeDeadlineSeconds {limit}")
     step.requeue = [0.0]
     step.finish = (Reason.DEADLINE, f"the job was active for longer than activeDeadlineSeconds {limit}")
-    return step.wait(Reason.WAITING_FOR_CLEANUP, step.finish[1])
+    return step.wait(*_STOPPED)
 
 
 def _finished(view: View) -> Step:
     """Let KubeRay take the cluster down after the driver's end; help where it does not. Then the job's own end."""
-    step = Step().wait(Reason.STOPPED, "the job has finished")
+    step = Step().wait(*_STOPPED)
     step.delete = preparation.superfluous(view)
     current = view.current
     for ray_job in view.observed.of_kind(RAY_JOB.kind):

@@ -1,6 +1,5 @@
 """Reading the world: an RLJob, its children and its pods, as they are now."""
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from rljob_operator.objects import (
 from rljob_operator.render.config_maps import PREPARATION_KEY, PROGRESS_KEY, REQUEST_KEY
 
 logger = logging.getLogger(__name__)
+_REST = (POD, *(kind for kind in CHILDREN if kind not in (RAY_JOB, RAY_CLUSTER)))
 
 
 class _Report(BaseModel):
@@ -203,9 +203,8 @@ async def observe(kube: Kube, namespace: str, name: str) -> Observed | None:
     job["metadata"].pop("managedFields", None)
     selector = f"{labels.JOB}={name}"
     # The progress ConfigMap is read after the RayJob: what a RayJob's end says, the driver has reported before.
-    ray_lists = await asyncio.gather(*(kube.list(kind, namespace, selector) for kind in (RAY_JOB, RAY_CLUSTER)))
-    rest = [kind for kind in CHILDREN if kind not in (RAY_JOB, RAY_CLUSTER)]
-    pods, *lists = await asyncio.gather(*(kube.list(kind, namespace, selector) for kind in (POD, *rest)))
+    ray_lists = await kube.lists((RAY_JOB, RAY_CLUSTER), namespace, selector)
+    pods, *lists = await kube.lists(_REST, namespace, selector)
     uid = job["metadata"]["uid"]
     mine = [child for found in (*lists, ray_lists[0]) for child in found or [] if controlled_by(child, uid)]
     # A RayCluster outlives its RayJob for a while, and an earlier job of this name may have left one: all count.

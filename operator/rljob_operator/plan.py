@@ -13,12 +13,12 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.status import RLJobStatus
 
-from rljob_operator import cleanup, kueue, labels, preparation
+from rljob_operator import cleanup, kueue, labels, names, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.deep import too_deep
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
-from rljob_operator.objects import Obj, deleting, name_of
+from rljob_operator.objects import DEPLOYMENT, Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
 from rljob_operator.recent import Recent
@@ -92,12 +92,14 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     scaling = replace(scale(view), refused=refused)
     step.requeue += scaling.requeue
     summarise(view, step, scaling)
+    serves = retriever_needed(view) and preparation.done(view)
     wanted = Wanted(
-        attempt=view.status.attempt,
+        attempt=view.status.attempt or 1,
         request=request(view, scaling),
         # Without KubeRay nothing that costs is made beforehand.
         retriever=observed.kuberay or old.attempt > 0,
-        retriever_running=retriever_needed(view) and preparation.done(view),
+        retriever_running=serves,
+        deployment=serves or observed.child(DEPLOYMENT.kind, names.retriever(observed.name)) is not None,
     )
     status = view.status.to_api()
     if view.context is context:

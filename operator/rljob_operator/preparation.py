@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from rljob_trainer.config.status import PreparationStatus
+from rljob_trainer.config.status import PreparationStatus, RLJobStatus
 
 from rljob_operator.objects import Obj, condition, deleting, name_of
 from rljob_operator.observe import Preparation
@@ -39,7 +39,8 @@ def advance(view: View) -> Preparing | None:
         return None
     live = view.observed.child("Job", name_of(wanted))
     if live is None:
-        return Preparing("the data are about to be prepared", make=[wanted])
+        view.status.preparation = PreparationStatus(key=prepare.key(view.context), state="Running")
+        return Preparing("preparing", make=[wanted])
     if (failed := condition(live, "Failed")).get("status") == "True":
         words = last_words(view.observed.group("prepare")) or str(failed.get("message", ""))
         if failed.get("reason") == "PodFailurePolicy":
@@ -69,18 +70,23 @@ def fold(view: View) -> None:
 
 
 def superfluous(view: View) -> list[Obj]:
-    """Jobs that have done their work, or are not wanted now: with them their pods go.
-
-    Not in the pass that sees the end: first the status has to say it, or a crash in between would begin anew.
-    """
-    wanted = None if view.finished or view.wants_suspend or _recorded(view) else prepare.job(view.context)
+    """Jobs of another preparation, whose end must not be taken for this one's, and those that run though they are not
+    wanted now. With them their pods go. One that has ended holds nothing, and goes by its own time to live."""
+    wanted = prepare.job(view.context)
     keep = name_of(wanted) if wanted else None
-    return [live for live in view.observed.of_kind("Job") if name_of(live) != keep and not deleting(live)]
+    unwanted = view.finished or view.wants_suspend
+    jobs = [live for live in view.observed.of_kind("Job") if not deleting(live)]
+    return [live for live in jobs if name_of(live) != keep or (unwanted and not ended(live))]
 
 
-def _recorded(view: View) -> bool:
-    before = (view.observed.job.get("status") or {}).get("preparation") or {}
-    return before.get("state") == DONE and before.get("key") == prepare.key(view.context)
+def ended(job: Obj) -> bool:
+    """Whether a Job has done its work or given up."""
+    return any(condition(job, kind).get("status") == "True" for kind in ("Complete", "Failed"))
+
+
+def recorded(status: RLJobStatus) -> bool:
+    """Whether the status says that something has been prepared."""
+    return status.preparation is not None and status.preparation.state == DONE
 
 
 def said(found: PreparationStatus) -> str:

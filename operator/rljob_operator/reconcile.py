@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from rljob_operator.objects import RAY_CLUSTER, RLJOB, Obj, controlled_by, kind_
 from rljob_operator.observe import Observed, observe
 from rljob_operator.plan import Plan, conflicting, invalid, plan
 from rljob_operator.settings import Settings
+from rljob_operator.settling import Settling
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,11 @@ async def reconcile(
     settings: Settings,
     now: datetime | None = None,
     live: Kube | None = None,
+    settling: Settling[tuple[str, str]] | None = None,
 ) -> tuple[float | None, Observed | None]:
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
     what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
-    behind. Raises ApiError."""
+    behind; `settling` lets a status wait that only counts pods. Raises ApiError."""
     observed = await observe(kube, namespace, name)
     if observed is None:
         return None, None
@@ -45,6 +48,8 @@ async def reconcile(
         if observed is None:
             return None, None
         wanted = plan(observed, now, settings)
+    if settling is not None:
+        wanted = _settled(observed, wanted, settling)
     try:
         await _write(kube, observed, wanted, now)
     except NameConflictError as conflict:
@@ -66,6 +71,18 @@ def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
     return wanted.finalizer == "remove" or after > max(before, 1)
 
 
+def _settled(observed: Observed, wanted: Plan, settling: Settling[tuple[str, str]]) -> Plan:
+    """The plan without its status, while that may wait."""
+    key = (observed.job["metadata"]["namespace"], observed.name)
+    if wanted.status is None:
+        settling.forget(key)
+        return wanted
+    left = settling.left(key, observed.job.get("status") or {}, wanted.status)
+    if not left:
+        return wanted
+    return replace(wanted, status=None, requeue=left if wanted.requeue is None else min(left, wanted.requeue))
+
+
 async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:
     job = observed.job
     if wanted.finalizer == "add":
@@ -73,10 +90,11 @@ async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) ->
         observed.job["metadata"]["resourceVersion"] = job["metadata"]["resourceVersion"]
         observed.job["metadata"]["finalizers"] = _finalizers(job)
     for child in wanted.apply:
-        if observed.child(child["kind"], name_of(child)) is None:
-            await _check_free(kube, observed.job, child)
         with _judged(child):
-            await kube.apply(child)
+            if observed.child(child["kind"], name_of(child)) is None:
+                await _make(kube, observed.job, child)
+            else:
+                await kube.apply(child)
     for child in wanted.create:
         with _judged(child):
             await _create(kube, observed.job, child)
@@ -122,11 +140,17 @@ async def _set_finalizers(kube: Kube, job: Obj, finalizers: list[str]) -> Obj:
     return await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body)
 
 
-async def _check_free(kube: Kube, job: Obj, child: Obj) -> None:
-    """A forced apply would take over whatever has the name."""
-    existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
-    if existing is not None:
-        _check_own(job, child, existing)
+async def _make(kube: Kube, job: Obj, child: Obj) -> None:
+    """The first apply under a name: a forced one would take over whatever has it."""
+    try:
+        await kube.apply(child, absent=True)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
+        if existing is not None:
+            _check_own(job, child, existing)
+        await kube.apply(child)
 
 
 async def _create(kube: Kube, job: Obj, child: Obj) -> None:

@@ -43,6 +43,8 @@ class Settings:
     """Jobs reconciled at once."""
     resync_seconds: float = 300.0
     """Every job is looked at again after this time (±20 %), whatever the watches say."""
+    settle_seconds: float = 5.0
+    """How late a status may be that only counts ready pods differently; all else is written at once."""
     kuberay_recheck_seconds: float = 30.0
     """How often a job that waits for KubeRay looks for it."""
     start_timeout_seconds: float = 1800.0

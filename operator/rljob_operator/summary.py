@@ -53,14 +53,16 @@ def _finish(view: View, step: Step, conditions: Conditions) -> None:
 
 def _groups(view: View) -> None:
     status, spec, name = view.status, view.context.spec, view.context.name
+    # Only what goes on is counted: pods on their way out are no news, and each of them would cost a write.
     on = view.active is not None
-    status.head = GroupStatus(desired=int(on), ready=view.ready("head"))
-    trainers = spec.trainer.replicas if on and trains(spec) else 0
-    status.trainer = GroupStatus(desired=trainers, ready=view.ready("trainer"))
-    status.rollout = GroupStatus(desired=rollout_pods(spec) if on else 0, ready=view.ready("rollout"))
-    retrievers = spec.retriever.replicas if spec.retriever and retriever_needed(view) else 0
-    status.retriever = GroupStatus(desired=retrievers, ready=view.retriever_ready if spec.retriever else 0)
-    status.rollout_replicas = len(view.observed.group("rollout", status.attempt)) if status.attempt else 0
+    status.head = GroupStatus(desired=int(on), ready=view.ready("head") if on else 0)
+    trainers = spec.trainer.replicas if trains(spec) else 0
+    status.trainer = GroupStatus(desired=trainers, ready=view.ready("trainer")) if on else GroupStatus()
+    status.rollout = GroupStatus(desired=rollout_pods(spec), ready=view.ready("rollout")) if on else GroupStatus()
+    needed = spec.retriever is not None and retriever_needed(view)
+    retrievers = spec.retriever.replicas if spec.retriever else 0
+    status.retriever = GroupStatus(desired=retrievers, ready=view.retriever_ready) if needed else GroupStatus()
+    status.rollout_replicas = len(view.observed.group("rollout", status.attempt)) if on else 0
     status.rollout_selector = f"{labels.JOB}={name},{labels.ROLE}=rollout"
 
 
@@ -169,5 +171,6 @@ def _phase(view: View, step: Step, conditions: Conditions) -> tuple[Phase, str]:
         return "Retrying", f"attempt {view.current.number} failed: {view.current.message}"
     if step.waiting is Reason.WAITING_FOR_RETRIEVER and retriever:
         # Nothing of the job runs before its first container does.
-        return ("Preparing" if any(begun(pod) for pod in view.retriever_pods) else "Pending"), retriever.message
+        at_work = preparation.recorded(view.status) or any(begun(pod) for pod in view.retriever_pods)
+        return ("Preparing" if at_work else "Pending"), retriever.message
     return "Pending", step.message

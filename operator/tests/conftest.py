@@ -4,13 +4,14 @@ kubelet and driver. Only the I/O edge is replaced; everything that decides is th
 import asyncio
 import copy
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from rljob_operator import labels, names
 from rljob_operator.kept import kept
-from rljob_operator.kube import ApiError
+from rljob_operator.kube import ApiError, Objects
 from rljob_operator.objects import Kind, Obj, rfc3339
 from rljob_operator.reconcile import reconcile
 from rljob_operator.settings import Settings
@@ -120,9 +121,14 @@ class FakeKube:
             if its == kind.kind and wanted.items() <= (obj["metadata"].get("labels") or {}).items()
         ]
 
-    async def apply(self, obj: Obj) -> Obj:
+    async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
+        return [await self.list(kind, namespace, selector) for kind in kinds]
+
+    async def apply(self, obj: Obj, *, absent: bool = False) -> Obj:
         key = (obj["kind"], obj["metadata"]["name"])
         live = self.objects.get(key)
+        if live is not None and absent:
+            raise ApiError("apply", 409, "the object has been modified", "Conflict")
         if live is None:
             live = self.add(obj)
         else:

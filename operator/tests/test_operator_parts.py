@@ -254,7 +254,7 @@ async def test_controller_works_on_what_no_watch_told_it_of():
     controller = Controller(world.kube, Settings(), metrics)
     controller.synced.set()
     async with controller.running(), asyncio.timeout(10):
-        while not (controller.listed and world.has("Deployment", "demo-retriever")):  # noqa: ASYNC110
+        while not (controller.listed and world.has("Service", "demo-retriever")):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert metrics.registry.get_sample_value("rljob_operator_reconcile_total", {"result": "ok"}) >= 1
     assert controller.canary.alive

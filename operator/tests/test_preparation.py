@@ -32,7 +32,8 @@ def pod(world, code, said):
 
 
 def replicas(world):
-    return world.get("Deployment", names.retriever("demo"))["spec"]["replicas"]
+    name = names.retriever("demo")
+    return world.get("Deployment", name)["spec"]["replicas"] if world.has("Deployment", name) else 0
 
 
 async def test_nothing_else_runs_until_the_claim_is_filled(preparing):
@@ -44,7 +45,10 @@ async def test_nothing_else_runs_until_the_claim_is_filled(preparing):
     ends(preparing, "Complete")
     await preparing.settle()
     assert replicas(preparing) == 1
-    assert preparing.names("Job") == [], "with it its pods go"
+    assert the_job(preparing)["spec"]["ttlSecondsAfterFinished"] == 3600, "its logs are there for a while"
+    del preparing.kube.objects["Job", preparing.names("Job")[0]]
+    await preparing.settle()
+    assert preparing.names("Job") == [], "it is not made again"
     preparing.retriever_ready()
     await preparing.settle()
     assert preparing.names("RayJob") == ["demo-1"]
@@ -103,7 +107,10 @@ async def test_a_mistake_of_the_user_ends_the_job_in_the_steps_own_words(prepari
     failed = preparing.condition("Failed")
     assert (failed["status"], failed["reason"]) == ("True", "UserError")
     assert "container prepare (exit 2): error: spec.data.prepare: no such module" in failed["message"]
-    assert preparing.names("Job") == []
+    writes = len(preparing.kube.writes)
+    await preparing.settle()
+    assert len(preparing.kube.writes) == writes
+    assert the_job(preparing), "its pod's log is there"
 
 
 async def test_after_the_last_try_the_job_fails(preparing):
@@ -151,7 +158,7 @@ async def test_a_job_from_before_that_runs_already_keeps_its_retriever(world):
     world.retriever_ready()
     await world.settle()
     world.kube.objects["RLJob", "demo"]["status"].pop("preparation")  # an operator of a version that had none
-    world.kube.jobs_complete = False
+    del world.kube.objects["Job", world.names("Job")[0]]
     await world.settle()
     assert replicas(world) == 1
     assert not world.names("Job")

@@ -13,13 +13,15 @@ class Wanted:
     """What the children depend on besides the spec."""
 
     attempt: int
-    """Attempt that may hold the Lease."""
+    """Attempt that may hold the Lease; the first, before it has begun."""
     request: dict[str, Any]
     """What the driver is asked."""
     retriever: bool = True
     """Whether the retriever exists yet."""
     retriever_running: bool = True
     """Whether it has pods."""
+    deployment: bool = True
+    """Whether its Deployment exists: from when it first has pods."""
 
 
 def children(context: Context, wanted: Wanted) -> list[Obj]:
@@ -38,5 +40,6 @@ def children(context: Context, wanted: Wanted) -> list[Obj]:
     ]
     if (spec := context.spec.retriever) and wanted.retriever:
         result.append(retriever.service(context, spec))
-        result.append(retriever.deployment(context, spec, running=wanted.retriever_running))
+        if wanted.deployment:
+            result.append(retriever.deployment(context, spec, running=wanted.retriever_running))
     return [child for child in result if child is not None]

@@ -21,6 +21,8 @@ REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 TRIES = 6
 """Failed pods until the RLJob fails; Kubernetes waits 10 s, 20 s, 40 s … between them."""
 USER_ERROR = 2
+KEPT_SECONDS = 3600
+"""How long the ended Job and its pods' logs are there; its end is in the status."""
 
 
 def key(context: Context) -> str:
@@ -50,6 +52,7 @@ def job(context: Context) -> Obj | None:
     body = context.child(JOB, names.prepare(context.name, key(context)), "prepare")
     body["spec"] = {
         "backoffLimit": TRIES - 1,
+        "ttlSecondsAfterFinished": KEPT_SECONDS,
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}},
