@@ -11,6 +11,7 @@ import signal
 import sys
 
 from benchmarks import _results
+from benchmarks.scale.audit import Requests
 from benchmarks.scale.cluster import Machine, machine
 from benchmarks.scale.measure import Half, bare, ours, say
 from benchmarks.scale.watching import connected
@@ -63,26 +64,34 @@ def _line(name: str, value: float, unit: str, goal: float | None = None) -> dict
     return line if goal is None else line | {"goal": goal, "met": round(value, 3) <= goal}
 
 
+def _say_requests(what: str, requests: Requests, jobs: int) -> None:
+    say(f"{what}: " + ", ".join(f"{kind} {number / jobs:.2f}" for kind, number in requests.by_kind.most_common()))
+
+
 async def measure(on: Machine, count: int, retriever: int) -> list[dict[str, object]]:
     """All halves on one cluster."""
     async with connected(on.admin) as kube:
         one = await bare(on, kube, count, "bare")
         other = await ours(on, kube, count, "ours")
         found = lines(count, one, other)
-        say("requests: " + ", ".join(f"{k} {v / count:.2f}" for k, v in other.operator_requests.by_kind.most_common()))
+        _say_requests("requests", other.operator_requests, count)
         if retriever:
             third = await ours(on, kube, retriever, "retriever", retriever=True)
+            _say_requests("requests with a retriever", third.operator_requests, retriever)
             writes = third.operator_requests.writes / retriever
             found += [
-                _line("retriever_operator_writes_per_job", writes, "writes"),
-                _line(
-                    "retriever_operator_writes_beyond_children",
-                    writes - third.children,
-                    "writes",
-                    WRITES_BEYOND_CHILDREN_GOAL,
-                ),
+                line | {"jobs": retriever}
+                for line in (
+                    _line("retriever_operator_writes_per_job", writes, "writes"),
+                    _line(
+                        "retriever_operator_writes_beyond_children",
+                        writes - third.children,
+                        "writes",
+                        WRITES_BEYOND_CHILDREN_GOAL,
+                    ),
+                )
             ]
-    return [line | {"jobs": count} for line in found]
+    return [{"jobs": count} | line for line in found]
 
 
 def main() -> int:

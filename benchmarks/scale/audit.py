@@ -17,6 +17,8 @@ class Requests:
     writes: int = 0
     """All that may change something, Events apart, refused or not."""
     events: int = 0
+    made: int = 0
+    """Objects that the requests made, Events apart."""
     by_kind: Counter[str] = field(default_factory=Counter)
     """`verb resource/subresource`."""
 
@@ -46,4 +48,5 @@ def requests(log: Path, user: str, begin: int, end: int | None = None, namespace
                     result.events += 1
                 else:
                     result.writes += 1
+                    result.made += (entry.get("responseStatus") or {}).get("code") == 201
     return result

@@ -12,7 +12,7 @@ import orjson
 import psutil
 from rljob_operator import names
 from rljob_operator.kube import HttpKube
-from rljob_operator.objects import CHILDREN, CONFIG_MAP, RAY_CLUSTER, RAY_JOB, RLJOB, Kind, Obj, controlled_by
+from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB, Kind, Obj
 from rljob_operator.render.config_maps import PROGRESS_KEY
 
 from benchmarks.scale import audit, jobs
@@ -65,9 +65,8 @@ class Half:
     """Share of a core while all jobs run and nothing happens."""
     operator_rss: float = 0.0
     operator_requests: audit.Requests = field(default_factory=audit.Requests)
-    operator_start_requests: int = 0
     children: float = 0.0
-    """Objects of a job that the operator makes."""
+    """Objects that the operator makes for a job."""
     restart_seconds: float = 0.0
     restart_cpu: float = 0.0
     restart_writes: int = 0
@@ -145,7 +144,6 @@ async def ours(machine: Machine, kube: HttpKube, count: int, namespace: str, *, 
             half.operator_cpu = ours_up.cpu - ours_before.cpu
             half.kuberay_requests = audit.requests(log, KUBERAY, begin).total
             say(f"RLJobs: ready after {half.ready_seconds:.1f} s, running after {half.running_seconds:.1f} s")
-            half.children = await _children(kube, namespace, count)
             await asyncio.sleep(5.0)  # what is still under way
             half.operator_idle_cpu = await _idle(operator)
             quiet, ours_quiet = audit.position(log), Usage.of(operator)
@@ -168,13 +166,13 @@ async def ours(machine: Machine, kube: HttpKube, count: int, namespace: str, *, 
             await asyncio.sleep(5.0)
             half.operator_life_cpu = ours_quiet.cpu - ours_before.cpu + Usage.of(operator).cpu - ours_again.cpu
             half.kuberay_life_cpu = Usage.of(kuberay).cpu - before.cpu
-            half.operator_requests = _sum(first, audit.requests(log, OPERATOR, again))
-            half.operator_start_requests = first.total
         finally:
             drivers.cancel()
             await asyncio.gather(drivers, return_exceptions=True)
         await _delete_all(kube, RLJOB, namespace)
         await scene.until("RLJobs gone", lambda: not scene.phases and not scene.pods, limit)
+        half.operator_requests = _sum(first, audit.requests(log, OPERATOR, again))
+        half.children = half.operator_requests.made / count
     machine.stop_operator()
     return half
 
@@ -206,17 +204,6 @@ async def _report(kube: HttpKube, namespace: str, job: str, **progress: object) 
     await kube.patch(CONFIG_MAP, namespace, names.progress(job), {"data": {PROGRESS_KEY: text}})
 
 
-async def _children(kube: HttpKube, namespace: str, count: int) -> float:
-    """Objects that RLJobs control, by their owner's word, for each job."""
-    uids = {job["metadata"]["uid"] for job in await _all(kube, RLJOB, namespace)}
-    total = 0
-    for kind in CHILDREN:
-        if kind != RAY_CLUSTER:
-            found = await _all(kube, kind, namespace)
-            total += sum(any(controlled_by(obj, uid) for uid in _owners(obj) & uids) for obj in found)
-    return total / count
-
-
 async def _delete_all(kube: HttpKube, kind: Kind, namespace: str) -> None:
     metadata = [obj["metadata"] for obj in await _all(kube, kind, namespace)]
     await at_once(partial(kube.delete, kind, namespace, its["name"], its["uid"]) for its in metadata)
@@ -224,10 +211,6 @@ async def _delete_all(kube: HttpKube, kind: Kind, namespace: str) -> None:
 
 async def _all(kube: HttpKube, kind: Kind, namespace: str) -> list[Obj]:
     return await kube.list(kind, namespace) or []
-
-
-def _owners(obj: Obj) -> set[str]:
-    return {owner["uid"] for owner in obj["metadata"].get("ownerReferences") or []}
 
 
 async def _restart(machine: Machine, half: Half, count: int) -> None:
@@ -273,5 +256,9 @@ async def _metrics(machine: Machine) -> dict[str, float]:
 
 def _sum(one: audit.Requests, other: audit.Requests) -> audit.Requests:
     return audit.Requests(
-        one.total + other.total, one.writes + other.writes, one.events + other.events, one.by_kind + other.by_kind
+        one.total + other.total,
+        one.writes + other.writes,
+        one.events + other.events,
+        one.made + other.made,
+        one.by_kind + other.by_kind,
     )

@@ -20,6 +20,8 @@ from e2e.faults.world import World
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 PLAIN, SEARCHING = 20, 10
+SETTLE_SECONDS, QUIET_SECONDS = 1.0, 2.5
+"""Seconds that a status may be late, and without a write after which nothing more comes."""
 """Jobs without a retriever, and with one."""
 BEYOND_CHILDREN = 10
 LOOKED_AT = 'rljob_operator_reconcile_total{result="ok"}'
@@ -40,7 +42,7 @@ async def test_a_jobs_whole_life_costs_its_children_and_ten_writes(access: Acces
     async with (
         Admin.connect(access) as admin,
         World(admin).running() as world,
-        Stage(Suite(access, world, tmp_path), "writes", settle_seconds=5.0) as stage,
+        Stage(Suite(access, world, tmp_path), "writes", settle_seconds=SETTLE_SECONDS) as stage,
     ):
         at, proxy = stage.namespace, stage.proxy
 
@@ -97,7 +99,7 @@ async def _quiet(stage: Stage) -> None:
     """Until nothing is written, for longer than a status may be late."""
     while True:
         before = len(stage.proxy.writes)
-        await asyncio.sleep(7)
+        await asyncio.sleep(QUIET_SECONDS)
         if len(stage.proxy.writes) == before:
             return
 
@@ -111,4 +113,4 @@ async def _looked_at(stage: Stage, jobs: int) -> None:
             if values and float(values[0]) >= jobs:
                 break
             await asyncio.sleep(0.5)
-    await asyncio.sleep(7)
+    await asyncio.sleep(QUIET_SECONDS)

@@ -41,10 +41,10 @@ class Controller:
         self.listed = False
         """Whether all jobs have been listed once."""
 
-    def look_at(self, namespace: str, name: str) -> None:
-        """Something about this job may have changed."""
+    def look_at(self, namespace: str, name: str, after: float = 0.0) -> None:
+        """Something about this job may have changed; there may be more to see after so many seconds."""
         if self.synced.is_set():  # else the first listing, which comes after that, names it
-            self.queue.add((namespace, name))
+            self.queue.add((namespace, name), after)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

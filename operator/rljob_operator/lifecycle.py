@@ -72,7 +72,7 @@ def request(view: View, scaling: Scaling) -> dict[str, Any]:
     to ask; written for the first attempt from the start."""
     old = view.observed.request()
     if old and view.status.attempt and view.active is None:
-        return old
+        return old | {"drain": [], "drainSince": None} if old.get("drain") else old
     wanted: dict[str, Any] = {"suspend": view.wants_suspend, "attempt": view.status.attempt or 1}
     engines = scaling.engines or (0 if view.status.attempt else rollout_pods(view.context.spec))
     if engines:

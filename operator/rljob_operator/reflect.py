@@ -12,22 +12,27 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from rljob_operator import labels
 from rljob_operator.cache import Cache, job_of
 from rljob_operator.kube import FIELD_MANAGER, ApiError, HttpKube
-from rljob_operator.objects import CHILDREN, POD, WORKLOAD, Kind, Obj
+from rljob_operator.objects import CHILDREN, POD, RAY_CLUSTER, WORKLOAD, Kind, Obj, deleting
+from rljob_operator.verdict import TERMINAL
 
 logger = logging.getLogger(__name__)
 MISSING_SECONDS = 10.0
 """How often a kind that does not exist is looked for."""
+COMING_UP_SECONDS = 2.0
+"""How long a Ray cluster that comes up is left alone: each of its pods changes several times on the way, and nothing is
+to be done about it."""
 BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 0.5, 20.0
 
 
 class Reflectors:
-    """One reflector for each kind and namespace; `look_at(namespace, job)` is called for what changes."""
+    """One reflector for each kind and namespace; `look_at(namespace, job, seconds)` is called for what
+    changes, with the time that it may wait."""
 
     def __init__(
         self,
         kube: HttpKube,
         cache: Cache,
-        look_at: Callable[[str, str], None],
+        look_at: Callable[[str, str, float], None],
         namespaces: Sequence[str],
         resync_seconds: float,
         *,
@@ -82,7 +87,7 @@ class Reflectors:
         self._cache.missing.discard(kind.kind)
         items, version = found
         for job in self._cache.replace(kind, namespace, items, version):
-            self._look_at(*job)
+            self._look_at(*job, 0.0)
         return str(version)
 
     async def _follow(self, kind: Kind, namespace: str | None, version: str | None) -> None:
@@ -101,7 +106,7 @@ class Reflectors:
     def _take(self, change: str, obj: Obj) -> None:
         changed = self._cache.drop(obj) if change == "DELETED" else self._cache.put(obj)
         if changed and (change == "DELETED" or not _ours_alone(obj)) and (job := job_of(obj)):
-            self._look_at(*job)
+            self._look_at(*job, COMING_UP_SECONDS if change != "DELETED" and comes_up(obj) else 0.0)
 
 
 def _selector(kind: Kind) -> str:
@@ -112,3 +117,17 @@ def _ours_alone(obj: Obj) -> bool:
     """Whether nobody but the operator has written the object: it need not be told."""
     managers = obj["metadata"].get("managedFields") or [{}]
     return all(entry.get("manager") == FIELD_MANAGER for entry in managers)
+
+
+def comes_up(obj: Obj) -> bool:
+    """Whether the object is part of a Ray cluster that starts or runs, as far as it says itself."""
+    if deleting(obj):
+        return False
+    status = obj.get("status") or {}
+    match obj["kind"]:
+        case "Pod":
+            return status.get("phase") in (None, "Pending", "Running")
+        case "RayJob":
+            return status.get("jobDeploymentStatus") not in TERMINAL
+        case kind:
+            return kind == RAY_CLUSTER.kind

@@ -29,8 +29,8 @@ class Happening:
 
 
 def between(old: RLJobStatus, new: RLJobStatus) -> list[Happening]:
-    """What happened between two statuses of a job."""
-    return [*_attempts(old, new), *_conditions(old, new)]
+    """What happened between two statuses of a job; what two conditions say alike, once."""
+    return list(dict.fromkeys((*_attempts(old, new), *_conditions(old, new))))
 
 
 def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[Happening]:

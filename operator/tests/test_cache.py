@@ -14,7 +14,7 @@ from rljob_operator.kept import kept
 from rljob_operator.kube import ApiError, HttpKube
 from rljob_operator.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj
 from rljob_operator.reconcile import reconcile
-from rljob_operator.reflect import Reflectors
+from rljob_operator.reflect import Reflectors, comes_up
 
 from tests.conftest import NAMESPACE, FakeKube, World, job_manifest
 
@@ -197,7 +197,7 @@ async def reflected():
     async with aiohttp.ClientSession() as session:
         server.kube = HttpKube(session, f"http://127.0.0.1:{port}", dict, False, 5.0)
         server.cache, server.looked = Cache(), []
-        look_at = lambda *job: server.looked.append(job)  # noqa: E731
+        look_at = lambda *job: server.looked.append(job[:2])  # noqa: E731
         reflectors = Reflectors(server.kube, server.cache, look_at, (), 300.0)
         async with reflectors.running(), asyncio.timeout(20):
             await reflectors.synced.wait()
@@ -253,3 +253,23 @@ class TestReflectors:
         assert await kube.get(RLJOB, NAMESPACE, "demo") is None
         with pytest.raises(ApiError):
             await kube.get(CONFIG_MAP, NAMESPACE, "demo-config")
+
+
+A_POD, A_RAY_JOB = {"kind": "Pod"}, {"kind": "RayJob"}
+GOING = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    ("obj", "waits"),
+    [
+        (A_POD | {"metadata": {}, "status": {"phase": "Running"}}, True),
+        (A_POD | {"metadata": {}, "status": {"phase": "Failed"}}, False),
+        (A_POD | GOING | {"status": {"phase": "Running"}}, False),
+        (A_RAY_JOB | {"metadata": {}, "status": {"jobDeploymentStatus": "Initializing"}}, True),
+        (A_RAY_JOB | {"metadata": {}, "status": {"jobDeploymentStatus": "Failed"}}, False),
+        ({"kind": "ConfigMap", "metadata": {}}, False),
+        ({"kind": "Deployment", "metadata": {}, "status": {"readyReplicas": 1}}, False),
+    ],
+)
+def test_only_what_comes_up_is_left_alone_for_a_while(obj, waits):
+    assert comes_up(obj) is waits
