@@ -39,7 +39,7 @@ INACTIVITY_SECONDS = 90.0
 """A watch without an event or a bookmark for so long is taken for dead and opened anew."""
 
 
-class _NoDifferences(kopf.DiffBaseStorage):
+class _NoDifferences(kopf.DiffBaseStorage):  # type: ignore[misc]
     """Nothing is kept to compare an object with: only kopf's change handlers, of which there are none, would ask. Its
     own storages copy the whole object at every event."""
 

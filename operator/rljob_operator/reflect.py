@@ -130,4 +130,4 @@ def comes_up(obj: Obj) -> bool:
         case "RayJob":
             return status.get("jobDeploymentStatus") not in TERMINAL
         case kind:
-            return kind == RAY_CLUSTER.kind
+            return bool(kind == RAY_CLUSTER.kind)
