@@ -41,6 +41,8 @@ class GroupPods:
     probes: dict[str, Any] = field(default_factory=dict)
     init: list[Obj] = field(default_factory=list)
     gpus: int = 0
+    pre_stop: list[str] | None = None
+    """What runs before the container is told to end."""
     reads_only: bool = False
     """The job's directory is mounted read-only."""
     token: bool = False
@@ -64,6 +66,8 @@ def template(context: Context, group: GroupPods) -> Obj:
     }
     if group.command:
         main["command"] = group.command
+    if group.pre_stop:
+        main["lifecycle"] = {"preStop": {"exec": {"command": group.pre_stop}}}
     settings = context.settings
     spec: Obj = {
         "serviceAccountName": overrides.service_account_name or names.driver(context.name),

@@ -27,6 +27,8 @@ ROLLOUT_MAX = 1024
 HEAD_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
 WORKER_REQUESTS = {"cpu": "250m", "memory": "1Gi"}
 """What a pod asks for when the user says nothing."""
+END_SECONDS = 5
+"""What is left of the grace period for Ray's own end, after the driver's."""
 TOKEN_SINCE = [2, 52]
 """First Ray that knows tokens; KubeRay refuses them with an older one."""
 OBJECT_STORE_SHARE = Decimal("0.6")
@@ -158,8 +160,15 @@ def _pods(
         attempt=attempt,
         ports=(ports or {}) | metrics,
         gpus=gpus,
+        # Ray ends everything at SIGTERM. Engines are not needed for a commit.
+        pre_stop=None if group == "rollout" else _commit_first(spec.lifecycle.termination_grace_period_seconds),
         token=group == "head",
     )
+
+
+def _commit_first(grace: int) -> list[str]:
+    """The driver is asked to commit and waited for, by the head and by the ranks that it needs for that."""
+    return ["python", "-m", "rljob_trainer.cluster.prestop", "--seconds", str(max(1, grace - END_SECONDS))]
 
 
 def _template(context: Context, group: pod.GroupPods) -> dict[str, Any]:
