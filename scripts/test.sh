@@ -22,6 +22,10 @@ stage "faults between the operator and the apiserver"
 # On a control plane of their own, which pytest brings up and takes away: they play KubeRay and kubelet themselves.
 $py -m pytest -q -m cluster e2e/faults --durations=5
 
+stage "jobs in a queue of Kueue"
+# With KubeRay, scheduler and Kueue on a control plane of their own, and nodes that kwok plays.
+$py -m pytest -q -m cluster e2e/kueue --durations=5
+
 stage "the cluster"
 $py -m e2e.cluster up
 eval "$($py -m e2e.cluster env)"
@@ -38,5 +42,5 @@ $py -m images.build --load
 
 stage "jobs on the real cluster"
 $py -m pytest -v -m cluster e2e --durations=20 \
-  --ignore=e2e/faults --ignore=e2e/tests/test_bad_manifests.py --ignore=e2e/tests/test_cli_on_cluster.py
+  --ignore=e2e/faults --ignore=e2e/kueue --ignore=e2e/tests/test_bad_manifests.py --ignore=e2e/tests/test_cli_on_cluster.py
 stage "done"

@@ -19,6 +19,7 @@ KUBERAY_VERSION = "v1.6.1"
 HELM_VERSION = "v3.22.0"
 COREDNS_VERSION = "v1.12.4"
 KWOK_VERSION = "v0.7.0"
+KUEUE_VERSION = "v0.15.0"
 
 _ENV = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
 
@@ -85,6 +86,13 @@ HELM = Module(
 COREDNS = Module("github.com/coredns/coredns", COREDNS_VERSION, {"coredns": ""})
 KWOK = Module("sigs.k8s.io/kwok", KWOK_VERSION, {"kwok": "cmd/kwok"})
 
+KUEUE = Module(
+    "sigs.k8s.io/kueue",
+    KUEUE_VERSION,
+    {"kueue": "cmd/kueue"},
+    {"sigs.k8s.io/kueue/pkg/version.GitVersion": KUEUE_VERSION},
+)
+
 CONTROL_PLANE: dict[str, Module] = dict.fromkeys(("kube-apiserver", "kube-controller-manager", "kubectl"), KUBERNETES)
 FULL: dict[str, Module] = {
     **dict.fromkeys(KUBERNETES.programs, KUBERNETES),
@@ -92,7 +100,7 @@ FULL: dict[str, Module] = {
     "helm": HELM,
     "coredns": COREDNS,
 }
-OPTIONAL: dict[str, Module] = {"kwok": KWOK}
+OPTIONAL: dict[str, Module] = {"kwok": KWOK, "kueue": KUEUE}
 
 
 def program(paths: Paths, name: str) -> Path:
@@ -176,15 +184,26 @@ def _unique(modules: Iterable[Module]) -> list[Module]:
 
 def kuberay_manifests(paths: Paths) -> Path:
     """Folder with KubeRay's own crds/*.yaml and rbac/*.yaml, copied out of its module once."""
-    target = paths.manifests / f"kuberay-{KUBERAY_VERSION}"
+    return _manifests(paths, "kuberay", KUBERAY, {"crds": "config/crd/bases", "rbac": "config/rbac"})
+
+
+def kueue_manifests(paths: Paths) -> Path:
+    """Folder with Kueue's own crds/*.yaml and webhook/*.yaml, copied out of its module once."""
+    origins = {"crds": "config/components/crd/bases", "webhook": "config/components/webhook"}
+    return _manifests(paths, "kueue", KUEUE, origins)
+
+
+def _manifests(paths: Paths, name: str, module: Module, origins: dict[str, str]) -> Path:
+    """A folder with the YAML files of folders of a module, each under another name."""
+    target = paths.manifests / f"{name}-{module.version}"
     if not target.exists():
-        source, _ = download(KUBERAY)
+        source, _ = download(module)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             copy = Path(folder) / "copy"
-            for name, origin in (("crds", source / "config/crd/bases"), ("rbac", source / "config/rbac")):
-                (copy / name).mkdir(parents=True)
-                for file in sorted(origin.glob("*.yaml")):
-                    (copy / name / file.name).write_bytes(file.read_bytes())
+            for part, origin in origins.items():
+                (copy / part).mkdir(parents=True)
+                for file in sorted((source / origin).glob("*.yaml")):
+                    (copy / part / file.name).write_bytes(file.read_bytes())
             copy.rename(target)
     return target
