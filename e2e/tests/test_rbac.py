@@ -48,6 +48,8 @@ OPERATOR = {
     ("", "persistentvolumeclaims"): READ | {"create", "patch"},
     ("rbac.authorization.k8s.io", "roles"): READ | {"create", "patch"},
     ("rbac.authorization.k8s.io", "rolebindings"): READ | {"create", "patch"},
+    ("autoscaling", "horizontalpodautoscalers"): READ | {"create", "patch", "delete"},
+    ("policy", "poddisruptionbudgets"): READ | {"create", "patch", "delete"},
     ("networking.k8s.io", "networkpolicies"): READ | {"create", "patch"},
     ("", "events"): {"create"},
     ("", "namespaces"): READ,

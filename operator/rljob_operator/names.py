@@ -54,7 +54,12 @@ def claim(job: str) -> str:
 
 
 def retriever(job: str) -> str:
-    """Deployment and Service of the retriever."""
+    """Deployment and Service of the retriever, and what scales and guards its pods."""
+    return f"{job}-retriever"
+
+
+def retriever_claim(job: str) -> str:
+    """PersistentVolumeClaim of the retriever's own that is made when `retriever.storage` names none."""
     return f"{job}-retriever"
 
 

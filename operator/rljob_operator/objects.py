@@ -36,13 +36,15 @@ LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 JOB = Kind("batch/v1", "Job", "jobs")
+AUTOSCALER = Kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 RAY_JOB = Kind("ray.io/v1", "RayJob", "rayjobs")
 RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
 WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 
 CHILDREN = (
     CONFIG_MAP, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CLAIM, LEASE, NETWORK_POLICY, SERVICE, DEPLOYMENT, JOB,
-    RAY_JOB, RAY_CLUSTER,
+    AUTOSCALER, DISRUPTION_BUDGET, RAY_JOB, RAY_CLUSTER,
 )  # fmt: skip
 """Kinds that a job's children have, pods apart. Each is listed and watched, which the chart's rules must allow."""
 KINDS = {kind.kind: kind for kind in (RLJOB, POD, EVENT, *CHILDREN)}

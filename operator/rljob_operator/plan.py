@@ -18,7 +18,7 @@ from rljob_operator.conditions import Conditions
 from rljob_operator.deep import too_deep
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
-from rljob_operator.objects import DEPLOYMENT, Obj, deleting, name_of
+from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
 from rljob_operator.recent import Recent
@@ -111,7 +111,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         apply=_applies(observed, rendered),
         create=(*step.make, *_creates(view.context, step, view)),
         patch=scaling.patch,
-        delete=tuple(step.delete),
+        delete=(*step.delete, *_unwanted(observed, rendered)),
         status=status if status != (job.get("status") or {}) else None,
         events=tuple(between(old, view.status)),
         requeue=min(step.requeue, default=None),
@@ -188,6 +188,13 @@ def _not_accepted(
 def _children(context: Context, wanted: Wanted) -> list[tuple[Obj, str]]:
     """The children and the digest of each."""
     return [(child, digest(child)) for child in children(context, wanted)]
+
+
+def _unwanted(observed: Observed, rendered: Iterable[tuple[Obj, str]]) -> list[Obj]:
+    """What scales and guards the retriever's pods and is no longer asked for."""
+    wanted = {(child["kind"], name_of(child)) for child, _ in rendered}
+    found = [*observed.of_kind(AUTOSCALER.kind), *observed.of_kind(DISRUPTION_BUDGET.kind)]
+    return [obj for obj in found if (obj["kind"], name_of(obj)) not in wanted and not deleting(obj)]
 
 
 def _applies(observed: Observed, wanted: Iterable[tuple[Obj, str]]) -> tuple[Obj, ...]:

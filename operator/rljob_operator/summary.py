@@ -60,8 +60,8 @@ def _groups(view: View) -> None:
     status.trainer = GroupStatus(desired=trainers, ready=view.ready("trainer")) if on else GroupStatus()
     status.rollout = GroupStatus(desired=rollout_pods(spec), ready=view.ready("rollout")) if on else GroupStatus()
     needed = spec.retriever is not None and retriever_needed(view)
-    retrievers = spec.retriever.replicas if spec.retriever else 0
-    status.retriever = GroupStatus(desired=retrievers, ready=view.retriever_ready) if needed else GroupStatus()
+    wanted = view.retriever_wanted
+    status.retriever = GroupStatus(desired=wanted, ready=view.retriever_ready) if needed else GroupStatus()
     status.rollout_replicas = len(view.observed.group("rollout", status.attempt)) if on else 0
     status.rollout_selector = f"{labels.JOB}={name},{labels.ROLE}=rollout"
 

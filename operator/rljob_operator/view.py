@@ -74,6 +74,16 @@ class View:
         return min(int(status.get("readyReplicas") or 0), int(deployment["spec"].get("replicas") or 0))
 
     @property
+    def retriever_wanted(self) -> int:
+        """Retriever pods that the spec asks for, or its autoscaler."""
+        if (spec := self.context.spec.retriever) is None:
+            return 0
+        if spec.autoscaling is None:
+            return spec.replicas
+        deployment = self.observed.child("Deployment", names.retriever(self.context.name)) or {}
+        return int((deployment.get("spec") or {}).get("replicas") or spec.autoscaling.min_replicas)
+
+    @property
     def retriever_timed_out(self) -> bool:
         """Whether the Deployment has given up on its deadline."""
         deployment = self.observed.child("Deployment", names.retriever(self.context.name))

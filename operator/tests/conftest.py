@@ -243,7 +243,7 @@ class World:
 
     def retriever_ready(self) -> None:
         deployment = self.get("Deployment", names.retriever(self.name))
-        replicas = deployment["spec"]["replicas"]
+        replicas = deployment["spec"].setdefault("replicas", 1)  # the apiserver's default
         generation = deployment["metadata"]["generation"]
         deployment["status"] = {"observedGeneration": generation, "readyReplicas": replicas}
 

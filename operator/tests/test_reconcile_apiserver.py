@@ -275,9 +275,11 @@ def test_a_finished_job_goes_with_all_that_is_its_after_its_time_to_live(kubectl
 
 
 def test_a_job_that_is_active_for_too_long_fails_and_gives_its_pods_back(kubectl, operator):
-    kubectl.apply(manifest(kubectl, "late", lifecycle={"activeDeadlineSeconds": 4}))
+    kubectl.apply(manifest(kubectl, "late", lifecycle={"activeDeadlineSeconds": 600}))
     wait_phase(kubectl, "late", "Starting")
     report(kubectl, "late", lastCommit={"name": "0001-ab/commits/step-000002", "step": 2})
+    wait_phase(kubectl, "late", "Running")
+    kubectl("patch", "rljob", "late", "--type=merge", "-p", '{"spec": {"lifecycle": {"activeDeadlineSeconds": 1}}}')
     failed = wait_phase(kubectl, "late", "Failed")
     attempt = failed["attempts"][0]
     assert (attempt["reason"], attempt["endStep"], attempt["committedStep"]) == ("DeadlineExceeded", 3, 2)
@@ -340,3 +342,36 @@ def test_foreign_object_is_left_alone(kubectl, operator):
 def test_terminates_cleanly(operator):
     assert operator.get("/healthz") is not None
     assert operator.stop() == 0
+
+
+def test_the_retriever_is_scaled_by_its_autoscaler_alone(kubectl, operator):
+    name, deployment = "searched", "searched-retriever"
+    body = job_manifest(name)
+    body["metadata"]["namespace"] = kubectl.namespace
+    body["spec"]["data"].pop("prepare", None)
+    body["spec"]["retriever"] |= {"autoscaling": {"minReplicas": 2, "maxReplicas": 6}}
+    body["spec"]["retriever"]["index"]["build"] = "Never"  # nothing to prepare: no kubelet would
+
+    def replicas() -> int | None:
+        return kubectl.get("deployment", deployment)["spec"].get("replicas")
+
+    def change(**spec: object) -> None:
+        kubectl("patch", "rljob", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    kubectl.apply(yaml.safe_dump(body))
+    wait_for("the autoscaler", lambda: kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=60, every=0.2)
+    assert kubectl.names(f"poddisruptionbudget/{deployment}")
+    kubectl("scale", "deployment", deployment, "--replicas=4")
+    change(lifecycle={"backoffLimit": 9})
+    wait_for("four", lambda: status(kubectl, name).get("retriever", {}).get("desired") == 4, seconds=30, every=0.2)
+    assert replicas() == 4
+
+    change(lifecycle={"suspend": True})
+    wait_for("none", lambda: replicas() == 0, seconds=30, every=0.2)
+    change(lifecycle={"suspend": False})
+    wait_for("some again, which the autoscaler takes up", lambda: replicas() == 1, seconds=30, every=0.2)
+
+    change(retriever={"autoscaling": None, "replicas": 1})
+    wait_for("no autoscaler", lambda: not kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=30, every=0.2)
+    assert not kubectl.names(f"poddisruptionbudget/{deployment}")
+    kubectl("delete", "rljob", name, "--wait=false")

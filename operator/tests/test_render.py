@@ -88,6 +88,11 @@ FULL = job_manifest(
     },
     reward={"functions": [{"name": "remote", "url": "http://judge", "token": {"name": "judge", "key": "key"}}]},
     tracking={"wandb": {"project": "p", "apiKey": {"name": "wandb", "key": "key", "env": "MY_WANDB"}}},
+    retriever={
+        "corpus": "/rljob-retriever/wiki-18.jsonl", "index": {"path": "/rljob-retriever/e5_Flat.index"},
+        "storage": {"size": "200Gi", "storageClassName": "fast"},
+        "autoscaling": {"minReplicas": 2, "maxReplicas": 6},
+    },
     storage={"claimName": "shared", "subPath": "jobs/full"},
     images={"trainer": "registry/trainer:1", "retriever": "registry/retriever:1", "pullPolicy": "Always",
             "pullSecrets": ["pull"]},
@@ -207,7 +212,8 @@ def test_pods_are_restricted(case):
                 "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
             }  # fmt: skip
             writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
-            assert writable == {"/tmp", "/dev/shm"} | (set() if group == "retriever" else {"/rljob"})
+            index = {"/rljob-retriever"} if group == "prepare" and case == "full" else set()
+            assert writable == {"/tmp", "/dev/shm"} | index | (set() if group == "retriever" else {"/rljob"})
             assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, "a ResourceQuota asks for both"
 
 

@@ -31,6 +31,7 @@ def children(context: Context, wanted: Wanted) -> list[Obj]:
         rbac.role(context),
         rbac.role_binding(context),
         storage.claim(context),
+        storage.retriever_claim(context),
         config_maps.config(context),
         config_maps.code(context),
         config_maps.progress(context),
@@ -42,4 +43,6 @@ def children(context: Context, wanted: Wanted) -> list[Obj]:
         result.append(retriever.service(context, spec))
         if wanted.deployment:
             result.append(retriever.deployment(context, spec, running=wanted.retriever_running))
+            result.append(retriever.autoscaler(context, spec))
+            result.append(retriever.disruption_budget(context, spec))
     return [child for child in result if child is not None]

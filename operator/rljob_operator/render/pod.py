@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rljob_trainer.config.pods import PodOverrides
+from rljob_trainer.config.retriever import RETRIEVER_DIR
 
 from rljob_operator import labels, names
 from rljob_operator.labels import Group
@@ -15,9 +16,11 @@ from rljob_operator.objects import Obj
 from rljob_operator.render import patch
 from rljob_operator.render.context import CODE_DIR, CONFIG_DIR, MODEL_DIR, MOUNT, Context
 from rljob_operator.render.environment import Env, merged, of_user
-from rljob_operator.render.storage import claim_name
+from rljob_operator.render.storage import claim_name, retriever_claim_name
 
 GPU = "nvidia.com/gpu"
+SEARCH_GROUPS: tuple[Group, ...] = ("retriever", "prepare")
+"""Groups that make or read the index."""
 SECURITY = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -61,7 +64,7 @@ def template(context: Context, group: GroupPods) -> Obj:
         "ports": [{"name": name, "containerPort": port} for name, port in group.ports.items()],
         "securityContext": SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts(context, read_only=group.reads_only),
+        "volumeMounts": mounts(context, group.name, read_only=group.reads_only),
         **group.probes,
     }
     if group.command:
@@ -83,7 +86,7 @@ def template(context: Context, group: GroupPods) -> Obj:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [main],
-        "volumes": _volumes(context, overrides),
+        "volumes": _volumes(context, overrides, group.name),
     }
     if group.init:
         spec["initContainers"] = group.init
@@ -107,10 +110,11 @@ def pull_policy(context: Context) -> str:
     return context.spec.images.pull_policy or context.settings.image_pull_policy
 
 
-def mounts(context: Context, *, read_only: bool = False) -> list[Obj]:
-    """Volume mounts of every container of the job; `read_only`: the job's directory."""
+def mounts(context: Context, group: Group, *, read_only: bool = False) -> list[Obj]:
+    """Volume mounts of every container of a group; `read_only`: the job's directory and the retriever's."""
+    access = {"readOnly": True} if read_only else {}
     result: list[Obj] = [
-        {"name": "data", "mountPath": MOUNT} | ({"readOnly": True} if read_only else {}),
+        {"name": "data", "mountPath": MOUNT} | access,
         {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
@@ -123,10 +127,12 @@ def mounts(context: Context, *, read_only: bool = False) -> list[Obj]:
         result.append(mount | ({"subPath": volume.path} if volume.path else {}))
     if context.spec.model.source.type == "persistentVolumeClaim":
         result.append({"name": "model", "mountPath": MODEL_DIR, "readOnly": True})
+    if group in SEARCH_GROUPS and retriever_claim_name(context):
+        result.append({"name": "retriever", "mountPath": RETRIEVER_DIR} | access)
     return result
 
 
-def _volumes(context: Context, overrides: PodOverrides) -> list[Obj]:
+def _volumes(context: Context, overrides: PodOverrides, group: Group) -> list[Obj]:
     result: list[Obj] = [
         {"name": "data", "persistentVolumeClaim": {"claimName": claim_name(context)}},
         {"name": "config", "configMap": {"name": names.config(context.name)}},
@@ -143,6 +149,8 @@ def _volumes(context: Context, overrides: PodOverrides) -> list[Obj]:
     source = context.spec.model.source
     if source.type == "persistentVolumeClaim" and source.claim_name:
         result.append({"name": "model", "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}})
+    if group in SEARCH_GROUPS and (name := retriever_claim_name(context)):
+        result.append({"name": "retriever", "persistentVolumeClaim": {"claimName": name}})
     return result
 
 

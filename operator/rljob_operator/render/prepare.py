@@ -38,6 +38,8 @@ def key(context: Context) -> str:
         "claim": storage.claim_name(context),
         "directory": context.directory,
     }
+    if name := storage.retriever_claim_name(context):
+        made["retrieverClaim"] = name
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -87,7 +89,7 @@ def _step(context: Context, name: str, image: str, module: str, resources: Obj) 
         "resources": resources,
         "securityContext": pod.SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": pod.mounts(context),
+        "volumeMounts": pod.mounts(context, "prepare"),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rljob_trainer.config.retriever import RetrieverSpec
 
 from rljob_operator import labels, names
-from rljob_operator.objects import DEPLOYMENT, SERVICE, Obj
+from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, SERVICE, Obj
 from rljob_operator.render import environment, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY
 from rljob_operator.render.context import CONFIG_DIR, Context
@@ -38,11 +38,41 @@ def deployment(context: Context, retriever: RetrieverSpec, *, running: bool) -> 
     template["metadata"].setdefault("annotations", {})[labels.CONFIG_DIGEST] = _digest(context)
     body = context.child(DEPLOYMENT, names.retriever(context.name), "retriever")
     body["spec"] = {
-        "replicas": retriever.replicas if running else 0,
+        # Under an autoscaler the number is its own, but for none.
+        **({} if running and retriever.autoscaling else {"replicas": retriever.replicas if running else 0}),
         "revisionHistoryLimit": 1,
         "progressDeadlineSeconds": max(1, int(retriever.startup_timeout_seconds)),
         "selector": {"matchLabels": {labels.JOB: context.name, labels.ROLE: "retriever"}},
         "template": template,
+    }
+    return body
+
+
+def autoscaler(context: Context, retriever: RetrieverSpec) -> Obj | None:
+    """The HorizontalPodAutoscaler, if one is asked for; it rests while the Deployment has no pods."""
+    if (scaling := retriever.autoscaling) is None:
+        return None
+    name = names.retriever(context.name)
+    body = context.child(AUTOSCALER, name, "retriever")
+    target = {"type": "Utilization", "averageUtilization": scaling.target_cpu_utilization_percentage}
+    body["spec"] = {
+        "scaleTargetRef": {"apiVersion": DEPLOYMENT.api_version, "kind": DEPLOYMENT.kind, "name": name},
+        "minReplicas": scaling.min_replicas,
+        "maxReplicas": scaling.max_replicas,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    }
+    return body
+
+
+def disruption_budget(context: Context, retriever: RetrieverSpec) -> Obj | None:
+    """Where several pods serve, a drain of nodes takes one after the other."""
+    scaling = retriever.autoscaling
+    if (scaling.max_replicas if scaling else retriever.replicas) < 2:
+        return None
+    body = context.child(DISRUPTION_BUDGET, names.retriever(context.name), "retriever")
+    body["spec"] = {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": {labels.JOB: context.name, labels.ROLE: "retriever"}},
     }
     return body
 
@@ -79,5 +109,7 @@ def _digest(context: Context) -> str:
     """Changes with what a running retriever would not notice: its section, the preparation and the user's modules."""
     spec = context.spec.to_api()
     read = {key: spec.get(key) for key in ("retriever", "code")} | {"prepare": spec["data"].get("prepare")}
-    read["retriever"] = {k: v for k, v in (read["retriever"] or {}).items() if k not in ("replicas", "pod")}
+    read["retriever"] = {
+        k: v for k, v in (read["retriever"] or {}).items() if k not in ("replicas", "autoscaling", "pod")
+    }
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,9 @@
-"""The claim that holds the job's directory."""
+"""The claims: the one that holds the job's directory, and the retriever's own."""
 
 from typing import Any
+
+from rljob_trainer.config.checkpoint import StorageSpec
+from rljob_trainer.config.retriever import RetrieverStorage
 
 from rljob_operator import names
 from rljob_operator.objects import CLAIM, Obj
@@ -12,17 +15,35 @@ def claim_name(context: Context) -> str:
     return context.spec.storage.claim_name or names.claim(context.name)
 
 
+def retriever_claim_name(context: Context) -> str | None:
+    """The claim of the retriever's own; None when it has none."""
+    storage = context.spec.retriever.storage if context.spec.retriever else None
+    return (storage.claim_name or names.retriever_claim(context.name)) if storage else None
+
+
+def retriever_claim(context: Context) -> Obj | None:
+    """That claim, to create; None when there is none, or the job names one."""
+    storage = context.spec.retriever.storage if context.spec.retriever else None
+    if storage is None or storage.claim_name:
+        return None
+    return _claim(context, names.retriever_claim(context.name), storage)
+
+
 def claim(context: Context) -> Obj | None:
     """The claim to create; None when the job names one of its own."""
     storage = context.spec.storage
     if storage.claim_name:
         return None
+    return _claim(context, names.claim(context.name), storage)
+
+
+def _claim(context: Context, name: str, storage: StorageSpec | RetrieverStorage) -> Obj:
     spec: dict[str, Any] = {
         "accessModes": list(storage.access_modes),
         "resources": {"requests": {"storage": storage.size}},
     }
     if storage.storage_class_name:
         spec["storageClassName"] = storage.storage_class_name
-    body = context.child(CLAIM, names.claim(context.name))
+    body = context.child(CLAIM, name)
     body["spec"] = spec
     return body

@@ -180,8 +180,10 @@ def rollout_gpus(spec: RLJobSpec) -> int:
 
 
 def retriever_gpus(spec: RLJobSpec) -> int:
-    """GPUs of the retriever Deployment."""
-    return spec.retriever.replicas * spec.retriever.gpus if spec.retriever else 0
+    """GPUs of the retriever Deployment, at most."""
+    if (retriever := spec.retriever) is None:
+        return 0
+    return (retriever.autoscaling.max_replicas if retriever.autoscaling else retriever.replicas) * retriever.gpus
 
 
 def total_gpus(spec: RLJobSpec) -> int:

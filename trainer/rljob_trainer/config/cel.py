@@ -232,6 +232,8 @@ RULES: tuple[Rule, ...] = (*_SPEC_RULES, *SECTION_RULES)
 MUTABLE = (
     "rollout.replicas",
     "rollout.autoscaling",
+    "retriever.replicas",
+    "retriever.autoscaling",
     "lifecycle.suspend",
     "lifecycle.suspendTimeoutSeconds",
     "lifecycle.backoffLimit",
@@ -246,6 +248,16 @@ MUTABLE = (
 """Fields of the spec that may change once the first attempt has started."""
 
 _STARTED = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt > 0"
+
+
+def presence(section: str) -> Rule:
+    """The rule that a section of which some fields may change stays, or stays away, once the job has started."""
+    return Rule(
+        "",
+        f"!({_STARTED}) || has(self.spec.{section}) == has(oldSelf.spec.{section})",
+        "cannot come or go once the job has started; create a job of another name, or delete this one first",
+        f"spec.{section}",
+    )
 
 
 def immutability(path: str, *, scalar: bool) -> Rule:

@@ -51,6 +51,12 @@ SECTION_RULES = (
         f"{{self.files.map(name, self.files[name].size()).sum()}} characters in all; at most {CODE_LIMIT}",
         "files",
     ),
+    Rule(
+        "spec.retriever.autoscaling",
+        "self.minReplicas <= self.maxReplicas",
+        "{self.minReplicas} is above maxReplicas {self.maxReplicas}",
+        "minReplicas",
+    ),
     Rule("spec.sft", "has(self.numSteps) != has(self.numEpochs)", "give exactly one of numSteps and numEpochs"),
     Rule(
         "spec.lifecycle.gang",

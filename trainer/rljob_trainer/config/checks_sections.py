@@ -7,6 +7,7 @@ from rljob_trainer.config.arithmetic import generates, trains_rl
 from rljob_trainer.config.errors import Problem
 from rljob_trainer.config.hub_path import PREFIX, parse_hub_path
 from rljob_trainer.config.job import RLJobSpec
+from rljob_trainer.config.retriever import RETRIEVER_DIR, RetrieverSpec
 
 CODE_LIMIT = 512 * 1024
 """Characters of all of `spec.code.files` together: they travel in a ConfigMap, which holds 1 MiB at most."""
@@ -193,11 +194,36 @@ def _reward(spec: RLJobSpec) -> Iterator[Problem]:
 
 def _retriever(spec: RLJobSpec) -> Iterator[Problem]:
     retriever = spec.retriever
-    if retriever and retriever.gpus == 0:
+    if retriever is None:
+        return
+    yield from _retriever_storage(spec, retriever)
+    if (scaling := retriever.autoscaling) and scaling.min_replicas > scaling.max_replicas:
+        yield Problem(
+            "spec.retriever.autoscaling.minReplicas",
+            f"{scaling.min_replicas} is above maxReplicas {scaling.max_replicas}",
+        )
+    if retriever.gpus == 0:
         if retriever.index.gpu:
             yield Problem("spec.retriever.index.gpu", "needs GPUs, but spec.retriever.gpus is 0")
         if retriever.encoder.device == "cuda":
             yield Problem("spec.retriever.encoder.device", "cuda needs GPUs, but spec.retriever.gpus is 0")
+
+
+def _retriever_storage(spec: RLJobSpec, retriever: RetrieverSpec) -> Iterator[Problem]:
+    """What lies in the retriever's own claim is there for the retriever alone."""
+    paths = {"corpus": retriever.corpus, "index.path": retriever.index.path, "encoder.path": retriever.encoder.path}
+    within = {field: path for field, path in paths.items() if f"{path}/".startswith(f"{RETRIEVER_DIR}/")}
+    if retriever.storage is None:
+        for field, path in within.items():
+            yield Problem(f"spec.retriever.{field}", f"{path} is in the retriever's own claim; give retriever.storage")
+        return
+    if not within:
+        yield Problem("spec.retriever.storage", f"nothing is read from it; give paths below {RETRIEVER_DIR}")
+    if spec.evaluation.without_retriever and "corpus" in within:
+        yield Problem(
+            "spec.evaluation.withoutRetriever",
+            "the driver reads the corpus for it, which is in the retriever's own claim; keep the corpus in the job's",
+        )
 
 
 def _evaluation(spec: RLJobSpec) -> Iterator[Problem]:

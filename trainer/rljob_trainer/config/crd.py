@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from rljob_trainer.config.cel import MUTABLE, RULES, immutability
+from rljob_trainer.config.cel import MUTABLE, RULES, immutability, presence
 from rljob_trainer.config.cel_rule import Rule
 from rljob_trainer.config.job import GROUP, KIND, PLURAL, VERSION, ObjectMeta, RLJob
 
@@ -92,6 +92,10 @@ def schema() -> dict[str, Any]:
         _attach(root, rule)
     for path, scalar in _immutable(properties["spec"]):
         _attach(root, immutability(path, scalar=scalar))
+    spec = properties["spec"]
+    for section in sorted({path.split(".")[0] for path in MUTABLE}):
+        if section not in spec["required"] and "default" not in spec["properties"][section]:
+            _attach(root, presence(section))
     return root
 
 

@@ -4,8 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rljob_trainer.config.base import ApiModel, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, ShortStr
+from rljob_trainer.config.base import (
+    ApiModel,
+    DnsName,
+    NonNegativeInt,
+    PathStr,
+    PositiveFloat,
+    PositiveInt,
+    Quantity,
+    ShortStr,
+)
+from rljob_trainer.config.checkpoint import AccessMode
 from rljob_trainer.config.pods import PodOverrides
+
+RETRIEVER_DIR = "/rljob-retriever"
+"""Where the claim of `retriever.storage` is mounted."""
 
 
 class EncoderSpec(ApiModel):
@@ -43,6 +56,30 @@ class IndexSpec(ApiModel):
     """Hold the index on GPUs, sharded over those of the pod."""
 
 
+class RetrieverStorage(ApiModel):
+    """A claim of the retriever's own, mounted at /rljob-retriever where the index is made and served."""
+
+    claim_name: DnsName | None = None
+    """Existing PersistentVolumeClaim, of an index that several jobs share for example."""
+    size: Quantity = "10Gi"
+    """Size of the claim that is created when none is named; it is kept until the RLJob is deleted."""
+    storage_class_name: DnsName | None = None
+    """Class of that claim; the cluster's default otherwise."""
+    access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(default=["ReadWriteMany"])
+    """Access modes of that claim; pods on several nodes need ReadWriteMany."""
+
+
+class RetrieverAutoscaling(ApiModel):
+    """A HorizontalPodAutoscaler over the Deployment; it needs a metrics server in the cluster."""
+
+    min_replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    """Fewest pods while the job runs."""
+    max_replicas: Annotated[int, Field(ge=1, le=64)]
+    """Most pods."""
+    target_cpu_utilization_percentage: Annotated[int, Field(ge=1, le=1000)] = 70
+    """Mean CPU use that is aimed at, in percent of `retriever.pod.resources.requests.cpu`."""
+
+
 class RetrieverSpec(ApiModel):
     """The retriever Deployment and Service (a process on a laptop)."""
 
@@ -56,6 +93,10 @@ class RetrieverSpec(ApiModel):
     """Port of the service. Locally a free port is taken when this one is busy."""
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     """Pods of the Deployment."""
+    autoscaling: RetrieverAutoscaling | None = None
+    """Choose the number of pods by their load, in place of `replicas`."""
+    storage: RetrieverStorage | None = None
+    """A claim for corpus and index, apart from the job's. Give their paths below /rljob-retriever."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of one pod."""
     topk: PositiveInt = 3

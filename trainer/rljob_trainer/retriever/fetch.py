@@ -25,6 +25,7 @@ from typing import BinaryIO
 from rljob_trainer.cluster.preparation import report
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.hub_path import PREFIX
+from rljob_trainer.config.retriever import RETRIEVER_DIR
 from rljob_trainer.data.files import sync, write_atomically
 from rljob_trainer.data.paths import existing_file, resolve
 
@@ -49,11 +50,15 @@ def fetch(
     """Join the parts into `index`, unpack `corpusArchive` (`.gz`, or plain) into `corpus`. Raises UserError."""
     if bool(index) != bool(indexParts) or bool(corpus) != bool(corpusArchive) or not (index or corpus):
         raise UserError(f"{_FIELD}: give index and indexParts, corpus and corpusArchive, or all four")
+    targets: list[Path] = []
     if index:
-        join(indexParts, _target(index, folder, "index"), folder)
+        targets.append(_target(index, folder, "index"))
+        join(indexParts, targets[-1], folder)
     if corpus and corpusArchive:
-        unpack(corpusArchive, _target(corpus, folder, "corpus"), folder)
-    shutil.rmtree(Path(folder) / _DOWNLOADS, ignore_errors=True)
+        targets.append(_target(corpus, folder, "corpus"))
+        unpack(corpusArchive, targets[-1], folder)
+    for target in targets:
+        shutil.rmtree(target.parent / _DOWNLOADS, ignore_errors=True)
 
 
 def join(parts: Sequence[str], target: Path, folder: str) -> None:
@@ -66,7 +71,7 @@ def join(parts: Sequence[str], target: Path, folder: str) -> None:
         file.truncate(size)
         file.seek(size)
         for number, part in enumerate(parts[done:], start=done + 1):
-            source, ours = _local(part, folder, "indexParts")
+            source, ours = _local(part, folder, "indexParts", target)
             stage, total = f"index, part {number} of {len(parts)}", source.stat().st_size
             with source.open("rb") as content:
                 _copy(content, file, stage, content, total)
@@ -83,7 +88,7 @@ def unpack(archive: str, target: Path, folder: str) -> None:
     """The content of a `.gz` file (of any other: the file) as `target`."""
     if target.is_file():
         return
-    source, ours = _local(archive, folder, "corpusArchive")
+    source, ours = _local(archive, folder, "corpusArchive", target)
     unpacking = target.with_name(f".{target.name}.unpacking")
     try:
         with source.open("rb") as packed, unpacking.open("wb") as file:
@@ -101,8 +106,11 @@ def unpack(archive: str, target: Path, folder: str) -> None:
 
 def _target(path: str, folder: str, name: str) -> Path:
     target = resolve(path, folder, f"{_FIELD}.{name}")
-    if not target.is_relative_to(Path(folder).resolve()):
-        raise UserError(f"{_FIELD}.{name}: {path} is outside the job's directory", hint="give a relative path")
+    if not any(target.is_relative_to(Path(root).resolve()) for root in (folder, RETRIEVER_DIR)):
+        raise UserError(
+            f"{_FIELD}.{name}: {path} is outside the job's directory",
+            hint=f"give a relative path, or one below {RETRIEVER_DIR} with spec.retriever.storage",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
@@ -117,8 +125,8 @@ def _state(state: Path, parts: Sequence[str]) -> tuple[int, int]:
     return (len(done), size) if list(parts[: len(done)]) == done else (0, 0)
 
 
-def _local(part: str, folder: str, name: str) -> tuple[Path, bool]:
-    """The file, and whether it was downloaded for this."""
+def _local(part: str, folder: str, name: str, target: Path) -> tuple[Path, bool]:
+    """The file, and whether it was downloaded for this: beside the target, where there must be room for it anyway."""
     if not part.startswith(PREFIX):
         return existing_file(part, folder, f"{_FIELD}.{name}"), False
     wanted = _FILE.fullmatch(part)
@@ -134,7 +142,7 @@ def _local(part: str, folder: str, name: str) -> tuple[Path, bool]:
             wanted["file"],
             repo_type="dataset",
             revision=wanted["revision"],
-            local_dir=Path(folder) / _DOWNLOADS,
+            local_dir=target.parent / _DOWNLOADS,
         )
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(
