@@ -359,19 +359,19 @@ def test_the_retriever_is_scaled_by_its_autoscaler_alone(kubectl, operator):
         kubectl("patch", "rljob", name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     kubectl.apply(yaml.safe_dump(body))
-    wait_for("the autoscaler", lambda: kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=60, every=0.2)
+    wait_for("the autoscaler", lambda: kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=90, every=0.2)
     assert kubectl.names(f"poddisruptionbudget/{deployment}")
     kubectl("scale", "deployment", deployment, "--replicas=4")
     change(lifecycle={"backoffLimit": 9})
-    wait_for("four", lambda: status(kubectl, name).get("retriever", {}).get("desired") == 4, seconds=30, every=0.2)
+    wait_for("four", lambda: status(kubectl, name).get("retriever", {}).get("desired") == 4, seconds=90, every=0.2)
     assert replicas() == 4
 
     change(lifecycle={"suspend": True})
-    wait_for("none", lambda: replicas() == 0, seconds=30, every=0.2)
+    wait_for("none", lambda: replicas() == 0, seconds=90, every=0.2)
     change(lifecycle={"suspend": False})
-    wait_for("some again, which the autoscaler takes up", lambda: replicas() == 1, seconds=30, every=0.2)
+    wait_for("some again, which the autoscaler takes up", lambda: replicas() == 1, seconds=90, every=0.2)
 
     change(retriever={"autoscaling": None, "replicas": 1})
-    wait_for("no autoscaler", lambda: not kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=30, every=0.2)
+    wait_for("no autoscaler", lambda: not kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=90, every=0.2)
     assert not kubectl.names(f"poddisruptionbudget/{deployment}")
     kubectl("delete", "rljob", name, "--wait=false")
