@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types generate bench faults scale e2e-up e2e e2e-down images clean
+.PHONY: help setup demo test test-fast lint types generate bench faults chaos scale e2e-up e2e e2e-down images clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: setup  ## Benchmarks as JSON lines, kept under benchmarks/results/
 
 faults: setup  ## Kill the operator at every write of every lifecycle, on a control plane of its own (root; long)
 	scripts/faults.sh $(ARGS)
+
+chaos: setup  ## Kill what a job relies on, on a real cluster such as that of e2e-up (about 20 minutes)
+	RLJOB_CHAOS=all $(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py $(ARGS)
 
 scale: setup  ## RLJobs by the thousand beside bare RayJobs, as JSON lines (root; about 15 minutes)
 	$(PY) -m benchmarks.scale

@@ -6,7 +6,7 @@ from html import escape
 
 from rljob_trainer.report.svg import Line, line_chart, number
 
-from charts.dashboards.results import PanelResult
+from charts.dashboards.results import PanelResult, Points
 
 CELL = 20
 """Pixels of a column of the grid of 24; a row of it is 30."""
@@ -29,41 +29,45 @@ def draw(title: str, panels: Sequence[PanelResult]) -> str:
         f'<rect width="100%" height="100%" fill="#f4f5f7"/><text class="title" x="12" y="27">{escape(title)}</text>',
     ]
     first = min(panel.place["y"] for panel in panels)
+    start = min((points[0][0] for panel in panels for _, points in panel.series if points), default=0.0)
     for panel in panels:
         x, y = panel.place["x"] * CELL * scale, TOP + (panel.place["y"] - first) * ROW
         w, h = panel.place["w"] * CELL * scale - GAP, panel.place["h"] * ROW - GAP
-        parts.append(f'<svg x="{x}" y="{y}" width="{w}" height="{h}">{_panel(panel, w, h)}</svg>')
+        parts.append(f'<svg x="{x}" y="{y}" width="{w}" height="{h}">{_panel(panel, w, h, start)}</svg>')
     parts.append("</svg>\n")
     return "".join(parts)
 
 
-def _panel(panel: PanelResult, width: int, height: int) -> str:
+def _panel(panel: PanelResult, width: int, height: int, start: float) -> str:
     frame = f'<rect width="{width}" height="{height}" rx="4" fill="#fff" stroke="#e4e7ec"/>'
     head = f'<text class="title" x="10" y="20">{escape(panel.title)}</text>'
     if panel.kind == "stat":
         shown = _last(panel)
         return f'{frame}{head}<text class="big" x="10" y="{height - 24}">{escape(shown)}</text>'
-    factor = 100.0 if panel.unit == "percentunit" else 1.0
-    start = min((points[0][0] for _, points in panel.series if points), default=0.0)
-    lines = [
-        Line(name, [((time - start) / 60, value * factor) for time, value in points])
-        for name, points in panel.series[:8]
-    ]
+    factor = {"percentunit": 100.0, "bytes": 2.0**-20}.get(panel.unit, 1.0)
+    told = _told(panel)[:8]
+    lines = [Line(name, [((time - start) / 60, value * factor) for time, value in points]) for name, points in told]
     chart = re.sub(r"<div.*?</div>", "", line_chart(lines, x_label="minutes"))
     chart = re.sub(r"<title>.*?</title>", "", chart)  # thousands of tooltips that a picture does not show
     chart = re.sub(r"<circle [^>]*></circle>", "", chart)
     inside = chart.replace("<svg ", f'<svg x="4" y="28" width="{width - 8}" height="{height - 62}" ', 1)
     legend, x = [], 10
-    for index, (name, _) in enumerate(panel.series[:6]):
+    for index, (name, _) in enumerate(told[:6]):
         label = name[:34]
         legend.append(f'<rect x="{x}" y="{height - 24}" width="9" height="9" fill="{COLOURS[index % 8]}"/>')
         legend.append(f'<text x="{x + 13}" y="{height - 16}">{escape(label)}</text>')
         x += 26 + 6 * len(label)
         if x > width - 60:
             break
-    unit = {"percentunit": "%", "s": "seconds", "bytes": "bytes"}.get(panel.unit, "")
+    unit = {"percentunit": "%", "s": "seconds", "bytes": "MiB"}.get(panel.unit, "")
     corner = f'<text x="{width - 10}" y="20" text-anchor="end">{unit}</text>'
     return f"{frame}{head}{corner}{inside}{''.join(legend)}"
+
+
+def _told(panel: PanelResult) -> list[tuple[str, Points]]:
+    """The series, without those that are 0 throughout where others are not."""
+    moving = [(name, points) for name, points in panel.series if any(value for _, value in points)]
+    return moving or panel.series
 
 
 def _last(panel: PanelResult) -> str:

@@ -1,7 +1,7 @@
 """What a Prometheus answers to the queries of a dashboard's JSON."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +25,14 @@ class PanelResult:
     """Queries that returned nothing."""
 
 
-def filled(expr: str) -> str:
-    """The expression with every variable of the dashboard set to all."""
-    for name, value in VARIABLES.items():
+def filled(expr: str, variables: Mapping[str, str] = VARIABLES) -> str:
+    """The expression with the dashboard's variables set: to all, unless told otherwise."""
+    for name, value in variables.items():
         expr = expr.replace(name, value)
     return expr
 
 
-def ask_all(board: dict[str, Any], ask: Ask) -> list[PanelResult]:
+def ask_all(board: dict[str, Any], ask: Ask, variables: Mapping[str, str] = VARIABLES) -> list[PanelResult]:
     """Ask for every panel of a dashboard."""
     results = []
     for panel in board["panels"]:
@@ -41,7 +41,7 @@ def ask_all(board: dict[str, Any], ask: Ask) -> list[PanelResult]:
         unit = panel["fieldConfig"]["defaults"].get("unit", "short")
         result = PanelResult(panel["title"], panel["description"], panel["type"], unit, panel["gridPos"])
         for target in panel["targets"]:
-            expr = filled(target["expr"])
+            expr = filled(target["expr"], variables)
             found = ask(expr)
             if not found:
                 result.empty.append(expr)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -13,7 +14,8 @@ from rljob_trainer.metrics.shared_port import SILENT
 
 from charts.dashboards.all_boards import BOARDS
 from charts.dashboards.board import Board, to_json
-from charts.dashboards.results import VARIABLES, ask_all, filled
+from charts.dashboards.picture import draw
+from charts.dashboards.results import VARIABLES, PanelResult, ask_all, filled
 from charts.tests.conftest import CHART
 
 FOLDER = CHART / "dashboards"
@@ -81,3 +83,17 @@ def test_a_query_without_an_answer_is_told() -> None:
     assert all(result.empty for result in results)
     assert not any(name in expr for result in results for expr in result.empty for name in VARIABLES)
     assert filled('x{job_name=~"$job"}[$__rate_interval]') == 'x{job_name=~".*"}[1m]'
+    assert filled('x{job_name=~"$job"}', VARIABLES | {"$job": "demo"}) == 'x{job_name=~"demo"}'
+
+
+def test_a_picture_shows_every_panel_over_one_time() -> None:
+    place = {"x": 0, "y": 1, "w": 12, "h": 8}
+    early = PanelResult("Memory", "Of it.", "timeseries", "bytes", place)
+    early.series = [("rank 0", [(60.0, 2.0**20), (120.0, 2.0**21)]), ("idle", [(60.0, 0.0), (120.0, 0.0)])]
+    late = PanelResult("Done", "Share.", "stat", "percentunit", place | {"x": 12})
+    late.series = [("", [(600.0, 0.25)])]
+    picture = draw("Board", [early, late])
+    ElementTree.fromstring(picture)
+    for text in ("Board", "Memory", "Done", "MiB", "25%", ">rank 0<"):
+        assert text in picture
+    assert "idle" not in picture, "0 throughout, where others are not"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .paths import Paths
 from .processes import Daemons
-from .run import Word, run, say, succeeds, write
+from .run import ClusterError, Word, run, say, succeeds, write
 from .settings import NAME, PAUSE_IMAGE, POD_CIDR
 
 NAMESPACE = "k8s.io"
@@ -99,6 +99,14 @@ class Containerd:
             self.ctr("tasks", "delete", "--force", task, check=False)
         for container in self.ctr("containers", "list", "--quiet").split():
             self.ctr("containers", "delete", container, check=False)
+
+    def pid(self, container: str) -> int:
+        """Process id, on this machine, of a container's main process. Raises ClusterError when it does not run."""
+        rows = [line.split() for line in self.ctr("tasks", "list").splitlines()[1:]]
+        found = [int(row[1]) for row in rows if row[0] == container and row[2] == "RUNNING"]
+        if not found:
+            raise ClusterError(f"container {container} does not run")
+        return found[0]
 
     def images(self) -> dict[str, str]:
         """Image name -> digest of its manifest."""

@@ -99,22 +99,27 @@ def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
     for user in ("kubelet", "kube-proxy"):
         pki.kubeconfig(paths, user)
     write(paths.config / "resolv.conf", "")
-    kubelet_config = write(paths.config / "kubelet.json", json.dumps(render_kubelet(paths), indent=1))
     proxy_config = write(paths.config / "kube-proxy.json", json.dumps(render_kube_proxy(paths), indent=1))
+    start_kubelet(paths, daemons)
+    daemons.start("kube-proxy", [program(paths, "kube-proxy"), f"--config={proxy_config}"])
+    daemons.wait_ready("kubelet", lambda: ready(kubectl))
+    daemons.wait_ready("kube-proxy", lambda: http_ok(paths, f"http://{_PROXY_HEALTH}/healthz"))
+
+
+def start_kubelet(paths: Paths, daemons: Daemons) -> None:
+    """Start the kubelet; pods that run already are taken over as they are."""
+    config = write(paths.config / "kubelet.json", json.dumps(render_kubelet(paths), indent=1))
     daemons.start(
         "kubelet",
         [
             program(paths, "kubelet"),
-            f"--config={kubelet_config}",
+            f"--config={config}",
             f"--kubeconfig={paths.config / 'kubelet.kubeconfig'}",
             f"--root-dir={paths.state / 'kubelet'}",
             f"--hostname-override={NODE_NAME}",
             f"--node-ip={NODE_ADDRESS}",
         ],
     )
-    daemons.start("kube-proxy", [program(paths, "kube-proxy"), f"--config={proxy_config}"])
-    daemons.wait_ready("kubelet", lambda: ready(kubectl))
-    daemons.wait_ready("kube-proxy", lambda: http_ok(paths, f"http://{_PROXY_HEALTH}/healthz"))
 
 
 def ready(kubectl: Kubectl) -> bool:

@@ -1,6 +1,7 @@
 """RLJobs in the tests: the examples, shortened; what their status says; and what is left of them."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,20 @@ class Job:
         """Pods of the job, or in one role: head, trainer, rollout, retriever."""
         selector = f"{JOB_LABEL}={self.name}" + (f",rljob.io/role={group}" if group else "")
         return self.kubectl.items("pods", "-l", selector)
+
+    def engines(self) -> list[str]:
+        """Pods whose engines serve, as the driver reports them."""
+        data = self.kubectl.get("configmap", f"{self.name}-progress").get("data") or {}
+        engines = json.loads(data.get("progress.json", "{}")).get("engines") or {}
+        pods: list[str] = engines.get("serving", [])
+        return pods
+
+    def generations(self) -> dict[str, tuple[str, int | None]]:
+        """UID and generation of each object of the job's: neither changes unless somebody asks for something else."""
+        return {
+            f"{item['kind']}/{item['metadata']['name']}": (item["metadata"]["uid"], item["metadata"].get("generation"))
+            for item in self.kubectl.items(CHILD_KINDS, "-l", f"{JOB_LABEL}={self.name}")
+        }
 
     def leftovers(self) -> list[str]:
         """Objects of the job that still exist."""

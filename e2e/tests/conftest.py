@@ -16,6 +16,8 @@ from e2e.support.wait import wait_for
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "rljob"
 SYSTEM = "rljob-system"
+_REGISTRY, _TAG = os.environ.get("RLJOB_E2E_REGISTRY", "rljob"), os.environ.get("RLJOB_E2E_TAG", "dev")
+IMAGES = {"trainer": f"{_REGISTRY}/trainer-cpu:{_TAG}", "retriever": f"{_REGISTRY}/retriever:{_TAG}"}
 
 
 def helm(kubeconfig: str, *arguments: str, seconds: float = 180) -> str:
@@ -41,13 +43,7 @@ def system(kubeconfig: str) -> Kubectl:
 @pytest.fixture(scope="session")
 def installed_operator(kubeconfig: str, system: Kubectl) -> Iterator[str]:
     """The release name of an operator installed by Helm, ready."""
-    repository, tag = os.environ.get("RLJOB_E2E_REGISTRY", "rljob"), os.environ.get("RLJOB_E2E_TAG", "dev")
-    values = {
-        "image": {"repository": f"{repository}/operator", "tag": tag},
-        "jobs": {
-            "images": {"trainer": f"{repository}/trainer-cpu:{tag}", "retriever": f"{repository}/retriever:{tag}"}
-        },
-    }
+    values = {"image": {"repository": f"{_REGISTRY}/operator", "tag": _TAG}, "jobs": {"images": IMAGES}}
     helm(
         kubeconfig,
         "upgrade", "--install", RELEASE, str(ROOT / "charts/rljob"),

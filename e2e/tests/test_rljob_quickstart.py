@@ -1,14 +1,24 @@
-"""The main path: install, apply the quickstart, watch it learn, see it succeed."""
+"""The main path: install, apply the quickstart, watch it learn, see it succeed.
+
+A Prometheus scrapes it meanwhile, and every panel of every dashboard must have data of this job.
+"""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import yaml
 
+from e2e.support import prometheus
 from e2e.support.jobs import JOB_LABEL, Job, example
 from e2e.support.kubectl import Kubectl
+from e2e.support.observed import CHART, draw_boards, panels, rule_errors, scraped, scraping
 from e2e.support.wait import wait_for
+from e2e.tests.conftest import RELEASE, SYSTEM, helm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -17,11 +27,35 @@ SHORTENED = {
     "sft": {"numSteps": 400},
     "rollout": {"numRollout": 12},
     "evaluation": {"interval": 0},
+    # Its weights are all close to 1 here; they have panels of their own.
+    "algorithm": {"tis": {"enabled": True}},
 }
+PROCESSES = {"operator", "head", "trainer", "rollout", "retriever"}
 
 
 @pytest.mark.usefixtures("installed_operator")
-def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubeconfig: str) -> None:
+def test_quickstart_goes_through_its_phases_learns_and_fills_every_panel(
+    kubectl: Kubectl, kubeconfig: str, tmp_path: Path
+) -> None:
+    if not prometheus.available():
+        pytest.fail("no prometheus on the PATH, and no apt-get to fetch it by")
+    set_ = ["--set=metrics.podMonitor.enabled=true"]
+    rendered = yaml.safe_load_all(helm(kubeconfig, "template", RELEASE, str(CHART), "--namespace", SYSTEM, *set_))
+    monitors = [item for item in rendered if item and item["kind"] == "PodMonitor"]
+    with scraping(kubectl, monitors, tmp_path / "prometheus") as client:
+        start = time.time()
+        _goes_through_its_phases_and_learns(kubectl, kubeconfig, client)
+        boards = panels(client, start, time.time(), kubectl.namespace, "quickstart")
+        empty = [
+            f"{name}/{panel.title}: {expr}" for name, all_ in boards.items() for panel in all_ for expr in panel.empty
+        ]
+        assert not empty, "\n".join(empty)
+        assert not rule_errors(client)
+        assert not [alert for alert in client.alerts() if alert["labels"].get("job_name") == "quickstart"]
+    draw_boards(boards, Path(os.environ.get("RLJOB_E2E_PICTURES") or tmp_path))
+
+
+def _goes_through_its_phases_and_learns(kubectl: Kubectl, kubeconfig: str, client: prometheus.Prometheus) -> None:
     kubectl.apply(example("quickstart.yaml", "quickstart", SHORTENED))
     job = Job(kubectl, "quickstart")
 
@@ -34,6 +68,7 @@ def test_quickstart_goes_through_its_phases_and_learns(kubectl: Kubectl, kubecon
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert pods[0]["spec"]["securityContext"]["runAsNonRoot"] is True
     assert job.wait_step(1, stage="SFT", seconds=120)["totalSteps"] == 412
+    wait_for("an answer to the scrapes of every process", lambda: scraped(client) >= PROCESSES, seconds=60)
 
     done = job.wait_phase("Succeeded", seconds=600)
     assert done["step"] == done["totalSteps"] == 412

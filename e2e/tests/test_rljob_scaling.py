@@ -1,7 +1,5 @@
 """`kubectl scale rljob/x` while it trains: engines come and go, no step and no attempt is lost."""
 
-import json
-
 import pytest
 
 from e2e.support.jobs import Job, example
@@ -25,21 +23,15 @@ def test_scaled_up_and_down_while_it_trains(kubectl: Kubectl) -> None:
     kubectl.apply(example("quickstart.yaml", "scaled", SHORT))
     job = Job(kubectl, "scaled")
 
-    def serving() -> list[str]:
-        data = kubectl.get("configmap", "scaled-progress").get("data") or {}
-        engines = json.loads(data.get("progress.json", "{}")).get("engines") or {}
-        pods: list[str] = engines.get("serving", [])
-        return pods
-
     job.wait_step(12, stage="RL", seconds=300)
-    (first,) = serving()
+    (first,) = job.engines()
     kubectl("scale", "rljob/scaled", "--replicas=2")
-    wait_for("two engines serving", lambda: len(serving()) == 2, seconds=240)
+    wait_for("two engines serving", lambda: len(job.engines()) == 2, seconds=240)
     assert job.status()["step"] < TOTAL, "it trains on"
 
     kubectl("scale", "rljob/scaled", "--replicas=1")
     wait_for("one rollout pod", lambda: len(job.pods("rollout")) == 1, seconds=240)
-    (left,) = serving()
+    (left,) = job.engines()
     assert left in {pod["metadata"]["name"] for pod in job.pods("rollout")}, "the pod that went was the drained one"
     assert first
 

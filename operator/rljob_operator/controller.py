@@ -35,6 +35,7 @@ class Controller:
         self._kube, self._settings, self._metrics, self._live = kube, settings, metrics, live
         self.queue: WorkQueue[Key] = WorkQueue(distance=DISTANCE_SECONDS)
         self._settling: Settling[Key] = Settling(settings.settle_seconds)
+        metrics.depth.set_function(lambda: self.queue.depth)
         self.canary = Canary(CANARY_LIMIT)
         self.synced = asyncio.Event()
         """To be set once `kube` can answer; nothing is looked at before."""
@@ -105,5 +106,4 @@ class Controller:
     async def _beat(self) -> None:
         while True:
             self.queue.add(CANARY)
-            self._metrics.depth.set(self.queue.depth)
             await asyncio.sleep(CANARY_SECONDS)

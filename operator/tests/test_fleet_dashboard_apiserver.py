@@ -1,6 +1,6 @@
 """What the dashboards ask of the operator: a real operator on a real apiserver, scraped by a real Prometheus.
 
-The rest of the panels is asked of a real job's processes in e2e/tests/test_observability.py.
+All panels are asked of a real job in e2e/tests/test_rljob_quickstart.py.
 """
 
 import json

@@ -260,6 +260,23 @@ async def test_controller_works_on_what_no_watch_told_it_of():
     assert controller.canary.alive
 
 
+async def test_queue_depth_is_that_of_the_moment_and_0_at_rest():
+    metrics = Metrics(CollectorRegistry())
+    controller = Controller(World().kube, Settings(), metrics)
+
+    def depth() -> float | None:
+        return metrics.registry.get_sample_value("rljob_operator_queue_depth")
+
+    assert depth() == 0
+    controller.synced.set()
+    controller.look_at("n", "a")
+    controller.look_at("n", "b")
+    assert depth() == 2
+    async with controller.running(), asyncio.timeout(10):
+        while depth():  # noqa: ASYNC110 - the canary, which is put into the queue now and then, included
+            await asyncio.sleep(0.01)
+
+
 def test_kopf_writes_nothing():
     settings = kopf_settings(Settings())
     assert settings.posting.enabled is False

@@ -1,0 +1,74 @@
+"""Pods of a job, and what it relies on, killed while it trains: one job, one blow after another.
+
+The job must end with every step trained. Only a lost head or trainer may cost an attempt, and no more steps than lie
+between two commits.
+"""
+
+import pytest
+
+from e2e.support.chaos import kill_engine, kill_group, kill_retriever, strike, without_kuberay
+from e2e.support.jobs import Job, example
+from e2e.support.kubectl import Kubectl
+from e2e.tests.conftest import RELEASE, ROOT, SYSTEM, helm
+from e2e.tests.test_rljob_faults import OPERATOR
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+
+SAVE_INTERVAL = 4
+SHORT = {
+    "data": {
+        "prepare": {"args": {"entities": 400, "heldOutEntities": 100, "demonstrations": 2000, "trainQuestions": 400}}
+    },
+    "sft": {"numSteps": 20, "batchSize": 32},
+    "rollout": {"numRollout": 80},
+    "evaluation": {"interval": 0, "withoutRetriever": False},
+    "checkpoint": {"saveInterval": SAVE_INTERVAL, "sftSaveInterval": 5},
+    "lifecycle": {"terminationGracePeriodSeconds": 15},
+}
+TOTAL = 100
+
+
+def upgrade(system: Kubectl) -> None:
+    """Another value: another revision, another pod; the CRD is applied again."""
+    before = set(system.names("pods", "-l", OPERATOR))
+    helm(
+        system.kubeconfig, "upgrade", RELEASE, str(ROOT / "charts/rljob"), "--namespace", SYSTEM, "--reuse-values",
+        "--set", "operator.resyncSeconds=240", "--wait", "--timeout", "120s",
+    )  # fmt: skip
+    assert not before & set(system.names("pods", "-l", OPERATOR))
+
+
+def test_a_job_outlives_its_engine_its_retriever_kuberay_an_upgrade_and_its_head(
+    kubectl: Kubectl, system: Kubectl
+) -> None:
+    kubectl.apply(example("quickstart.yaml", "struck", SHORT))
+    job = Job(kubectl, "struck")
+    job.wait_step(22, stage="RL", seconds=300)
+
+    engine = strike(job, "rollout pod killed", lambda: kill_engine(job))
+    assert engine.attempts == 0, "an engine is replaced, its samples are made again"
+
+    retriever = strike(job, "retriever pod killed", lambda: kill_retriever(job))
+    assert retriever.attempts == 0, "searches are asked again until it is back"
+    assert job.condition("RetrieverReady")["status"] == "True"
+
+    with without_kuberay(system) as kill_kuberay:
+        absent = strike(job, "KubeRay killed and away", kill_kuberay)
+    assert absent.attempts == 0, "nobody needs KubeRay while nothing changes"
+
+    children = job.generations()
+    upgraded = strike(job, "operator upgraded by Helm", lambda: upgrade(system))
+    assert upgraded.attempts == 0
+    assert job.generations() == children, "the new operator finds everything as it wants it"
+
+    head = strike(job, "head pod killed", lambda: kill_group(job, "head"), seconds=300)
+    assert head.attempts == 1
+    assert head.lost_steps <= SAVE_INTERVAL
+
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempt"] == 2, "KubeRay has not submitted it again by itself"
+    first, second = done["attempts"]
+    assert (first["state"], first["reason"]) == ("Failed", "PodLost")
+    assert second["startStep"] == first["committedStep"] > 20
+    assert done["failedAttempts"] == 1

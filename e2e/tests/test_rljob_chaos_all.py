@@ -1,0 +1,136 @@
+"""The slow half of the chaos: `make chaos`, or RLJOB_CHAOS=all.
+
+What needs the machine that the node is (its processes, its kubelet, a disk of its own) is skipped on other clusters.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.paths import Paths
+from e2e.support.chaos import strike
+from e2e.support.jobs import Job, example, merge
+from e2e.support.kubectl import Kubectl
+from e2e.support.machine import Machine, full
+from e2e.support.retriever_pod import RetrieverPod
+from e2e.support.wait import wait_for
+from e2e.tests.conftest import IMAGES
+from e2e.tests.test_rljob_chaos import SAVE_INTERVAL, SHORT, TOTAL
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("installed_operator"),
+    pytest.mark.skipif(os.environ.get("RLJOB_CHAOS") != "all", reason="RLJOB_CHAOS=all runs these, too"),
+]
+
+
+@pytest.fixture
+def machine(kubeconfig: str) -> Iterator[Machine]:
+    """The machine of our own cluster. Before `kubectl` among a test's arguments: what it made is needed until then."""
+    cluster = Cluster(Paths.from_env())
+    if cluster.mode() != "full" or kubeconfig != str(cluster.paths.admin_kubeconfig):
+        pytest.skip("the node is no machine of ours")
+    yield (found := Machine(cluster))
+    found.close()
+
+
+def test_the_main_process_of_each_container_is_killed(machine: Machine, kubectl: Kubectl, system: Kubectl) -> None:
+    kubectl.apply(example("quickstart.yaml", "processes", SHORT))
+    job = Job(kubectl, "processes")
+    job.wait_step(22, stage="RL", seconds=300)
+    for group in ("rollout", "retriever"):
+        killed = strike(job, f"SIGKILL of the {group} container", lambda group=group: machine.kill(job.pods(group)))
+        assert killed.attempts == 0
+    pods = system.items("pods", "-l", "app.kubernetes.io/name=rljob-operator")
+    killed = strike(job, "SIGKILL of the operator", lambda: machine.kill(pods))
+    assert killed.attempts == 0
+    for group in ("head", "trainer"):
+        killed = strike(job, f"SIGKILL of the {group} container", lambda group=group: machine.kill(job.pods(group)))
+        assert killed.attempts == 1
+        assert killed.lost_steps <= SAVE_INTERVAL
+
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempt"] == 3
+
+
+def test_a_node_that_is_not_ready_for_a_while_and_then_for_longer(machine: Machine, kubectl: Kubectl) -> None:
+    leaves = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
+    pod = {"tolerations": [leaves | {"tolerationSeconds": 30}]}
+    spec = {"trainer": {"pod": pod, "headPod": pod}, "rollout": {"pod": pod}, "retriever": {"pod": pod}}
+    kubectl.apply(example("quickstart.yaml", "unready", merge(merge(SHORT, {"rollout": {"numRollout": 300}}), spec)))
+    job = Job(kubectl, "unready")
+    job.wait_step(22, stage="RL", seconds=300)
+
+    def for_a_while() -> None:
+        with machine.without_kubelet():
+            wait_for("the node not ready", lambda: not machine.node_ready(), seconds=120)
+        wait_for("the node ready", machine.node_ready, seconds=60)
+
+    def until_evicted() -> None:
+        with machine.without_kubelet():
+            wait_for(
+                "the pods evicted",
+                lambda: all("deletionTimestamp" in pod["metadata"] for pod in job.pods("head")),
+                seconds=180,
+            )
+        wait_for("the node ready", machine.node_ready, seconds=60)
+
+    short = strike(job, "node not ready, pods not evicted", for_a_while)
+    assert short.attempts == 0
+    long = strike(job, "node not ready until its pods are evicted", until_evicted)
+    assert long.attempts == 1
+    assert long.lost_steps <= SAVE_INTERVAL
+    assert job.status()["attempts"][0]["reason"] == "NodeLost"
+
+    done = job.wait_phase("Succeeded", seconds=600)
+    assert done["step"] == done["totalSteps"] == 320
+    assert done["attempt"] == 2
+
+
+def test_a_full_volume_fails_the_job_by_name_and_spares_the_commits(machine: Machine, kubectl: Kubectl) -> None:
+    folder = machine.small_volume(kubectl, "small", mebibytes=96)
+    limits = {"storage": {"claimName": "small"}, "lifecycle": {"backoffLimit": 1}}
+    kubectl.apply(example("quickstart.yaml", "full", merge(SHORT, limits)))
+    job = Job(kubectl, "full")
+    job.wait_step(22, stage="RL", seconds=300)
+    with full(folder):
+        failed = job.wait_phase("Failed", seconds=400)
+        assert [attempt["reason"] for attempt in failed["attempts"]] == ["StorageFull"] * 2
+        assert job.condition("Failed")["reason"] == "BackoffLimitExceeded"
+        first, second = failed["attempts"]
+        assert first["endStep"] - first["committedStep"] <= SAVE_INTERVAL
+        assert second["startStep"] == first["committedStep"]
+
+    kubectl("patch", "rljob", "full", "--type=merge", "-p", '{"spec":{"lifecycle":{"backoffLimit":3}}}')
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempts"][-1]["startStep"] == first["committedStep"], "no commit was lost"
+
+
+def test_a_slow_and_a_silent_retriever(kubectl: Kubectl) -> None:
+    retriever = RetrieverPod(kubectl, "stand-in", IMAGES["trainer"])
+    retriever.start()
+    search = {"maxTurns": 3, "topk": 3, "url": retriever.url, "timeoutSeconds": 4}
+    spec = {"retriever": None, "rollout": {"generate": {"type": "search", "search": search}}}
+    kubectl.apply(example("quickstart.yaml", "unanswered", merge(SHORT, spec)))
+    job = Job(kubectl, "unanswered")
+    job.wait_step(22, stage="RL", seconds=300)
+    assert retriever.failed_samples(job) == 0
+
+    strike(job, "a retriever that takes 2 s, half of its limit", lambda: retriever.delay(2))
+    assert retriever.failed_samples(job) == 0, "late is not lost"
+    strike(job, "a retriever that never answers", lambda: retriever.delay(3600))
+    assert retriever.failed_samples(job) > 0, "told, and not waited for"
+    strike(job, "the retriever answers again", lambda: retriever.delay(0))
+    lost = retriever.failed_samples(job)
+    step = job.status()["step"]
+    job.wait_step(step + 5, seconds=120)
+    assert retriever.failed_samples(job) == lost
+
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert done["attempt"] == 1
