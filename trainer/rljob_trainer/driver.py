@@ -98,15 +98,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     options.dir = options.dir.resolve()
     directory = options.dir / "attempts" / options.incarnation
-    directory.mkdir(parents=True, exist_ok=True)
     copy_output_to_pod_log()
-    _log_to(directory / "driver.log")
     stop = StopFlag()
     stop.on_signals()
     environment = None if options.local else cluster_environment()
     progress = _progress(options, environment)
+
+    def run(stack: ExitStack) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        _log_to(directory / "driver.log")
+        _run(options, environment, stop, progress, stack)
+
     with ExitStack() as stack:
-        outcome = _outcome(lambda: _run(options, environment, stop, progress, stack), stop)
+        outcome = _closed(_outcome(lambda: run(stack), stop), stack)
     if outcome.message and outcome.code not in _STATES:
         more = f"\n  details: {directory / 'driver.log'}" if outcome.code == EXIT_FAILED else ""
         print(f"error: {outcome.message}{more}", file=sys.stderr)
@@ -138,6 +142,18 @@ def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
             return Outcome(EXIT_FENCED, "LeaseLost", stop.reason)
         return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
     return Outcome(EXIT_DONE, "Succeeded")
+
+
+def _closed(outcome: Outcome, stack: ExitStack) -> Outcome:
+    """Close what the run has opened. What fails then (files on a full volume) hides no earlier failure, and the outcome
+    is reported all the same."""
+    try:
+        stack.close()
+    except Exception as error:
+        logger.exception("closing failed")
+        if outcome.code == EXIT_DONE:
+            return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
+    return outcome
 
 
 def _run(
