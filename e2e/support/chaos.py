@@ -31,8 +31,10 @@ class Recovery:
     """Until steps were reported that were trained afterwards. Reports come every five seconds, the second counts."""
 
 
-def strike(job: Job, blow: str, action: Callable[[], Any], *, seconds: float = 240) -> Recovery:
-    """Do it to a job that trains, and wait until it trains on.
+def strike(
+    job: Job, blow: str, action: Callable[[], Any], *, ends_attempt: bool = False, seconds: float = 240
+) -> Recovery:
+    """Do it to a job that trains, and wait until it trains on; with `ends_attempt` in another attempt.
 
     Raises AssertionError when the job fails or is done before that. The result goes to RLJOB_CHAOS_RESULTS, too.
     """
@@ -46,8 +48,9 @@ def strike(job: Job, blow: str, action: Callable[[], Any], *, seconds: float = 2
         status = job.status()
         if status.get("phase") in ("Failed", "Succeeded"):
             raise AssertionError(f"{blow}: {job.name} is {status['phase']}: {status.get('message')}")
-        if status["attempt"] != before["attempt"]:
-            trains = status["step"] > (status["attempts"][-1].get("startStep") or 0)
+        if ends_attempt or status["attempt"] != before["attempt"]:
+            later = status["attempt"] > before["attempt"]
+            trains = later and status["step"] > (status["attempts"][-1].get("startStep") or 0)
         else:
             if status["step"] > steps[-1]:
                 steps.append(status["step"])

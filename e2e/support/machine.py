@@ -23,10 +23,17 @@ class Machine:
 
     def kill(self, pods: list[dict[str, Any]]) -> None:
         """SIGKILL the main process of each container; the pods stay."""
+        self._signal(pods, signal.SIGKILL)
+
+    def freeze(self, pods: list[dict[str, Any]]) -> None:
+        """SIGSTOP the main process of each container: it is there, its port is open, and it never answers."""
+        self._signal(pods, signal.SIGSTOP)
+
+    def _signal(self, pods: list[dict[str, Any]], number: signal.Signals) -> None:
         containers = [status["containerID"] for pod in pods for status in pod["status"]["containerStatuses"]]
-        assert containers, "no container to kill"
+        assert containers, "no container"
         for container in containers:
-            os.kill(self._cluster.containerd.pid(container.removeprefix("containerd://")), signal.SIGKILL)
+            os.kill(self._cluster.containerd.pid(container.removeprefix("containerd://")), number)
 
     def node_ready(self) -> bool:
         """Whether the control plane takes the node for ready."""

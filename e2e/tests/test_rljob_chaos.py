@@ -61,7 +61,7 @@ def test_a_job_outlives_its_engine_its_retriever_kuberay_an_upgrade_and_its_head
     assert upgraded.attempts == 0
     assert job.generations() == children, "the new operator finds everything as it wants it"
 
-    head = strike(job, "head pod killed", lambda: kill_group(job, "head"), seconds=300)
+    head = strike(job, "head pod killed", lambda: kill_group(job, "head"), ends_attempt=True)
     assert head.attempts == 1
     assert head.lost_steps <= SAVE_INTERVAL
 

@@ -47,8 +47,24 @@ def test_the_main_process_of_each_container_is_killed(machine: Machine, kubectl:
     pods = system.items("pods", "-l", "app.kubernetes.io/name=rljob-operator")
     killed = strike(job, "SIGKILL of the operator", lambda: machine.kill(pods))
     assert killed.attempts == 0
+
+    def silent() -> None:
+        machine.freeze(job.pods("retriever"))
+        condition = wait_for(
+            "it told", lambda: (it := job.condition("RetrieverReady"))["status"] == "False" and it, seconds=90
+        )
+        assert condition["reason"] == "RetrieverSilent"
+        wait_for("the kubelet's restart", lambda: job.condition("RetrieverReady")["status"] == "True", seconds=240)
+
+    frozen = strike(job, "SIGSTOP of the retriever, until its probe has it restarted", silent)
+    assert frozen.attempts == 0
     for group in ("head", "trainer"):
-        killed = strike(job, f"SIGKILL of the {group} container", lambda group=group: machine.kill(job.pods(group)))
+        killed = strike(
+            job,
+            f"SIGKILL of the {group} container",
+            lambda group=group: machine.kill(job.pods(group)),
+            ends_attempt=True,
+        )
         assert killed.attempts == 1
         assert killed.lost_steps <= SAVE_INTERVAL
 
@@ -81,7 +97,7 @@ def test_a_node_that_is_not_ready_for_a_while_and_then_for_longer(machine: Machi
 
     short = strike(job, "node not ready, pods not evicted", for_a_while)
     assert short.attempts == 0
-    long = strike(job, "node not ready until its pods are evicted", until_evicted)
+    long = strike(job, "node not ready until its pods are evicted", until_evicted, ends_attempt=True)
     assert long.attempts == 1
     assert long.lost_steps <= SAVE_INTERVAL
     assert job.status()["attempts"][0]["reason"] == "NodeLost"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rljob_operator.objects import Obj, condition, deleting, name_of
+from rljob_operator.objects import Obj, condition, deleting, name_of, parse_time
 from rljob_operator.reasons import Reason
 
 _WAITING = {
@@ -53,12 +53,16 @@ def begun(pod: Obj) -> bool:
 
 
 def silent_pod(pods: Iterable[Obj]) -> str | None:
-    """A pod that had started and answers its probes no more, in words; the kubelet restarts it when it stays so."""
+    """A pod that had answered and answers its probes no more, in words; the kubelet restarts it when it stays so."""
     for pod in pods:
+        turned = condition(pod, "Ready").get("lastTransitionTime")
         for status in (pod.get("status") or {}).get("containerStatuses") or []:
-            running = "running" in (status.get("state") or {})
-            # `started` is the kubelet's word that the startup probe has passed.
-            if running and status.get("started") and not status.get("ready") and not deleting(pod):
+            begun = ((status.get("state") or {}).get("running") or {}).get("startedAt")
+            # `started` is the kubelet's word that the startup probe has passed. Ready comes a moment later: only what
+            # has turned unready since this container began was ever ready.
+            if not (begun and turned and status.get("started")) or status.get("ready") or deleting(pod):
+                continue
+            if parse_time(turned) > parse_time(begun):
                 again = status.get("restartCount", 0)
                 return f"pod {name_of(pod)} runs and does not answer; its liveness probe restarts it ({again} so far)"
     return None

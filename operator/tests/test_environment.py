@@ -65,11 +65,16 @@ async def test_a_silent_retriever_is_named_restarted_by_its_probe_and_training_g
     probe = deployment["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
     assert probe["httpGet"]["path"] == "/healthz"
     deployment["status"]["readyReplicas"] = 0
-    status = {"name": "retriever", "started": True, "ready": False, "restartCount": 1, "state": {"running": {}}}
-    world.pod(
+    running = {"running": {"startedAt": "2026-01-01T00:00:05Z"}}
+    status = {"name": "retriever", "started": True, "ready": False, "restartCount": 1, "state": running}
+    unready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    pod = world.pod(
         "demo-retriever-x", deployment["spec"]["template"]["metadata"]["labels"], phase="Running",
-        conditions=[{"type": "Ready", "status": "False"}], containerStatuses=[status],
+        conditions=[unready], containerStatuses=[status],
     )  # fmt: skip
+    await world.settle()
+    assert world.condition("RetrieverReady")["reason"] == "RetrieverStarting", "it has just started, and is not silent"
+    pod["status"]["conditions"] = [unready | {"lastTransitionTime": "2026-01-01T00:09:00Z"}]
     await world.settle()
     found = world.condition("RetrieverReady")
     assert (found["status"], found["reason"]) == ("False", "RetrieverSilent")
