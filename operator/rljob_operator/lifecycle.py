@@ -13,6 +13,7 @@ from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
 from rljob_operator import health, kueue, names, preparation
 from rljob_operator.causes import action
+from rljob_operator.conditions import find as condition_of
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
 from rljob_operator.reasons import PAUSED, Reason
 from rljob_operator.scaling import Scaling
@@ -51,6 +52,7 @@ class Step:
 
 def advance(view: View) -> Step:
     """Decide the next step, and record attempts in `view.status`."""
+    _reopen(view)
     view.fold_report()
     preparation.fold(view)
     kueue.fold(view)
@@ -65,6 +67,18 @@ def advance(view: View) -> Step:
         if view.active and view.begun(view.active):
             step.requeue.append(limit - view.active_seconds())
     return _active(view, view.active, step) if view.active else _idle(view, step)
+
+
+def _reopen(view: View) -> None:
+    """A job that has failed for too many failed attempts goes on when its `backoffLimit` is raised; every other end is
+    final, that of a preparation (no attempt has begun then) as well."""
+    status, limit = view.status, view.context.spec.lifecycle.backoff_limit
+    failed = condition_of(status, "Failed")
+    if failed is None or failed.status != "True" or failed.reason != Reason.BACKOFF_LIMIT or not status.attempt:
+        return
+    if status.failed_attempts <= limit:
+        status.conditions.remove(failed)
+        status.completion_time = None
 
 
 def request(view: View, scaling: Scaling) -> dict[str, Any]:

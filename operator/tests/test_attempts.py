@@ -174,6 +174,42 @@ class TestRetryBudget:
         await fail(world, 2, lastCommit=commit(5, 2), step=5)
         assert world.condition("Failed")["reason"] == "BackoffLimitExceeded"
 
+    async def test_can_be_raised_once_it_is_used_up(self, make_world, manifest):
+        """The volume was full, and is no longer: the job goes on from its last commit."""
+        world = make_world(manifest(lifecycle={"backoffLimit": 1}))
+        await start(world)
+        await fail(world, 1, reason="StorageFull", lastCommit=commit(4))
+        await again(world, 2, step=4)
+        await fail(world, 2, reason="StorageFull", lastCommit=commit(4), step=7)
+        world.collect()
+        await world.settle()
+        assert world.condition("Failed")["status"] == "True"
+        assert world.status["completionTime"]
+        await world.settle()
+        assert world.status["phase"] == "Failed", "as long as nobody does anything"
+
+        world.change(lifecycle={"backoffLimit": 3})
+        await world.settle()
+        world.retriever_ready()
+        await world.settle()
+        assert world.condition("Failed")["status"] == "False"
+        assert "completionTime" not in world.status
+        await again(world, 3, step=4)
+        assert world.status["phase"] == "Running"
+        assert world.status["attempts"][-1]["startStep"] == 4
+        world.report(attempt=3, state="Succeeded", exitCode=0, step=10, totalSteps=10)
+        await world.settle()
+        assert world.status["phase"] == "Succeeded"
+
+    async def test_brings_no_job_back_that_failed_for_another_reason(self, make_world, manifest):
+        world = make_world(manifest(lifecycle={"backoffLimit": 1}))
+        await start(world)
+        await fail(world, 1, code=2, reason="UserError")
+        world.change(lifecycle={"backoffLimit": 3})
+        await world.settle()
+        assert world.status["phase"] == "Failed"
+        assert world.names("RayJob") == []
+
     async def test_refills_the_pause_too(self, world):
         await start(world)
         await fail(world, 1, lastCommit=commit(1), step=1)
