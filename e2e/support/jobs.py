@@ -92,10 +92,12 @@ class Job:
         return pods
 
     def generations(self) -> dict[str, tuple[str, int | None]]:
-        """UID and generation of each object of the job's: neither changes unless somebody asks for something else."""
+        """UID and generation of each object of the job's: neither changes unless somebody asks for something else. The
+        Job that prepares is left out; it goes by its own time to live."""
+        selector = f"{JOB_LABEL}={self.name},app.kubernetes.io/component!=prepare"
         return {
             f"{item['kind']}/{item['metadata']['name']}": (item["metadata"]["uid"], item["metadata"].get("generation"))
-            for item in self.kubectl.items(CHILD_KINDS, "-l", f"{JOB_LABEL}={self.name}")
+            for item in self.kubectl.items(CHILD_KINDS, "-l", selector)
         }
 
     def leftovers(self) -> list[str]:
