@@ -44,9 +44,9 @@ class Machine:
         self.daemons.check()
         return psutil.Process(next(record.pid for record in self.daemons.records() if record.name == name))
 
-    def start_operator(self, *flags: str) -> None:
-        """Start ours, with further flags; /readyz says when it is ready."""
-        kubeconfig = pki.client(self.paths, OPERATOR, "system:masters", NODE_SERVER)
+    def start_operator(self, *flags: str, group: str = "system:masters") -> None:
+        """Start ours, with further flags, as a user of a group; /readyz says when it is ready."""
+        kubeconfig = pki.client(self.paths, OPERATOR, group, NODE_SERVER)
         command = [sys.executable, "-m", "rljob_operator", "--port", str(OPERATOR_PORT), "--log-level", "WARNING"]
         command += flags
         self.daemons.start(OPERATOR, command, {"KUBECONFIG": str(kubeconfig)})

@@ -11,7 +11,7 @@ from e2e.cluster import binaries
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.paths import Paths
 from e2e.kueue.install import install
-from e2e.kueue.world import JOB, LABEL, QUEUE, User, administer
+from e2e.kueue.world import JOB, LABEL, QUEUE, User, administer, operate
 from e2e.support.wait import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -25,10 +25,10 @@ def cluster() -> Iterator[Machine]:
     paths = Paths.from_env()
     if os.environ.get("KUBECONFIG") or Cluster(paths).mode() is not None:
         pytest.skip("this test brings up a control plane of its own, and one is up")
-    binaries.ensure(paths, {"kueue": binaries.KUEUE})
+    binaries.ensure(paths, {"kueue": binaries.KUEUE, "helm": binaries.HELM})
     with machine() as ours:
         install(ours.cluster)
-        ours.start_operator("--kueue=true")
+        operate(ours)
         administer(ours, {"urgent": 1000})
         yield ours
 

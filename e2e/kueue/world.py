@@ -1,19 +1,36 @@
 """Who is there besides the two controllers: an administrator with a queue, users with jobs, drivers that report."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import yaml
 from rljob_operator import names
 
 from benchmarks.scale.cluster import Machine
 from benchmarks.scale.jobs import STEPS, report, rl_job
-from e2e.cluster.run import say
+from e2e.cluster import binaries
+from e2e.cluster.run import run, say
 from e2e.support.wait import wait_for
 
+CHART = Path(__file__).resolve().parents[2] / "charts/rljob"
+OPERATORS = "rljob:operators"
 API = "kueue.x-k8s.io/v1beta2"
 QUEUE, CLUSTER_QUEUE, FLAVOR = "team", "one-job", "kwok"
 JOB = "job-00000"
 LABEL = {"pool": "queued"}
+
+
+def operate(machine: Machine) -> None:
+    """Start the operator with the rights and the flag that the chart gives it for Kueue, and with no others."""
+    chart = ["template", "rljob", CHART, "--set", "kueue.enabled=true", "--show-only", "templates/rbac.yaml"]
+    rendered = run([binaries.program(machine.paths, "helm"), *chart]).stdout
+    roles = [body for body in yaml.load_all(rendered, yaml.CSafeLoader) if body and "ClusterRole" in body["kind"]]
+    for body in roles:
+        if "subjects" in body:
+            body["subjects"] = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": OPERATORS}]
+    machine.kubectl.apply(roles)
+    machine.start_operator("--kueue=true", group=OPERATORS)
 
 
 def administer(machine: Machine, priorities: dict[str, int]) -> None:

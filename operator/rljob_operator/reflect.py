@@ -128,6 +128,8 @@ def comes_up(obj: Obj) -> bool:
         case "Pod":
             return status.get("phase") in (None, "Pending", "Running")
         case "RayJob":
-            return status.get("jobDeploymentStatus") not in TERMINAL
+            # One that Kueue suspends is being evicted: to be seen before it is admitted again.
+            suspended = (obj.get("spec") or {}).get("suspend")
+            return not suspended and status.get("jobDeploymentStatus") not in TERMINAL
         case kind:
             return bool(kind == RAY_CLUSTER.kind)

@@ -12,7 +12,7 @@ from rljob_operator.cache import TOMBSTONE_SECONDS, Cache
 from rljob_operator.cached_kube import CachedKube
 from rljob_operator.kept import kept
 from rljob_operator.kube import ApiError, HttpKube
-from rljob_operator.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj
+from rljob_operator.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, WORKLOAD, Obj
 from rljob_operator.reconcile import reconcile
 from rljob_operator.reflect import Reflectors, comes_up
 
@@ -211,6 +211,66 @@ async def until(holds) -> None:
             await asyncio.sleep(0.01)
 
 
+class TestWorkloads:
+    """Kueue's, which carry no label of ours."""
+
+    def workload(self, version: int, ray_job: str = "demo-12") -> Obj:
+        body = thing(version, "rayjob-demo-12-abcde", "Workload")
+        body["metadata"]["labels"] = {labels.WORKLOAD_OF: "uid-1"}
+        body["metadata"]["ownerReferences"] = [{"kind": "RayJob", "name": ray_job, "uid": "uid-1", "controller": True}]
+        body["spec"] = {"active": True, "podSets": [{"template": {"spec": {"containers": []}}}]}
+        body["status"] = {"admission": {"clusterQueue": "q", "podSetAssignments": []}, "conditions": [{"type": "x"}]}
+        return body
+
+    def test_a_workload_is_that_of_the_job_whose_ray_job_it_is_for(self):
+        cache = Cache()
+        assert cache.put(self.workload(5))
+        assert names(cache, WORKLOAD) == ["rayjob-demo-12-abcde"]
+        assert cache.drop(self.workload(6))
+        assert names(cache, WORKLOAD) == []
+
+    def test_a_workload_of_something_else_is_not_kept(self):
+        body = self.workload(5)
+        body["metadata"]["ownerReferences"][0]["kind"] = "Job"
+        cache = Cache()
+        assert not cache.put(body)
+        assert names(cache, WORKLOAD) == []
+
+    def test_its_pod_templates_are_not_kept(self):
+        small = kept(self.workload(5))
+        assert small["spec"] == {"active": True}
+        assert small["status"] == {"conditions": [{"type": "x"}], "admission": {"clusterQueue": "q"}}
+        assert kept(small) == small
+
+    async def test_they_are_watched_by_their_own_label_and_nothing_waits_for_them(self):
+        asked: list[str] = []
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if request.path.endswith("/workloads"):
+                asked.append(request.query["labelSelector"])
+                return web.json_response({"message": "the webhook does not answer"}, status=500)
+            assert request.query["labelSelector"] == labels.JOB
+            if request.query.get("watch"):
+                await asyncio.sleep(60)
+            return web.json_response({"items": [], "metadata": {"resourceVersion": "10"}})
+
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]
+        async with aiohttp.ClientSession() as session:
+            kube = HttpKube(session, f"http://127.0.0.1:{port}", dict, False, 5.0)
+            reflectors = Reflectors(kube, Cache(), lambda *job: None, (), 300.0, kueue=True)
+            async with reflectors.running(), asyncio.timeout(20):
+                await reflectors.synced.wait()
+                await until(lambda: asked)
+        assert set(asked) == {labels.WORKLOAD_OF}
+        await runner.cleanup()
+
+
 class TestReflectors:
     async def test_listed_then_watched(self, reflected):
         assert names(reflected.cache) == ["listed"]
@@ -267,6 +327,7 @@ GOING = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
         (A_POD | GOING | {"status": {"phase": "Running"}}, False),
         (A_RAY_JOB | {"metadata": {}, "status": {"jobDeploymentStatus": "Initializing"}}, True),
         (A_RAY_JOB | {"metadata": {}, "status": {"jobDeploymentStatus": "Failed"}}, False),
+        ({"kind": "RayJob", "metadata": {}, "spec": {"suspend": True}}, False),
         ({"kind": "ConfigMap", "metadata": {}}, False),
         ({"kind": "Deployment", "metadata": {}, "status": {"readyReplicas": 1}}, False),
     ],
