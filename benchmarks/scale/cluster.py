@@ -106,6 +106,9 @@ def machine() -> Iterator[Machine]:
                 f"--audit-policy-file={policy}",
                 f"--audit-log-path={ours.audit_log}",
                 "--audit-log-maxsize=10000",
+                # Debian's etcd announces no progress, so the apiserver refuses what it takes for watch lists, kwok's
+                # watches among them: pods would be seen by listing them anew alone, up to a minute late.
+                "--feature-gates=WatchList=false",
             ],
             # On a busy machine kwok is late with the nodes' signs of life, and pods would be taken for lost.
             "kube-controller-manager": ["--node-monitor-grace-period=1h"],

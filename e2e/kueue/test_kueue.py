@@ -73,14 +73,14 @@ def test_jobs_in_a_queue(cluster: Machine) -> None:
 
 def test_a_job_that_is_worth_more_preempts(cluster: Machine) -> None:
     second, third = User(cluster, "second"), User(cluster, "third")
+    second.report(attempt=1, step=4, lastCommit=LATER)
+    second.until("its commit", lambda: second.status["lastCommit"]["step"] == LATER["step"])
     third.submit(priorityClass="urgent")
-    second.until("the eviction", lambda: second.condition("Admitted")["reason"] in ("Evicted", "NoAttempt"))
-    # In its grace period the driver commits.
-    second.report(attempt=1, step=3, state="Suspended", exitCode=4, reason="Suspended", lastCommit=LATER)
     second.until("its next attempt", lambda: second.ray_jobs() == [names.ray_job(JOB, 2)])
     ended = second.status["attempts"][0]
     assert (ended["state"], ended["reason"]) == ("Suspended", "Preempted")
     assert "Preempted to accommodate a workload" in ended["message"]
+    assert ended["message"].endswith("; 1 step after step 3 not committed"), "simulated pods have no grace period"
     assert ended["committedStep"] == LATER["step"]
     assert second.status.get("failedAttempts", 0) == 0
     third.runs(step=1)
