@@ -68,7 +68,7 @@ def strike(
 
 
 def kill_pods(kubectl: Kubectl, *names: str) -> None:
-    """End pods as a machine that loses power does: no SIGTERM, no grace."""
+    """Delete pods by force: they are gone from the API at once, and the kubelet ends their processes a moment later."""
     kubectl("delete", "pod", *names, "--force", "--grace-period=0", "--wait=false")
 
 
