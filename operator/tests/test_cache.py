@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import tracemalloc
 
 import aiohttp
 import pytest
@@ -108,6 +109,20 @@ class Stale(FakeKube):
 
     async def list(self, kind, namespace, selector=""):
         return [] if kind in (POD, RAY_CLUSTER) else await super().list(kind, namespace, selector)
+
+
+def test_an_object_takes_little_more_than_its_text():
+    """Thousands of jobs are held; what a serialiser reserves and does not use must not be."""
+    cache, count = Cache(), 200
+    tracemalloc.start()
+    try:
+        for index in range(count):
+            cache.put(thing(index + 1, f"object-{index}", data={"value": "x" * 200}))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    text = sum(len(text) for kinds in cache._jobs.values() for its in kinds.values() for _, text in its.values())
+    assert held < 2 * text
 
 
 class TestWhatRestsOnAbsence:
