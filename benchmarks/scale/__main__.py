@@ -13,7 +13,7 @@ import sys
 from benchmarks import _results
 from benchmarks.scale.audit import Requests
 from benchmarks.scale.cluster import Machine, machine
-from benchmarks.scale.measure import Half, bare, ours, say
+from benchmarks.scale.measure import Half, bare, idle, ours, say
 from benchmarks.scale.watching import connected
 from e2e.cluster.run import ClusterError
 
@@ -59,6 +59,19 @@ def lines(count: int, one: Half, other: Half) -> list[dict[str, object]]:
     ]
 
 
+def idle_lines(count: int, half: Half) -> list[dict[str, object]]:
+    """The results of jobs to which nothing happens."""
+    return [
+        _line("idle_children_seconds", half.children_seconds, "s"),
+        _line("idle_operator_cores", half.operator_idle_cpu, "cores"),
+        _line("idle_operator_rss", half.operator_rss, "MB", RSS_GOAL),
+        _line("idle_restart_seconds", half.restart_seconds, "s", RESTART_SECONDS_GOAL),
+        _line("idle_restart_writes", float(half.restart_writes), "writes", 0.0),
+        _line("idle_restart_cpu", half.restart_cpu, "s"),
+        _line("idle_restart_rss", half.restart_rss, "MB", RSS_GOAL),
+    ]
+
+
 def _line(name: str, value: float, unit: str, goal: float | None = None) -> dict[str, object]:
     line: dict[str, object] = {"name": f"scale_{name}", "value": round(value, 3), "unit": unit}
     return line if goal is None else line | {"goal": goal, "met": round(value, 3) <= goal}
@@ -68,9 +81,11 @@ def _say_requests(what: str, requests: Requests, jobs: int) -> None:
     say(f"{what}: " + ", ".join(f"{kind} {number / jobs:.2f}" for kind, number in requests.by_kind.most_common()))
 
 
-async def measure(on: Machine, count: int, retriever: int) -> list[dict[str, object]]:
+async def measure(on: Machine, count: int, retriever: int, *, only_idle: bool = False) -> list[dict[str, object]]:
     """All halves on one cluster."""
     async with connected(on.admin) as kube:
+        if only_idle:
+            return [{"jobs": count} | line for line in idle_lines(count, await idle(on, kube, count, "idle"))]
         one = await bare(on, kube, count, "bare")
         other = await ours(on, kube, count, "ours")
         found = lines(count, one, other)
@@ -99,13 +114,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000, help="jobs of each half (1000)")
     parser.add_argument("--retriever-jobs", type=int, default=50, help="jobs with a retriever, for their writes (50)")
+    parser.add_argument("--idle", action="store_true", help="only jobs to which nothing happens: memory and a restart")
     parser.add_argument("--no-keep", action="store_true", help="print the lines alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the cluster goes, too
     load = os.getloadavg()[0]
     try:
         with machine() as on:
-            found = asyncio.run(measure(on, options.jobs, options.retriever_jobs))
+            found = asyncio.run(measure(on, options.jobs, options.retriever_jobs, only_idle=options.idle))
     except (ClusterError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

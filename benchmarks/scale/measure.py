@@ -177,6 +177,31 @@ async def ours(machine: Machine, kube: HttpKube, count: int, namespace: str, *, 
     return half
 
 
+async def idle(machine: Machine, kube: HttpKube, count: int, namespace: str) -> Half:
+    """RLJobs in a cluster whose KubeRay is away: each has its children and its RayJob, and nothing happens to it."""
+    half, limit = Half(count), SECONDS_MORE + SECONDS_PER_JOB * count
+    machine.namespace(namespace)
+    machine.daemons.stop([KUBERAY])
+    machine.start_operator()
+    await _ready(machine)
+    operator = machine.process(OPERATOR)
+    scene = Scene(kube, namespace)
+    bodies = [jobs.rl_job(namespace, index) for index in range(count)]
+    async with scene.watched():
+        start = time.monotonic()
+        await at_once(partial(kube.create, body) for body in bodies)
+        made = lambda: len(scene.ray_jobs) == count  # noqa: E731
+        half.children_seconds = await scene.until("RayJobs", made, limit) - start
+    say(f"idle: all {count} RayJobs after {half.children_seconds:.1f} s")
+    await asyncio.sleep(10.0)  # what is still under way
+    half.operator_idle_cpu = await _idle(operator)
+    usage = Usage.of(operator)
+    half.operator_cpu, half.operator_rss = usage.cpu, usage.rss
+    await _restart(machine, half, count)
+    machine.stop_operator()
+    return half
+
+
 async def _up(scene: Scene, half: Half, count: int, start: float, limit: float) -> None:
     pods = jobs.PODS * count
     half.children_seconds = await scene.until("Ray pods", lambda: len(scene.pods) >= pods, limit) - start
