@@ -92,7 +92,9 @@ def _retriever(view: View, conditions: Conditions) -> None:
 
 def _cluster(view: View, step: Step, conditions: Conditions) -> None:
     status, attempt = view.status, view.active
-    if attempt is None or view.observed.ray_job(attempt.number) is None:
+    # Of a RayJob that is about to be made the same is said as of its first moments.
+    coming = step.waiting is Reason.PODS_STARTING
+    if attempt is None or (view.observed.ray_job(attempt.number) is None and not coming):
         conditions.set("ClusterReady", False, step.waiting, step.message)
         return
     if kueue.queued(view) and (admitted := conditions.get("Admitted")):
