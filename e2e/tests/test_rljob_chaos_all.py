@@ -122,6 +122,7 @@ def test_a_full_volume_fails_the_job_by_name_and_spares_the_commits(machine: Mac
         assert second["startStep"] == first["committedStep"]
 
     kubectl("patch", "rljob", "full", "--type=merge", "-p", '{"spec":{"lifecycle":{"backoffLimit":3}}}')
+    wait_for("the job taken up again", lambda: job.condition("Failed")["status"] == "False", seconds=60)
     done = job.wait_phase("Succeeded", seconds=420)
     assert done["step"] == done["totalSteps"] == TOTAL
     assert done["attempts"][-1]["startStep"] == first["committedStep"], "no commit was lost"
