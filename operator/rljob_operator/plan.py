@@ -53,11 +53,11 @@ class Plan:
     """Server-side applies."""
     create: tuple[Obj, ...] = ()
     """Created, never applied: RayJobs, and the Job that prepares."""
-    patch: tuple[tuple[Obj, list[dict[str, Any]]], ...] = ()
-    """JSON patches: scaling of RayClusters."""
     delete: tuple[Obj, ...] = ()
     status: dict[str, Any] | None = None
     """The whole new status; None: unchanged."""
+    patch: tuple[tuple[Obj, list[dict[str, Any]]], ...] = ()
+    """JSON patches: scaling of RayClusters. After the status that says so: once done, nothing tells that it was."""
     events: tuple[Happening, ...] = ()
     requeue: float | None = None
     """Seconds until the next look, if nothing happens before."""

@@ -98,12 +98,12 @@ async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) ->
     for child in wanted.create:
         with _judged(child):
             await _create(kube, observed.job, child)
-    for target, operations in wanted.patch:
-        await kube.patch(RAY_CLUSTER, target["metadata"]["namespace"], name_of(target), operations)
     for child in wanted.delete:
         await kube.delete(kind_of(child), child["metadata"]["namespace"], name_of(child), child["metadata"]["uid"])
     if wanted.status is not None:
         await _write_status(kube, observed.job, wanted.status)
+    for target, operations in wanted.patch:
+        await kube.patch(RAY_CLUSTER, target["metadata"]["namespace"], name_of(target), operations)
     for happening in wanted.events:
         name = happening.name(observed.name, job["metadata"]["uid"], rfc3339(now))
         logger.info("%s/%s: %s: %s", job["metadata"]["namespace"], observed.name, happening.reason, happening.message)
