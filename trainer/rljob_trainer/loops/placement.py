@@ -18,6 +18,7 @@ from rljob_trainer.config.job import RLJobSpec
 TRAINER_RESOURCE = "rljob_trainer"
 ROLLOUT_RESOURCE = "rljob_rollout"
 OBJECT_STORE_BYTES = 256 * 1024**2
+START_TRIES = 4
 logger = logging.getLogger(__name__)
 
 
@@ -47,21 +48,33 @@ def start_local_ray(ranks: int, engines: int, gpus: int = 0) -> None:
     """Start a Ray of this process's own that offers the resources of `ranks` and `engines`, and `gpus`.
 
     It is quiet (no dashboard, no usage reports) and small (the object store holds two copies of small weights).
+    Raises PlacementError when it does not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     # Ray runs workers at niceness 15, below everything else on the machine; ranks and engines are the work here.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        num_cpus=ranks + engines,
-        num_gpus=gpus,
-        resources={TRAINER_RESOURCE: ranks, ROLLOUT_RESOURCE: engines},
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    for _ in range(START_TRIES):
+        try:
+            ray.init(
+                num_cpus=ranks + engines,
+                num_gpus=gpus,
+                resources={TRAINER_RESOURCE: ranks, ROLLOUT_RESOURCE: engines},
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:
+            # Ray allows its node 30 s, has no setting for it, and raises a bare Exception. A busy machine needs more.
+            if "timed out during startup" not in str(error):
+                raise
+            logger.warning("Ray's processes did not come up within 30 s; starting them again")
+            ray.shutdown()
+        else:
+            return
+    raise PlacementError(f"Ray did not start, {START_TRIES} times in a row: the machine is too busy or out of memory")
 
 
 def join_ray() -> None:

@@ -4,6 +4,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from rljob_trainer.loops.placement import start_local_ray
 from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
 from rljob_trainer.rollout.types import Sample, SamplingParams
@@ -39,7 +40,7 @@ def test_the_worker_as_an_actor(tmp_path: Path) -> None:
     model = build_model(spec, tmp_path, tokenizer)
     weights = {name: to_array(parameter) for name, parameter in model.named_parameters()}
     digest = weights_digest(weights)
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 1024**2, log_to_driver=False)
+    start_local_ray(ranks=0, engines=1)
     try:
         options = {"num_cpus": 0, "max_concurrency": 8}
         worker = ray.remote(RolloutWorker).options(**options).remote(MANIFEST, str(tmp_path), 5)
