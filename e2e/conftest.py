@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster.binaries import kuberay_manifests
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.paths import Paths
 from e2e.support.crds import wait_established
@@ -43,8 +44,12 @@ def kubeconfig(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def installed_crd(kubeconfig: str) -> Kubectl:
-    """kubectl on a cluster that serves our CRD, as it stands in crds/."""
+    """kubectl on a cluster that serves our CRD, as it stands in crds/, and KubeRay's, which a control plane lacks."""
     kubectl = Kubectl(kubeconfig)
+    if not kubectl.names("crd/rayjobs.ray.io"):
+        kubectl("apply", "--server-side", "-f", str(kuberay_manifests(Paths.from_env()) / "crds"))
+        for kind in ("rayjobs", "rayclusters"):
+            wait_established(kubectl, f"{kind}.ray.io")
     name = "rljobs.rljob.io"
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds/rljobs.yaml"))
     wait_established(kubectl, name)

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 py=.venv/bin/python
 local="not cluster and not helm and not gpu"
-# These need the apiserver and KubeRay's CRDs, and start an operator of their own: before Helm installs one.
+# These start an operator of their own and play KubeRay: a control plane alone, where no other acts on their objects.
 apiserver="operator/tests e2e/tests/test_bad_manifests.py e2e/tests/test_cli_on_cluster.py"
 
 stage() { printf '\n=== %s (%d s so far)\n' "$1" "$SECONDS"; }
@@ -22,6 +22,10 @@ stage "faults between the operator and the apiserver"
 # On a control plane of their own, which pytest brings up and takes away: they play KubeRay and kubelet themselves.
 $py -m pytest -q -m cluster e2e/faults --durations=5
 
+stage "the API and the operator on a real apiserver"
+# shellcheck disable=SC2086 - a list of paths
+$py -m pytest -q -m cluster $apiserver --durations=5
+
 stage "jobs in a queue of Kueue"
 # With KubeRay, scheduler and Kueue on a control plane of their own, and nodes that kwok plays.
 $py -m pytest -q -m cluster e2e/kueue --durations=5
@@ -29,10 +33,6 @@ $py -m pytest -q -m cluster e2e/kueue --durations=5
 stage "the cluster"
 $py -m e2e.cluster up
 eval "$($py -m e2e.cluster env)"
-
-stage "the API and the operator on a real apiserver"
-# shellcheck disable=SC2086 - a list of paths
-$py -m pytest -q -m cluster $apiserver --durations=5
 
 stage "Helm"
 $py -m pytest -q -m "helm and not cluster"

@@ -2,10 +2,7 @@
 
 import pytest
 
-from e2e.cluster.binaries import kuberay_manifests
-from e2e.cluster.paths import Paths
 from e2e.faults.access import Access
-from e2e.support.crds import wait_established
 from e2e.support.kubectl import Kubectl
 
 
@@ -16,10 +13,6 @@ def control_plane(installed_crd: Kubectl) -> Kubectl:
         pytest.skip(
             f"the fault suite plays KubeRay and kubelet, and {', '.join(nodes)} is there: `make faults` runs it"
         )
-    crds = kuberay_manifests(Paths.from_env()) / "crds"
-    installed_crd("apply", "--server-side", "--force-conflicts", "-f", str(crds))
-    for kind in ("rayjobs", "rayclusters"):
-        wait_established(installed_crd, f"{kind}.ray.io")
     return installed_crd
 
 

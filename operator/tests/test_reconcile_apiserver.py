@@ -339,11 +339,6 @@ def test_foreign_object_is_left_alone(kubectl, operator):
     assert kubectl.get("configmap", "taken-config")["data"] == {"keep": "me"}
 
 
-def test_terminates_cleanly(operator):
-    assert operator.get("/healthz") is not None
-    assert operator.stop() == 0
-
-
 def test_the_retriever_is_scaled_by_its_autoscaler_alone(kubectl, operator):
     name, deployment = "searched", "searched-retriever"
     body = job_manifest(name)
@@ -369,9 +364,14 @@ def test_the_retriever_is_scaled_by_its_autoscaler_alone(kubectl, operator):
     change(lifecycle={"suspend": True})
     wait_for("none", lambda: replicas() == 0, seconds=90, every=0.2)
     change(lifecycle={"suspend": False})
-    wait_for("some again, which the autoscaler takes up", lambda: replicas() == 1, seconds=90, every=0.2)
+    wait_for("some again, which the autoscaler takes up", replicas, seconds=90, every=0.2)
 
     change(retriever={"autoscaling": None, "replicas": 1})
     wait_for("no autoscaler", lambda: not kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=90, every=0.2)
     assert not kubectl.names(f"poddisruptionbudget/{deployment}")
     kubectl("delete", "rljob", name, "--wait=false")
+
+
+def test_terminates_cleanly(operator):
+    assert operator.get("/healthz") is not None
+    assert operator.stop() == 0
