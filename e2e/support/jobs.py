@@ -84,6 +84,11 @@ class Job:
         selector = f"{JOB_LABEL}={self.name}" + (f",rljob.io/role={group}" if group else "")
         return self.kubectl.items("pods", "-l", selector)
 
+    def holding(self) -> list[str]:
+        """Names of the pods that hold resources; one that has prepared the data stays, finished, for a while."""
+        ended = ("Succeeded", "Failed")
+        return [p["metadata"]["name"] for p in self.pods() if p.get("status", {}).get("phase") not in ended]
+
     def engines(self) -> list[str]:
         """Pods whose engines serve, as the driver reports them."""
         data = self.kubectl.get("configmap", f"{self.name}-progress").get("data") or {}

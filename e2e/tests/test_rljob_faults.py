@@ -76,7 +76,7 @@ def test_suspend_commits_releases_the_pods_and_resume_goes_on(kubectl: Kubectl) 
     assert suspended["step"] < TOTAL
     assert suspended["lastCommit"]["step"] == suspended["step"], "nothing was lost"
     assert job.condition("Suspended")["status"] == "True"
-    wait_for("pods released", lambda: not job.pods(), seconds=120)
+    wait_for("pods released", lambda: not job.holding(), seconds=120)
 
     kubectl("patch", "rljob", "suspended", "--type=merge", "-p", '{"spec":{"lifecycle":{"suspend":false}}}')
     done = job.wait_phase("Succeeded", seconds=420)

@@ -81,7 +81,7 @@ def _goes_through_its_phases_and_learns(kubectl: Kubectl, kubeconfig: str, clien
     assert done["attempt"] == 1
 
     # The pods are released, what was learned is kept.
-    wait_for("the job's pods gone", lambda: not job.pods(), seconds=120)
+    wait_for("the job's pods gone", lambda: not job.holding(), seconds=120)
     assert kubectl.names("pvc", "-l", f"{JOB_LABEL}=quickstart")
 
     row = kubectl("get", "rlj", "quickstart").splitlines()
