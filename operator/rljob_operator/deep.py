@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import orjson
-from rljob_trainer.config.document import MAX_DEPTH
+from rljob_trainer.config.nesting import MAX_DEPTH
 
 _CUT = "nested too deeply"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
@@ -54,15 +54,3 @@ def trimmed(value: Any, depth: int = MAX_DEPTH + 1) -> Any:
     if isinstance(value, dict):
         return {key: trimmed(inner, depth - 1) for key, inner in value.items()}
     return [trimmed(inner, depth - 1) for inner in value]
-
-
-def too_deep(value: Any, depth: int = MAX_DEPTH) -> tuple[str, ...] | None:
-    """The path of the first dict or list that is more than `depth` levels deep."""
-    if not isinstance(value, dict | list):
-        return None
-    if depth == 0:
-        return ()
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        if (path := too_deep(inner, depth - 1)) is not None:
-            return (str(key), *path)
-    return None

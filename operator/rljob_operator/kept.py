@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rljob_trainer.config.document import MAX_DEPTH
+from rljob_trainer.config.nesting import MAX_DEPTH
 
 from rljob_operator.deep import trimmed
 from rljob_operator.labels import PROGRESS_COMPONENT

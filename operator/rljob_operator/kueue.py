@@ -17,7 +17,7 @@ from rljob_operator.causes import VAGUE, action
 from rljob_operator.conditions import Conditions
 from rljob_operator.objects import WORKLOAD, Obj, condition, controlled_by, meta, rfc3339
 from rljob_operator.reasons import Reason
-from rljob_operator.verdict import Verdict
+from rljob_operator.verdict import Verdict, uncommitted
 from rljob_operator.view import View
 
 ENDED_REPORT = ("Succeeded", "Failed", "Suspended")
@@ -102,17 +102,9 @@ def settle(view: View) -> None:
         return
     committed = view.status.last_commit.step if view.status.last_commit else 0
     attempt.committed_step, attempt.end_step = committed, max(report.step, committed)
-    attempt.message = _LOST.sub("", attempt.message or "") + lost(attempt)
+    attempt.message = _LOST.sub("", attempt.message or "") + uncommitted(attempt)
     if report.state in ENDED_REPORT:
         attempt.exit_code = report.exit_code
-
-
-def lost(attempt: AttemptStatus) -> str:
-    """The steps of an ended attempt that were not committed, in words; empty when there are none."""
-    steps = (attempt.end_step or 0) - (attempt.committed_step or 0)
-    if steps <= 0:
-        return ""
-    return f"; {steps} step{'s' if steps > 1 else ''} after step {attempt.committed_step} not committed"
 
 
 def pin(view: View) -> str:

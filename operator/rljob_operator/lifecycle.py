@@ -18,7 +18,7 @@ from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
 from rljob_operator.reasons import PAUSED, Reason
 from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import find
-from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge
+from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge, uncommitted
 from rljob_operator.view import View
 
 KEPT_ATTEMPTS = 32
@@ -247,7 +247,7 @@ def _close(
     attempt.committed_step = status.last_commit.step if status.last_commit else 0
     attempt.end_step = max(status.step if view.report else 0, attempt.committed_step)
     if state != "Succeeded":
-        attempt.message += kueue.lost(attempt)
+        attempt.message += uncommitted(attempt)
 
 
 def _failed(view: View, verdict: Verdict) -> tuple[Reason, str] | None:

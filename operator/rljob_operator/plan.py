@@ -8,14 +8,13 @@ from typing import Any, Literal
 import orjson
 from pydantic import ValidationError
 from rljob_trainer.config.checks import check
-from rljob_trainer.config.document import MAX_DEPTH
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
 from rljob_trainer.config.status import RLJobStatus
 
 from rljob_operator import cleanup, kueue, labels, names, preparation
 from rljob_operator.conditions import Conditions
-from rljob_operator.deep import too_deep
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
 from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of

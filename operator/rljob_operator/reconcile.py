@@ -147,9 +147,7 @@ async def _make(kube: Kube, job: Obj, child: Obj) -> None:
     except ApiError as error:
         if error.status != 409:
             raise
-        existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
-        if existing is not None:
-            _check_own(job, child, existing)
+        await _check_own(kube, job, child)
         await kube.apply(child)
 
 
@@ -159,13 +157,13 @@ async def _create(kube: Kube, job: Obj, child: Obj) -> None:
     except ApiError as error:
         if error.status != 409:
             raise
-        existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
-        if existing is not None:
-            _check_own(job, child, existing)
+        await _check_own(kube, job, child)
 
 
-def _check_own(job: Obj, child: Obj, existing: Obj) -> None:
-    if not controlled_by(existing, job["metadata"]["uid"]):
+async def _check_own(kube: Kube, job: Obj, child: Obj) -> None:
+    """Raises NameConflictError when the name is something's that is not the job's."""
+    existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
+    if existing is not None and not controlled_by(existing, job["metadata"]["uid"]):
         raise NameConflictError(
             f"{child['kind']} {name_of(child)} exists and does not belong to this job: rename the job or remove it"
         )

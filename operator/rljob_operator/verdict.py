@@ -178,3 +178,11 @@ def _never_started(begun: str | None, trouble: Trouble | None, now: datetime, se
 
 def _within(since: str | None, now: datetime, seconds: float) -> bool:
     return since is not None and now - parse_time(since) < timedelta(seconds=seconds)
+
+
+def uncommitted(attempt: AttemptStatus) -> str:
+    """The steps of an ended attempt that were not committed, in words; empty when there are none."""
+    steps = (attempt.end_step or 0) - (attempt.committed_step or 0)
+    if steps <= 0:
+        return ""
+    return f"; {steps} step{'s' if steps > 1 else ''} after step {attempt.committed_step} not committed"

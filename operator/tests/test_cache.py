@@ -5,19 +5,19 @@ import copy
 import json
 import tracemalloc
 
-import aiohttp
 import pytest
 from aiohttp import web
 from rljob_operator import labels
 from rljob_operator.cache import TOMBSTONE_SECONDS, Cache
 from rljob_operator.cached_kube import CachedKube
 from rljob_operator.kept import kept
-from rljob_operator.kube import ApiError, HttpKube
+from rljob_operator.kube import ApiError
 from rljob_operator.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, WORKLOAD, Obj
 from rljob_operator.reconcile import reconcile
 from rljob_operator.reflect import Reflectors, comes_up
 
 from tests.conftest import NAMESPACE, FakeKube, World, job_manifest
+from tests.served import serving
 
 JOB = (NAMESPACE, "demo")
 
@@ -202,22 +202,13 @@ class Apiserver:
 @pytest.fixture
 async def reflected():
     server = Apiserver()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", server.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    async with aiohttp.ClientSession() as session:
-        server.kube = HttpKube(session, f"http://127.0.0.1:{port}", dict, False, 5.0)
+    async with serving(server.answer) as server.kube:
         server.cache, server.looked = Cache(), []
         look_at = lambda *job: server.looked.append(job[:2])  # noqa: E731
         reflectors = Reflectors(server.kube, server.cache, look_at, (), 300.0)
         async with reflectors.running(), asyncio.timeout(20):
             await reflectors.synced.wait()
             yield server
-    await runner.cleanup()
 
 
 async def until(holds) -> None:
@@ -269,21 +260,12 @@ class TestWorkloads:
                 await asyncio.sleep(60)
             return web.json_response({"items": [], "metadata": {"resourceVersion": "10"}})
 
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]
-        async with aiohttp.ClientSession() as session:
-            kube = HttpKube(session, f"http://127.0.0.1:{port}", dict, False, 5.0)
+        async with serving(answer) as kube:
             reflectors = Reflectors(kube, Cache(), lambda *job: None, (), 300.0, kueue=True)
             async with reflectors.running(), asyncio.timeout(20):
                 await reflectors.synced.wait()
                 await until(lambda: asked)
         assert set(asked) == {labels.WORKLOAD_OF}
-        await runner.cleanup()
 
 
 class TestReflectors:

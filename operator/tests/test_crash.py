@@ -8,10 +8,21 @@ from tests.conftest import World, job_manifest
 from tests.test_kueue import Kueue
 
 
-async def _retry_then_success(world: World) -> None:
+async def _begin(world: World) -> None:
     await world.settle()
     world.retriever_ready()
     await world.settle()
+
+
+async def _succeed(world: World, attempt: int) -> None:
+    world.report(step=10, stage="Done", state="Succeeded", exitCode=0)
+    await world.settle()
+    world.ray_job_ends(attempt, "Complete")
+    await world.settle()
+
+
+async def _retry_then_success(world: World) -> None:
+    await _begin(world)
     world.running(1, lastCommit={"name": "0001-ab/commits/step-000002", "step": 2})
     await world.settle()
     world.report(state="Failed", exitCode=1, message="rank 1 died")
@@ -21,16 +32,11 @@ async def _retry_then_success(world: World) -> None:
     await world.settle()
     world.running(2, step=5)
     await world.settle()
-    world.report(step=10, stage="Done", state="Succeeded", exitCode=0)
-    await world.settle()
-    world.ray_job_ends(2, "Complete")
-    await world.settle()
+    await _succeed(world, 2)
 
 
 async def _suspend_resume_delete(world: World) -> None:
-    await world.settle()
-    world.retriever_ready()
-    await world.settle()
+    await _begin(world)
     world.running()
     await world.settle()
     world.change(lifecycle={"suspend": True})
@@ -40,9 +46,7 @@ async def _suspend_resume_delete(world: World) -> None:
     world.collect()
     await world.settle()
     world.change(lifecycle={"suspend": False})
-    await world.settle()
-    world.retriever_ready()
-    await world.settle()
+    await _begin(world)
     world.running(2, step=4)
     await world.settle()
     world.delete()
@@ -52,9 +56,7 @@ async def _suspend_resume_delete(world: World) -> None:
 
 
 async def _preempted_then_success(world: World) -> None:
-    await world.settle()
-    world.retriever_ready()
-    await world.settle()
+    await _begin(world)
     kueue = Kueue(world)
     await world.settle()
     kueue.admit()
@@ -74,25 +76,17 @@ async def _preempted_then_success(world: World) -> None:
     await world.settle()
     world.running(2, step=5)
     await world.settle()
-    world.report(step=10, stage="Done", state="Succeeded", exitCode=0)
-    await world.settle()
-    world.ray_job_ends(2, "Complete")
-    await world.settle()
+    await _succeed(world, 2)
 
 
 async def _scaled_then_success(world: World) -> None:
-    await world.settle()
-    world.retriever_ready()
-    await world.settle()
+    await _begin(world)
     world.running()
     await world.settle()
     for replicas in (3, 2):
         world.change(rollout={"replicas": replicas})
         await world.settle()
-    world.report(step=10, stage="Done", state="Succeeded", exitCode=0)
-    await world.settle()
-    world.ray_job_ends(1, "Complete")
-    await world.settle()
+    await _succeed(world, 1)
 
 
 STORIES = [_retry_then_success, _suspend_resume_delete, _preempted_then_success, _scaled_then_success]

@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from rljob_operator.cache import Cache
 from rljob_operator.controller import Controller
-from rljob_operator.kube import ApiError, HttpKube
+from rljob_operator.kube import ApiError
 from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
@@ -26,6 +26,7 @@ from rljob_operator.settings import Settings
 from rljob_operator.work_queue import WorkQueue, work
 
 from tests.conftest import World, job_manifest
+from tests.served import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,17 +137,8 @@ class Apiserver:
 @pytest.fixture
 async def apiserver():
     server = Apiserver()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", server)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    async with aiohttp.ClientSession() as session:
-        server.kube = HttpKube(session, f"http://127.0.0.1:{port}", lambda: {"Authorization": "Bearer t"}, False, 0.5)
+    async with serving(server, token="t", seconds=0.5) as server.kube:
         yield server
-    await runner.cleanup()
 
 
 class TestKube:

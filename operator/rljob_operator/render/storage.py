@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from rljob_trainer.config.checkpoint import StorageSpec
-from rljob_trainer.config.retriever import RetrieverStorage
+from rljob_trainer.config.checkpoint import ClaimSpec
 
 from rljob_operator import names
 from rljob_operator.objects import CLAIM, Obj
@@ -37,7 +36,7 @@ def claim(context: Context) -> Obj | None:
     return _claim(context, names.claim(context.name), storage)
 
 
-def _claim(context: Context, name: str, storage: StorageSpec | RetrieverStorage) -> Obj:
+def _claim(context: Context, name: str, storage: ClaimSpec) -> Obj:
     spec: dict[str, Any] = {
         "accessModes": list(storage.access_modes),
         "resources": {"requests": {"storage": storage.size}},

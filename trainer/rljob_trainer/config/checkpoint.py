@@ -71,16 +71,21 @@ class CheckpointSpec(ApiModel):
     """Upload to the Hub."""
 
 
-class StorageSpec(ApiModel):
-    """Where the job's directory lies. On a laptop: `runs/<name>`."""
+class ClaimSpec(ApiModel):
+    """A PersistentVolumeClaim: one that exists, or one to make."""
 
     claim_name: DnsName | None = None
-    """Existing PersistentVolumeClaim, shared by all pods of the job."""
+    """Existing PersistentVolumeClaim, which other jobs may share."""
     size: Quantity = "10Gi"
     """Size of the claim that is created when none is named; it is kept until the RLJob is deleted."""
     storage_class_name: DnsName | None = None
     """Class of that claim; the cluster's default otherwise."""
     access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(default=["ReadWriteMany"])
     """Access modes of that claim; several nodes need ReadWriteMany."""
+
+
+class StorageSpec(ClaimSpec):
+    """Where the job's directory lies. On a laptop: `runs/<name>`."""
+
     sub_path: FolderStr | None = None
     """Folder of the claim that holds the job's directory; by default `<namespace>/<name>`."""

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
 
 MAX_BYTES = 1 << 20
 """A manifest above 1 MiB is refused: etcd would refuse it too."""
-MAX_DEPTH = 64
 MAX_DIGITS = 64
 """Python refuses to read integers of thousands of digits, with an exception of its own."""
 
@@ -96,20 +96,13 @@ def _parse_json(text: str, source: str) -> Document:
 
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=constant, parse_int=integer)
-        _refuse_depth(value, source)
+        if too_deep(value) is not None:
+            raise UserError(f"{source}: nested more than {MAX_DEPTH} levels deep")
         return Document(source, value)
     except json.JSONDecodeError as error:
         raise _NotJsonError(f"{source}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{source}: nested too deeply") from None
-
-
-def _refuse_depth(value: Any, source: str, depth: int = MAX_DEPTH) -> None:
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise UserError(f"{source}: nested more than {MAX_DEPTH} levels deep")
-        for inner in value.values() if isinstance(value, dict) else value:
-            _refuse_depth(inner, source, depth - 1)
 
 
 class _Loader(yaml.SafeLoader):

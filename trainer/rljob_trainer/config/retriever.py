@@ -6,15 +6,13 @@ from pydantic import Field
 
 from rljob_trainer.config.base import (
     ApiModel,
-    DnsName,
     NonNegativeInt,
     PathStr,
     PositiveFloat,
     PositiveInt,
-    Quantity,
     ShortStr,
 )
-from rljob_trainer.config.checkpoint import AccessMode
+from rljob_trainer.config.checkpoint import ClaimSpec
 from rljob_trainer.config.pods import PodOverrides
 
 RETRIEVER_DIR = "/rljob-retriever"
@@ -56,17 +54,8 @@ class IndexSpec(ApiModel):
     """Hold the index on GPUs, sharded over those of the pod."""
 
 
-class RetrieverStorage(ApiModel):
+class RetrieverStorage(ClaimSpec):
     """A claim of the retriever's own, mounted at /rljob-retriever where the index is made and served."""
-
-    claim_name: DnsName | None = None
-    """Existing PersistentVolumeClaim, of an index that several jobs share for example."""
-    size: Quantity = "10Gi"
-    """Size of the claim that is created when none is named; it is kept until the RLJob is deleted."""
-    storage_class_name: DnsName | None = None
-    """Class of that claim; the cluster's default otherwise."""
-    access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(default=["ReadWriteMany"])
-    """Access modes of that claim; pods on several nodes need ReadWriteMany."""
 
 
 class RetrieverAutoscaling(ApiModel):
