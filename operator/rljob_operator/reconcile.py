@@ -14,6 +14,7 @@ from rljob_operator.observe import Observed, observe
 from rljob_operator.plan import Plan, conflicting, invalid, plan
 from rljob_operator.settings import Settings
 from rljob_operator.settling import Settling
+from rljob_operator.view import ACTIVE
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,24 @@ async def reconcile(
 
 
 def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
-    """Whether the plan does what is right only when nothing of an earlier attempt is left: begin another attempt, let
-    the job go. What a watch has not told of yet must not be taken for absent here. (A first attempt may begin: the
-    caches were filled after the job before of the same name, if any, had ended.)"""
+    """Whether the plan is right only when something is not there: nothing left of an earlier attempt for another to
+    begin or the job to go, no word of the driver's for an attempt to be judged without it. What a watch has not told
+    of yet must not be taken for absent here. (A first attempt may begin: the caches were filled after the job before of
+    the same name, if any, had ended.)"""
     before = (observed.job.get("status") or {}).get("attempt") or 0
     after = (wanted.status or {}).get("attempt") or 0
-    return wanted.finalizer == "remove" or after > max(before, 1)
+    return wanted.finalizer == "remove" or after > max(before, 1) or _ends_unreported(observed, wanted)
+
+
+def _ends_unreported(observed: Observed, wanted: Plan) -> bool:
+    """Whether the plan ends an attempt of which the driver has not said that it has ended."""
+    before, after = observed.job.get("status") or {}, wanted.status or {}
+    ends = {its["number"] for its in before.get("attempts") or () if its["state"] in ACTIVE} & {
+        its["number"] for its in after.get("attempts") or () if its["state"] not in ACTIVE
+    }
+    report = observed.progress() if ends else None
+    said = report is not None and report.attempt in ends and report.state != "Running"
+    return bool(ends) and not said
 
 
 def _settled(observed: Observed, wanted: Plan, settling: Settling[tuple[str, str]]) -> Plan:

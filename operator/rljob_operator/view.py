@@ -14,6 +14,8 @@ from rljob_operator.settings import Settings
 from rljob_operator.trouble import ready
 
 STAGES = ("", "Prepare", "SFT", "RL", "Evaluate", "Generate", "Done")
+ACTIVE = ("Starting", "Running")
+"""States of an attempt that goes on."""
 
 
 @dataclass
@@ -41,7 +43,7 @@ class View:
     def active(self) -> AttemptStatus | None:
         """The latest attempt while it goes on."""
         current = self.current
-        return current if current and current.state in ("Starting", "Running") else None
+        return current if current and current.state in ACTIVE else None
 
     @property
     def finished(self) -> bool:

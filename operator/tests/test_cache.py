@@ -125,6 +125,13 @@ def test_an_object_takes_little_more_than_its_text():
     assert held < 2 * text
 
 
+class Deaf(FakeKube):
+    """A cache whose watch of ConfigMaps has gone silent."""
+
+    async def list(self, kind, namespace, selector=""):
+        return self.heard if kind == CONFIG_MAP else await super().list(kind, namespace, selector)
+
+
 class TestWhatRestsOnAbsence:
     """The cache may be behind. What is right only when nothing is left is looked up in the apiserver."""
 
@@ -153,6 +160,21 @@ class TestWhatRestsOnAbsence:
         world.collect()
         self.look(world, stale)
         assert world.status["attempt"] == 2
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_a_drivers_silence_is_not_that_of_a_watch(self, told):
+        world, _ = self.world()
+        deaf = Deaf()
+        deaf.objects, deaf.now, deaf.version = world.kube.objects, world.kube.now, 10**6
+        deaf.heard = copy.deepcopy(asyncio.run(world.kube.list(CONFIG_MAP, NAMESPACE, f"{labels.JOB}=demo")))
+        if told:
+            world.report(state="Failed", exitCode=2, message="no such column")
+        world.ray_job_ends(1, "Failed")
+        world.later(10 * world.settings.report_grace_seconds)
+        self.look(world, deaf)
+        reason = "UserError" if told else "RayJobFailed"
+        assert (world.status["attempts"][0]["state"], world.status["attempts"][0]["reason"]) == ("Failed", reason)
+        assert (world.status["phase"] == "Failed") == told
 
     def test_a_deleted_job_is_held_for_pods_that_the_cache_does_not_know(self):
         world, stale = self.world()
