@@ -79,6 +79,14 @@ def kill_engine(job: Job) -> None:
     wait_for("an engine on another pod", lambda: set(job.engines()) - {pod["metadata"]["name"]}, seconds=180)
 
 
+def evict(kubectl: Kubectl, pod: str) -> None:
+    """As `kubectl drain` does with each pod of a node: PodDisruptionBudgets are heeded, the pod has its grace period."""
+    metadata = {"name": pod, "namespace": kubectl.namespace}
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}/eviction"
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
+
 def kill_group(job: Job, group: str) -> None:
     """Kill the pods of a role."""
     names = [pod["metadata"]["name"] for pod in job.pods(group)]

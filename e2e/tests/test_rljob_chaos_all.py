@@ -10,7 +10,7 @@ import pytest
 
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.paths import Paths
-from e2e.support.chaos import strike
+from e2e.support.chaos import evict, strike
 from e2e.support.jobs import Job, example, merge
 from e2e.support.kubectl import Kubectl
 from e2e.support.machine import Machine, full
@@ -105,6 +105,25 @@ def test_a_node_that_is_not_ready_for_a_while_and_then_for_longer(machine: Machi
     done = job.wait_phase("Succeeded", seconds=600)
     assert done["step"] == done["totalSteps"] == 320
     assert done["attempt"] == 2
+
+
+def test_a_trainer_pod_that_is_drained_costs_no_step(kubectl: Kubectl) -> None:
+    kubectl.apply(
+        example("quickstart.yaml", "drained", merge(SHORT, {"lifecycle": {"terminationGracePeriodSeconds": 60}}))
+    )
+    job = Job(kubectl, "drained")
+    job.wait_step(22, stage="RL", seconds=300)
+    (pod,) = job.pods("trainer")
+    name = pod["metadata"]["name"]
+    drained = strike(job, "trainer pod evicted through the API", lambda: evict(kubectl, name), ends_attempt=True)
+    assert (drained.attempts, drained.lost_steps) == (1, 0)
+    first = job.status()["attempts"][0]
+    assert (first["state"], first["reason"]) == ("Suspended", "Evicted")
+    assert name in first["message"]
+
+    done = job.wait_phase("Succeeded", seconds=420)
+    assert done["step"] == done["totalSteps"] == TOTAL
+    assert (done["attempt"], done["failedAttempts"]) == (2, 0)
 
 
 def test_a_full_volume_fails_the_job_by_name_and_spares_the_commits(machine: Machine, kubectl: Kubectl) -> None:

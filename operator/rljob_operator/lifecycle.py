@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rljob_trainer.config.arithmetic import rollout_pods
 from rljob_trainer.config.status import AttemptReason, AttemptStatus
 
-from rljob_operator import health, kueue, names, preparation
+from rljob_operator import disruption, health, kueue, names, preparation
 from rljob_operator.causes import action
 from rljob_operator.conditions import find as condition_of
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
@@ -87,7 +87,8 @@ def request(view: View, scaling: Scaling) -> dict[str, Any]:
     old = view.observed.request()
     if old and view.status.attempt and view.active is None:
         return old | {"drain": [], "drainSince": None} if old.get("drain") else old
-    wanted: dict[str, Any] = {"suspend": view.wants_suspend, "attempt": view.status.attempt or 1}
+    suspend = view.wants_suspend or disruption.leaving(view) is not None
+    wanted: dict[str, Any] = {"suspend": suspend, "attempt": view.status.attempt or 1}
     engines = scaling.engines or (0 if view.status.attempt else rollout_pods(view.context.spec))
     if engines:
         wanted |= {"engines": engines, "drain": list(scaling.drain), "drainSince": scaling.since}
@@ -95,7 +96,7 @@ def request(view: View, scaling: Scaling) -> dict[str, Any]:
         wanted |= {"engines": None, "drain": [], "drainSince": None}
     if wanted.items() <= old.items():
         return old
-    asked = rfc3339(view.now) if view.wants_suspend else None
+    asked = rfc3339(view.now) if suspend else None
     if asked and old.get("suspend") is True and old.get("attempt") == view.status.attempt:
         asked = str(old.get("requestedAt") or asked)
     return wanted | {"generation": view.observed.job["metadata"].get("generation", 0), "requestedAt": asked}
@@ -140,7 +141,8 @@ def _verdict(view: View, attempt: AttemptStatus, step: Step) -> Verdict | None:
     judged = judge(observed, attempt, find(pods), view.now, view.settings, view.begun(attempt))
     if kueue.taken_back(view) and not view.wants_suspend:
         return None if kueue.held(view) else kueue.evicted(view, attempt, judged)
-    return judged or _silent(view, step) or _suspended(view, attempt, step)
+    verdict = judged or _silent(view, step) or _suspended(view, attempt, step)
+    return disruption.explained(view, verdict) if verdict else None
 
 
 def _silent(view: View, step: Step) -> Verdict | None:

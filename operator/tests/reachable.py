@@ -1,6 +1,6 @@
 """Who may connect to whom under NetworkPolicies: the rules of networking.k8s.io/v1 for ingress, as a pure function.
 
-The e2e cluster has no network plugin that enforces policies; what they allow is worked out here instead.
+Without a cluster, for every pair of pods; `e2e/tests/test_rljob_network.py` tries some where policies are enforced.
 https://kubernetes.io/docs/concepts/services-networking/network-policies/
 """
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rljob_operator.objects import rfc3339
 
 from tests.test_lifecycle import start
 
@@ -69,6 +70,41 @@ class TestSuspend:
         await world.settle()
         assert world.status["phase"] == "Suspended"
         assert world.names("RayJob") == []
+
+    @pytest.mark.parametrize("drained", [False, True])
+    async def test_a_trainer_pod_that_is_taken_away_has_the_driver_commit(self, world, drained):
+        await start(world)
+        pod = next(pod for (kind, name), pod in world.kube.objects.items() if kind == "Pod" and "-trainer-" in name)
+        pod["metadata"]["deletionTimestamp"] = rfc3339(world.kube.now)
+        if drained:
+            said = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drain"}
+            pod["status"]["conditions"].append(said)
+        await world.settle()
+        request = json.loads(world.get("ConfigMap", "demo-control")["data"]["request.json"])
+        assert (request["suspend"], request["attempt"]) == (True, 1)
+        assert world.status["phase"] == "Running", "nobody wants the job suspended"
+
+        commit = {"name": "0001-ab/commits/step-000003", "step": 3}
+        world.report(state="Suspended", exitCode=4, lastCommit=commit, message="suspended as asked")
+        await world.settle()
+        (attempt,) = world.status["attempts"]
+        assert (attempt["state"], attempt["reason"]) == ("Suspended", "Evicted" if drained else "Suspended")
+        assert pod["metadata"]["name"] in attempt["message"]
+        assert (attempt["endStep"], attempt["committedStep"]) == (3, 3)
+        world.collect()
+        await world.settle()
+        assert (world.names("RayJob"), world.status["failedAttempts"]) == (["demo-2"], 0)
+        request = json.loads(world.get("ConfigMap", "demo-control")["data"]["request.json"])
+        assert (request["suspend"], request["attempt"]) == (False, 2)
+
+    @pytest.mark.parametrize("group", ["rollout", "head"])
+    async def test_other_pods_do_not(self, world, group):
+        """An engine is replaced; a head asks its driver itself."""
+        await start(world)
+        pod = next(pod for (kind, name), pod in world.kube.objects.items() if kind == "Pod" and f"-{group}-" in name)
+        pod["metadata"]["deletionTimestamp"] = rfc3339(world.kube.now)
+        await world.settle()
+        assert json.loads(world.get("ConfigMap", "demo-control")["data"]["request.json"])["suspend"] is False
 
     async def test_driver_that_was_preempted_after_a_commit_goes_on(self, world):
         await start(world)
