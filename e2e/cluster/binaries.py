@@ -19,6 +19,7 @@ KUBERAY_VERSION = "v1.6.1"
 HELM_VERSION = "v3.22.0"
 COREDNS_VERSION = "v1.12.4"
 KWOK_VERSION = "v0.7.0"
+KUBE_ROUTER_VERSION = "v2.1.0"
 KUEUE_VERSION = "v0.15.0"
 
 _ENV = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
@@ -84,6 +85,9 @@ HELM = Module(
     },
 )
 COREDNS = Module("github.com/coredns/coredns", COREDNS_VERSION, {"coredns": ""})
+KUBE_ROUTER = Module(
+    "github.com/cloudnativelabs/kube-router/v2", KUBE_ROUTER_VERSION, {"kube-router": "cmd/kube-router"}
+)
 KWOK = Module("sigs.k8s.io/kwok", KWOK_VERSION, {"kwok": "cmd/kwok"})
 
 KUEUE = Module(
@@ -99,6 +103,7 @@ FULL: dict[str, Module] = {
     "kuberay-operator": KUBERAY,
     "helm": HELM,
     "coredns": COREDNS,
+    "kube-router": KUBE_ROUTER,
 }
 OPTIONAL: dict[str, Module] = {"kwok": KWOK, "kueue": KUEUE}
 

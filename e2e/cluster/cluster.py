@@ -7,7 +7,20 @@ import os
 import shutil
 from pathlib import Path
 
-from . import apt, binaries, cgroups, control_plane, dns, kuberay, netns, node, node_images, strays, volumes
+from . import (
+    apt,
+    binaries,
+    cgroups,
+    control_plane,
+    dns,
+    firewall,
+    kuberay,
+    netns,
+    node,
+    node_images,
+    strays,
+    volumes,
+)
 from .containerd import Containerd, render_cni
 from .kubectl import Kubectl
 from .paths import Paths
@@ -16,7 +29,7 @@ from .run import ClusterError, lock, say, write
 from .settings import CONTROL_PLANE_PACKAGES, NODE_PACKAGES
 
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager")
-_NODE = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "coredns")
+_NODE = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "coredns", "kube-router")
 
 
 class Cluster:
@@ -97,6 +110,7 @@ class Cluster:
             node_images.load_pause(self.paths, self.containerd)
             node.start(self.paths, self.daemons, kubectl)
             dns.start(self.paths, self.daemons, kubectl)
+            firewall.start(self.paths, self.daemons, kubectl)
         control_plane.wait_accounts(self.daemons, kubectl)
         if not control_plane_only:
             volumes.refill(self.paths, kubectl)

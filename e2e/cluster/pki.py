@@ -44,6 +44,7 @@ CERTIFICATES: dict[str, tuple[str, str, list[str]]] = {
     "scheduler": ("/CN=system:kube-scheduler", "clientAuth", []),
     "kube-proxy": ("/CN=system:kube-proxy", "clientAuth", []),
     "coredns": ("/CN=system:coredns", "clientAuth", []),
+    "kube-router": ("/CN=system:kube-router", "clientAuth", []),
     "kubelet": (f"/O=system:nodes/CN=system:node:{NODE_NAME}", "clientAuth", []),
     "kubelet-server": (f"/CN={NODE_NAME}", "serverAuth", [f"DNS:{NODE_NAME}", f"IP:{NODE_ADDRESS}"]),
 }

@@ -52,6 +52,7 @@ NODE_PACKAGES = {
     "runc": "runc",
     "conntrack": "conntrack",
     "iptables": "iptables",
+    "ipset": "ipset",
     "/usr/lib/cni/ptp": "containernetworking-plugins",
 }
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
