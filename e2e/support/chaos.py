@@ -80,7 +80,7 @@ def kill_engine(job: Job) -> None:
 
 
 def evict(kubectl: Kubectl, pod: str) -> None:
-    """As `kubectl drain` does with each pod of a node: PodDisruptionBudgets are heeded, the pod has its grace period."""
+    """As `kubectl drain` does with the pods of a node: PodDisruptionBudgets are heeded, grace periods given."""
     metadata = {"name": pod, "namespace": kubectl.namespace}
     path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}/eviction"
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
