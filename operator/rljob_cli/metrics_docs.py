@@ -46,7 +46,8 @@ def rows() -> dict[str, list[Row]]:
     """The metrics of each process, by name."""
     operator = CollectorRegistry()
     made = Metrics(operator)
-    made.phase(("namespace", "name"), "Running")
+    troubled = [{"type": "Stalled", "status": "True"}]
+    made.job(("namespace", "name"), {"phase": "Running", "conditions": troubled})
     found = {
         "Operator": _of(operator),
         "Driver": _of(DriverMetrics("").registry),

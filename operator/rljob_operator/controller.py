@@ -78,12 +78,12 @@ class Controller:
             metrics.seconds.observe(time.perf_counter() - begun)
         if observed is None:
             metrics.reconciles.labels("gone").inc()
-            metrics.phase(key, None)
+            metrics.job(key, None)
             self.queue.forget(key)
             self._settling.forget(key)
             return None
         metrics.reconciles.labels("ok").inc()
-        metrics.phase(key, (observed.job.get("status") or {}).get("phase", "Pending"))
+        metrics.job(key, observed.job.get("status") or {})
         return after
 
     async def _resync(self) -> None:

@@ -1,16 +1,20 @@
 """The operator's metrics, for Prometheus."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from rljob_trainer.config.health import HealthCondition
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing reads
 PHASES = (
     "Pending", "Preparing", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded",
     "Failed",
 )  # fmt: skip
+TROUBLES = frozenset({*get_args(HealthCondition), "Stalled"})
+"""Conditions that tell of trouble when they hold."""
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -34,12 +38,19 @@ class Metrics:
             "rljob_operator_canary_age_seconds", "Seconds since the queue last did work.", registry=registry
         )
         self._phases: dict[tuple[str, str], str] = {}
-        registry.register(_Phases(self._phases))
+        self._troubles: dict[tuple[str, str], tuple[str, ...]] = {}
+        registry.register(_Jobs(self._phases, self._troubles))
         for phase in PHASES:
             self.jobs.labels(phase).set(0)
 
-    def phase(self, key: tuple[str, str], phase: str | None) -> None:
-        """A job is in this phase; None: it is gone."""
+    def job(self, key: tuple[str, str], status: Mapping[str, Any] | None) -> None:
+        """What a job's status says; None: it is gone."""
+        phase = None if status is None else status.get("phase", "Pending")
+        conditions = (status or {}).get("conditions") or ()
+        if troubles := tuple(its["type"] for its in conditions if its["type"] in TROUBLES and its["status"] == "True"):
+            self._troubles[key] = troubles
+        else:
+            self._troubles.pop(key, None)
         if self._phases.get(key) == phase:
             return
         if (old := self._phases.pop(key, None)) is not None:
@@ -49,11 +60,11 @@ class Metrics:
             self.jobs.labels(phase).inc()
 
 
-class _Phases(Collector):
+class _Jobs(Collector):
     """One series a job, made when it is asked for: thousands of jobs cost no memory in between."""
 
-    def __init__(self, phases: dict[tuple[str, str], str]) -> None:
-        self._phases = phases
+    def __init__(self, phases: dict[tuple[str, str], str], troubles: dict[tuple[str, str], tuple[str, ...]]) -> None:
+        self._phases, self._troubles = phases, troubles
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client. `namespace` would collide with the label that Prometheus puts on the operator."""
@@ -62,4 +73,13 @@ class _Phases(Collector):
         )
         for (namespace, name), phase in list(self._phases.items()):
             family.add_metric([namespace, name, phase], 1)
+        yield family
+        family = GaugeMetricFamily(
+            "rljob_job_condition",
+            "1 for a condition of trouble that holds: those of learning health, and Stalled.",
+            labels=["job_namespace", "job_name", "condition"],
+        )
+        for (namespace, name), conditions in list(self._troubles.items()):
+            for condition in conditions:
+                family.add_metric([namespace, name, condition], 1)
         yield family

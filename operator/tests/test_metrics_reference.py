@@ -33,11 +33,29 @@ def test_no_two_processes_mean_different_things_by_one_name() -> None:
 
 def test_a_job_is_in_one_phase_until_it_is_gone() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.phase(("team", "a"), "Running")
-    metrics.phase(("team", "a"), "Failed")
+    metrics.job(("team", "a"), {"phase": "Running"})
+    metrics.job(("team", "a"), {"phase": "Failed"})
     text = generate_latest(metrics.registry).decode()
     assert re.findall(r"^rljob_job_phase\{.*", text, re.MULTILINE) == [
         'rljob_job_phase{job_name="a",job_namespace="team",phase="Failed"} 1.0'
     ]
-    metrics.phase(("team", "a"), None)
+    metrics.job(("team", "a"), None)
     assert "rljob_job_phase{" not in generate_latest(metrics.registry).decode()
+
+
+def test_a_condition_of_trouble_is_a_series_while_it_holds() -> None:
+    metrics = Metrics(CollectorRegistry())
+
+    def told(**conditions: str) -> list[str]:
+        status = {"phase": "Running", "conditions": [{"type": k, "status": v} for k, v in conditions.items()]}
+        metrics.job(("team", "a"), status)
+        return re.findall(r"^rljob_job_condition\{(.*)\} 1.0", generate_latest(metrics.registry).decode(), re.MULTILINE)
+
+    assert told(Accepted="True", RewardStalled="False", Stalled="True", EntropyCollapsed="True") == [
+        'condition="Stalled",job_name="a",job_namespace="team"',
+        'condition="EntropyCollapsed",job_name="a",job_namespace="team"',
+    ]
+    assert told(Accepted="False", Stalled="False") == []
+    told(Stalled="True")
+    metrics.job(("team", "a"), None)
+    assert "rljob_job_condition{" not in generate_latest(metrics.registry).decode()
