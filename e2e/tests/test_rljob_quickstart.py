@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,6 +31,7 @@ SHORTENED = {
     # Its weights are all close to 1 here; they have panels of their own.
     "algorithm": {"tis": {"enabled": True}},
 }
+READER = "app.kubernetes.io/name=rljob-report"
 PROCESSES = {"operator", "head", "trainer", "rollout", "retriever"}
 
 
@@ -44,7 +46,7 @@ def test_quickstart_goes_through_its_phases_learns_and_fills_every_panel(
     monitors = [item for item in rendered if item and item["kind"] == "PodMonitor"]
     with scraping(kubectl, monitors, tmp_path / "prometheus") as client:
         start = time.time()
-        _goes_through_its_phases_and_learns(kubectl, kubeconfig, client)
+        _goes_through_its_phases_and_learns(kubectl, kubeconfig, client, tmp_path)
         boards = panels(client, start, time.time(), kubectl.namespace, "quickstart")
         empty = [
             f"{name}/{panel.title}: {expr}" for name, all_ in boards.items() for panel in all_ for expr in panel.empty
@@ -55,7 +57,9 @@ def test_quickstart_goes_through_its_phases_learns_and_fills_every_panel(
     draw_boards(boards, Path(os.environ.get("RLJOB_E2E_PICTURES") or tmp_path))
 
 
-def _goes_through_its_phases_and_learns(kubectl: Kubectl, kubeconfig: str, client: prometheus.Prometheus) -> None:
+def _goes_through_its_phases_and_learns(
+    kubectl: Kubectl, kubeconfig: str, client: prometheus.Prometheus, folder: Path
+) -> None:
     kubectl.apply(example("quickstart.yaml", "quickstart", SHORTENED))
     job = Job(kubectl, "quickstart")
 
@@ -88,7 +92,22 @@ def _goes_through_its_phases_and_learns(kubectl: Kubectl, kubeconfig: str, clien
     assert row[0].split()[1:7] == ["PHASE", "STEP", "REWARD", "TOK/S", "ATTEMPT", "AGE"]
     assert "Succeeded" in row[1]
     assert "412/412" in row[1]
-    command = [sys.executable, "-m", "rljob_cli", "status", "quickstart", "-n", kubectl.namespace, "-o", "json"]
+    assert _rljob(kubectl, kubeconfig, "status", "quickstart")["phase"] == "Succeeded"
+
+    # The job has no pods any more: its files are read in a pod made for that, and removed again.
+    page = folder / "report.html"
+    told = _rljob(kubectl, kubeconfig, "report", "quickstart", "--out", str(page))
+    assert told["state"] == "Succeeded"
+    assert told["records"] > 12, "every rollout, and what SFT and the evaluations recorded"
+    assert "<svg" in page.read_text(encoding="utf-8")
+    wait_for("the reader gone", lambda: not kubectl.names("pods", "-l", READER), seconds=60)
+
+
+def _rljob(kubectl: Kubectl, kubeconfig: str, *words: str) -> dict[str, Any]:
+    """What a command of the CLI prints as JSON, in a process without anything of this one's environment."""
+    command = [sys.executable, "-m", "rljob_cli", *words, "-n", kubectl.namespace, "-o", "json"]
     env = {"KUBECONFIG": kubeconfig, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
-    answer = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(answer.stdout)["phase"] == "Succeeded"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
