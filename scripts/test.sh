@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 py=.venv/bin/python
 local="not cluster and not helm and not gpu"
 # These start an operator of their own and play KubeRay: a control plane alone, where no other acts on their objects.
-apiserver="operator/tests e2e/tests/test_bad_manifests.py e2e/tests/test_cli_on_cluster.py"
+apiserver="operator/tests trainer/tests/cluster e2e/tests/test_bad_manifests.py e2e/tests/test_cli_on_cluster.py"
 
 stage() { printf '\n=== %s (%d s so far)\n' "$1" "$SECONDS"; }
 cleanup() { $py -m e2e.cluster down || true; }
