@@ -44,7 +44,8 @@ faults: setup  ## Kill the operator at every write of every lifecycle, on a cont
 	scripts/faults.sh $(ARGS)
 
 chaos: setup  ## Kill what a job relies on, on a real cluster such as that of e2e-up (about 20 minutes)
-	RLJOB_CHAOS=all $(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py $(ARGS)
+	RLJOB_CHAOS=all $(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py \
+	  e2e/tests/test_rljob_preemption.py $(ARGS)
 
 scale: setup  ## RLJobs by the thousand beside bare RayJobs, as JSON lines (root; about 15 minutes)
 	$(PY) -m benchmarks.scale
