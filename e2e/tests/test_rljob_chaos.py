@@ -70,7 +70,9 @@ def test_a_job_outlives_its_engine_its_retriever_kuberay_an_upgrade_and_its_head
     assert done["step"] == done["totalSteps"] == TOTAL
     assert done["attempt"] == 2, "KubeRay has not submitted it again by itself"
     first, second = done["attempts"]
-    assert (first["state"], first["reason"]) == ("Failed", "PodLost")
-    # The kubelet ends the processes of a pod that is gone already by SIGTERM: the driver may still commit and say so.
+    # The kubelet ends the processes of a pod that is gone already by SIGTERM: the driver may still commit, and its word
+    # come before the operator has missed the pod.
+    failed = first["state"] == "Failed"
+    assert (first["state"], first["reason"]) == (("Failed", "PodLost") if failed else ("Suspended", "Suspended"))
     assert second["startStep"] >= first["committedStep"] > 20
-    assert done["failedAttempts"] == 1
+    assert done["failedAttempts"] == int(failed)
