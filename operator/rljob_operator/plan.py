@@ -6,10 +6,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 import orjson
-from pydantic import ValidationError
 from rljob_trainer.config.checks import check
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
 from rljob_trainer.config.status import RLJobStatus
 
@@ -17,6 +15,7 @@ from rljob_operator import cleanup, kueue, labels, names, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
+from rljob_operator.manifest import readable, whole
 from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
@@ -127,16 +126,16 @@ def _as_written(job: Obj) -> Obj:
 def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], Context | None]:
     """What is wrong with the job, as sentences, and the context to render it in when it can be read at all.
 
-    A job that has begun is not judged again: an operator of another version must not stop it.
+    A job that has begun is not judged again: an operator of another version must not stop it. What this one cannot
+    read of it is left out, and said.
     """
     if path := too_deep(raw):
         return [f"{'.'.join(path[:4])}: nested more than {MAX_DEPTH} levels deep"], None
-    try:
-        job = RLJob.model_validate(raw)
-    except ValidationError as error:
-        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()], None
+    job, unread = readable(raw) if started else whole(raw)
+    if job is None:
+        return unread, None
     metadata = raw["metadata"]
-    context = Context(job=job, namespace=metadata["namespace"], uid=metadata["uid"], settings=settings)
+    context = Context(job, metadata["namespace"], metadata["uid"], settings, tuple(unread))
     if started:
         return [], context
     problems = [str(problem) for problem in check(job)]

@@ -18,7 +18,9 @@ def summarise(view: View, step: Step, scaling: Scaling) -> None:
     status, generation = view.status, view.observed.job["metadata"].get("generation", 0)
     conditions = Conditions(status.conditions, generation, view.now)
     status.observed_generation = generation
-    conditions.set("Accepted", True, Reason.VALID)
+    unread = view.context.unread
+    left_out = f"not read by this version of the operator, which goes on without: {'; '.join(unread)}" if unread else ""
+    conditions.set("Accepted", True, Reason.VALID, left_out)
     _finish(view, step, conditions)
     status.conditions = conditions.all()  # what follows asks whether the job is finished
     _groups(view)

@@ -27,6 +27,8 @@ class Context:
     namespace: str
     uid: str
     settings: Settings
+    unread: tuple[str, ...] = ()
+    """What this version of the operator cannot read of a job that has begun; it is left out."""
 
     @property
     def name(self) -> str:
