@@ -15,7 +15,7 @@ from rljob_operator import cleanup, kueue, labels, names, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
-from rljob_operator.manifest import readable, whole
+from rljob_operator.manifest import readable, status_of, whole
 from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
@@ -69,7 +69,7 @@ class Plan:
 def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """What to write for a job as it was observed."""
     job = observed.job
-    old = RLJobStatus.model_validate(job.get("status") or {})
+    old = status_of(job)
     if deleting(job):
         end = cleanup.clean_up(observed, now, settings)
         return Plan(
@@ -83,7 +83,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     problems, context = _ACCEPTED.get((*key, old.attempt > 0), lambda: accept(raw, settings, started=old.attempt > 0))
     if context is None or problems:
         return _refused(observed, old, problems, now)
-    view = View(observed, context, RLJobStatus.model_validate(job.get("status") or {}), now, settings)
+    view = View(observed, context, status_of(job), now, settings)
     step = advance(view)
     autoscale(view)
     refused = kueue.pin(view)
@@ -159,14 +159,14 @@ def _refused(observed: Observed, old: RLJobStatus, problems: Iterable[str], now:
 
 def conflicting(observed: Observed, now: datetime, why: str) -> Plan:
     """A child's name is taken by something that is not the job's: say so, and look again soon."""
-    old = RLJobStatus.model_validate(observed.job.get("status") or {})
+    old = status_of(observed.job)
     generation = observed.job["metadata"].get("generation", 0)
     return _not_accepted(observed, old, Reason.NAME_CONFLICT, why, generation, now, 15.0)
 
 
 def invalid(observed: Observed, now: datetime, why: str) -> Plan:
     """The apiserver refuses a child: say so, and try again now and then (a policy may be to blame, and mended)."""
-    old = RLJobStatus.model_validate(observed.job.get("status") or {})
+    old = status_of(observed.job)
     generation = observed.job["metadata"].get("generation", 0)
     return _not_accepted(observed, old, Reason.INVALID_SPEC, why, generation, now, 60.0)
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_operator.manifest import readable, whole
+from rljob_operator.manifest import readable, status_of, whole
 
 from tests.conftest import job_manifest
 from tests.test_lifecycle import start
@@ -80,3 +80,19 @@ async def test_a_job_that_has_not_begun_is_refused(world):
     assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
     assert "spec.rollout.speculation" in accepted["message"]
     assert not world.names("RayJob")
+
+
+async def test_a_status_that_a_later_version_has_written_is_read_but_for_its_news(world):
+    await start(world)
+    status = world.kube.objects["RLJob", "demo"]["status"]
+    status["phase"], status["attempts"][0]["reason"], status["forecast"] = "Rehearsing", "Bored", {"eta": "soon"}
+    world.report(step=10, stage="Done", state="Succeeded", exitCode=0)
+    await world.settle()
+    assert (world.status["phase"], world.status["attempts"][0]["reason"]) == ("Succeeded", "Succeeded")
+    assert "forecast" not in world.status
+
+
+def test_what_decides_about_attempts_is_not_guessed():
+    attempt = {"number": 1, "rayJob": "demo-1", "state": "Hibernating"}
+    with pytest.raises(ValueError, match=r"attempts\.0\.state"):
+        status_of({"status": {"attempt": 1, "attempts": [attempt]}})
