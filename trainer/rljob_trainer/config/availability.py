@@ -87,9 +87,9 @@ TABLE: tuple[Unavailable, ...] = (
         when=_uneven,
     ),
     Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
-    *(
-        Unavailable(f"rollout.{field}", use="use placement.type: disaggregated", when=_async)
-        for field in ("dynamicFilter", "overSamplingBatchSize", "partialRollout")
+    Unavailable("rollout.overSamplingBatchSize", use="placement.maxStaleness says how far ahead it runs", when=_async),
+    Unavailable(
+        "rollout.partialRollout", use="what is under way goes on with the next weights, without it", when=_async
     ),
     # Trainer
     *(

@@ -136,7 +136,7 @@ class PromptSource:
         self._digest = _digest(self.rows)
         self._epoch = 0
         self._position = 0
-        self._order = self._epoch_order()
+        self._order = self._order_of(self._epoch)
 
     def __len__(self) -> int:
         """Rows of one epoch."""
@@ -153,10 +153,20 @@ class PromptSource:
         while len(taken) < count:
             if self._position == len(self.rows):
                 self._epoch, self._position = self._epoch + 1, 0
-                self._order = self._epoch_order()
+                self._order = self._order_of(self._epoch)
             taken.append(self.rows[self._order[self._position]])
             self._position += 1
         return taken
+
+    @property
+    def drawn(self) -> int:
+        """Prompts drawn since the beginning of the stream."""
+        return self._epoch * len(self.rows) + self._position
+
+    def at(self, number: int) -> PromptRow:
+        """The prompt that is drawn as this number, counted from 0 over the whole stream, which stays where it is."""
+        epoch, position = divmod(number, len(self.rows))
+        return self.rows[self._order_of(epoch)[position]]
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON."""
@@ -176,12 +186,11 @@ class PromptSource:
                 hint="give the same data and tokenizer, or start anew with checkpoint.overwrite: Replace",
             )
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
-        self._order = self._epoch_order()
+        self._order = self._order_of(self._epoch)
 
-    def _epoch_order(self) -> Sequence[int]:
-        return (
-            epoch_order(len(self.rows), self._seed, "prompts", self._epoch) if self._shuffle else range(len(self.rows))
-        )
+    def _order_of(self, epoch: int) -> Sequence[int]:
+        rows = len(self.rows)
+        return epoch_order(rows, self._seed, "prompts", epoch) if self._shuffle else range(rows)
 
 
 def epoch_order(count: int, seed: int, stream: str, epoch: int) -> list[int]:

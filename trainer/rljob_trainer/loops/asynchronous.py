@@ -2,16 +2,22 @@
 
 The engines always have groups under way, `placement.maxStaleness` steps ahead of the trainer at most; new weights
 interrupt what is generated for the time of the sync, and it goes on with them: every token keeps its version.
-What a commit holds of this is the numbers of the groups under way: they are generated anew after a resume.
+What a commit holds of this is the numbers of the groups under way: they are generated anew after a resume. A group that
+`rollout.dynamicFilter` drops as it is finished leaves its place to another prompt's at once.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from rljob_trainer.backends.errors import NonFiniteError
+from rljob_trainer.checkpoint.schedule import rollout_due
+from rljob_trainer.config.errors import UserError
 from rljob_trainer.data.prompts import PromptRow, PromptSource
+from rljob_trainer.loops.collect import DRAWS, FILTER_FIELD, make_filter
 from rljob_trainer.loops.engines import EngineGroup, Generating
 from rljob_trainer.loops.rl import (
     RolloutFailedError,
@@ -45,9 +51,10 @@ def train_async(run: Run) -> None:
     with pump.beside(run):
         while state.rollout < total and not done:
             run.stop_here()
+            cursor = state.data
             values = _turn(run, pump)
-            every = spec.checkpoint.save_interval
-            done = end_turn(run, values, due=bool(every) and state.rollout % every == 0, beside=pump.take_busy_seconds)
+            due = rollout_due(spec.checkpoint, state.rollout, cursor, state.data)
+            done = end_turn(run, values, due=due, beside=pump.take_busy_seconds)
     state.stage = "Evaluate"
     run.commit()
 
@@ -61,17 +68,19 @@ class Pump:
         staleness = 1 if spec.placement.max_staleness is None else spec.placement.max_staleness
         self.ledger = Ledger(spec.rollout.batch_size, staleness)
         self._sampling = sampling_params(spec.rollout.sampling)
+        self._keep = make_filter(spec.rollout)
+        self._most = spec.rollout.max_prompts_per_rollout or DRAWS * spec.rollout.batch_size
+        self._dropped: Counter[float] = Counter()
+        """Groups that the filter dropped since the last batch was taken, by their mean reward."""
+        self._dropped_tokens = 0
         self._generating: dict[int, Generating] = {}
         self._finished: dict[int, list[Sample]] = {}
         self._running = False
         self._busy, self._looked = 0.0, time.monotonic()
         self._again = [int(entry[NUMBER]) for entry in run.state.pending]
-        prompts.restore({})
-        self._next = run.state.rollout * spec.rollout.batch_size + len(self._again)
-        self._rows: dict[int, PromptRow] = {}
-        for number, row in enumerate(prompts.next(self._next)):
-            if number in self._again:
-                self._rows[number] = row
+        prompts.restore(run.state.data)
+        if not run.state.data:  # the beginning, or a commit of a version that kept no cursor
+            prompts.next(run.state.rollout * spec.rollout.batch_size + len(self._again))
 
     @contextmanager
     def beside(self, run: Run) -> Iterator[None]:
@@ -96,9 +105,8 @@ class Pump:
             for number, generating in list(self._generating.items()):
                 generating.poll(0.0)
                 if generating.done:
-                    self._finished[number] = generating.results()
-                    del self._generating[number], self._rows[number]
-                    self.ledger.finish(number)
+                    del self._generating[number]
+                    self._finish(number, generating.results())
             if timeout and self._generating:
                 next(iter(self._generating.values())).poll(timeout)
         finally:
@@ -108,6 +116,25 @@ class Pump:
         """Seconds in which something was being generated since the last call."""
         busy, self._busy = self._busy, 0.0
         return busy
+
+    @property
+    def filters(self) -> bool:
+        """Whether groups are scored, and dropped, as they are finished."""
+        return self._keep is not None
+
+    def take_dropped(self) -> tuple[dict[str, float], int]:
+        """What the filter has dropped since the last call, as metrics, and the tokens of it."""
+        count, tokens = sum(self._dropped.values()), self._dropped_tokens
+        values = {"sampling/groups_dropped": float(count)} if self.filters else {}
+        if count:
+            values["sampling/dropped_reward"] = sum(reward * n for reward, n in self._dropped.items()) / count
+        self._dropped.clear()
+        self._dropped_tokens = 0
+        return values, tokens
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the prompts stand; those before it are trained, dropped or under way."""
+        return self._prompts.state()
 
     def take(self) -> list[Sample] | None:
         """The samples of the next step, groups numbered from 0; None: not yet."""
@@ -120,18 +147,50 @@ class Pump:
             for sample in self._finished.pop(number)
         ]
 
+    def _finish(self, number: int, samples: list[Sample]) -> None:
+        """All samples of a group are there: it waits to be trained, unless the filter drops it."""
+        if self._keep is not None:
+            self._run.score(samples)
+            if not self._keep(samples):
+                self.ledger.drop(number)
+                self._count_dropped(samples)
+                return
+        self._finished[number] = samples
+        self.ledger.finish(number)
+
+    def _count_dropped(self, samples: list[Sample]) -> None:
+        rewards = [sample.reward or 0.0 for sample in samples]
+        self._dropped[round(sum(rewards) / max(len(rewards), 1), 6)] += 1
+        self._dropped_tokens += sum(sum(sample.loss_mask) for sample in samples)
+        if (count := sum(self._dropped.values())) > self._most - self.ledger.batch:
+            most = ", ".join(f"{n} with mean reward {reward:g}" for reward, n in self._dropped.most_common(3))
+            raise UserError(
+                f"rollout {self._run.state.rollout}: {count} groups were dropped since the batch before ({most})",
+                hint=f"{FILTER_FIELD} finds too little in spec.data.train for this model: use easier or harder "
+                "prompts, more samples per prompt, or raise spec.rollout.maxPromptsPerRollout",
+            )
+
+    @property
+    def _missing(self) -> int:
+        """Groups that are neither trained, nor taken for training, nor under way, of all that will be trained."""
+        spec = self._run.job.spec.rollout
+        there = self._run.state.rollout * spec.batch_size + self.ledger.in_training + len(self.ledger.pending)
+        return spec.num_rollout * spec.batch_size - there
+
+    def _row(self) -> tuple[int, PromptRow]:
+        """The next group's number and prompt: first those that a commit says are to be generated anew."""
+        if self._again:
+            number = self._again.pop(0)
+            return number, self._prompts.at(number)
+        return self._prompts.drawn, self._prompts.next(1)[0]
+
     def _start(self) -> None:
         spec, version = self._run.job.spec, self._run.state.policy_version
-        last = spec.rollout.num_rollout * spec.rollout.batch_size
-        while self.ledger.room() > 0 and (self._again or self._next < last):
-            if self._again:
-                number = self._again.pop(0)
-            else:
-                number, self._next = self._next, self._next + 1
-                self._rows[number] = self._prompts.next(1)[0]
+        while self.ledger.room() > 0 and self._missing > 0:
+            number, row = self._row()
             rollout, group = divmod(number, spec.rollout.batch_size)
             samples = make_samples(
-                [self._rows[number]], spec.rollout.n_samples_per_prompt, job_seed=self._run.seed, stage="train",
+                [row], spec.rollout.n_samples_per_prompt, job_seed=self._run.seed, stage="train",
                 rollout=rollout, first_group=group,
             )  # fmt: skip
             loads = [sum(each) for each in zip(*(one.loads for one in self._generating.values()), strict=True)]
@@ -147,8 +206,10 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
     with run.timer.phase("generate"):
         samples = _wait_for_batch(run, pump)
     waited = run.timer.seconds("generate")
-    with run.timer.phase("reward"):
-        run.score(samples)
+    dropped, dropped_tokens = pump.take_dropped()
+    if not pump.filters:
+        with run.timer.phase("reward"):
+            run.score(samples)
     engines = run.engines
     assert engines is not None
     engines.may_send = False  # the ranks' weights change from here on until the next version is served
@@ -157,18 +218,18 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
         if not advantages:
             raise RolloutFailedError(f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on")
         try:
-            values = rollout_metrics(samples, run.em_label) | train_step(run, samples, advantages)
+            values = rollout_metrics(samples, run.em_label) | dropped | train_step(run, samples, advantages)
         except NonFiniteError as error:
             run.health.not_finite(error, state, None)
             raise
-    tokens = sum(sum(sample.loss_mask) for sample in samples)
+    tokens = sum(sum(sample.loss_mask) for sample in samples) + dropped_tokens
     values |= staleness_of(samples, state.policy_version)
     state.rollout += 1
     state.tokens_generated += tokens
     state.add_seconds("generate", waited)
     run.sync_weights()
     pump.ledger.trained()
-    state.pending = [{NUMBER: number} for number in pump.ledger.pending]
+    state.data, state.pending = pump.cursor(), [{NUMBER: number} for number in pump.ledger.pending]
     values["tokens_per_second"] = tokens / max(sum(run.timer.seconds(p) for p in ("generate", "train", "sync")), 1e-9)
     keep_completions(run, samples, advantages)
     run.recorder.prometheus.generated(tokens, statuses_of(samples))

@@ -31,6 +31,11 @@ class Ledger:
         return sorted(self._born)
 
     @property
+    def in_training(self) -> int:
+        """Groups that were taken for the step that is not over yet."""
+        return self.batch if self._training else 0
+
+    @property
     def under_way(self) -> int:
         """Groups that are started and not finished."""
         return len(self._born) - len(self._ready)
@@ -52,6 +57,12 @@ class Ledger:
         if number not in self._born or number in self._ready:
             raise ValueError(f"group {number} is not under way")
         self._ready.append(number)
+
+    def drop(self, number: int) -> None:
+        """A group under way will not be trained: another may be started in its place."""
+        if number not in self._born or number in self._ready:
+            raise ValueError(f"group {number} is not under way")
+        del self._born[number]
 
     def take(self, version: int) -> list[int] | None:
         """The groups of the step that makes `version` + 1, the oldest of the finished ones first; None: wait.

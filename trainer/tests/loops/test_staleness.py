@@ -41,6 +41,22 @@ def test_one_step_off_generates_the_next_batch_while_training() -> None:
     assert ledger.pending == [4, 5]
 
 
+def test_a_dropped_group_leaves_its_place() -> None:
+    ledger = Ledger(batch=2, max_staleness=0)
+    ledger.start([0, 1], 0)
+    ledger.drop(1)
+    assert (ledger.pending, ledger.room()) == ([0], 1)
+    ledger.start([2], 0)
+    for number in (0, 2):
+        ledger.finish(number)
+    assert ledger.take(0) == [0, 2]
+    assert ledger.in_training == 2
+    ledger.trained()
+    assert ledger.in_training == 0
+    with pytest.raises(ValueError, match="not under way"):
+        ledger.drop(2)
+
+
 def test_mistakes_are_refused() -> None:
     ledger = Ledger(1, 0)
     ledger.start([7], 0)
