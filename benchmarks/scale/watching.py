@@ -80,12 +80,13 @@ class Scene:
     async def _follow(self, kind: Kind) -> None:
         while True:
             try:
-                found = await self._kube.list_at(kind, self._namespace)
-                if found is None:
+                version = ""
+                async for items, listed in self._kube.pages(kind, self._namespace):
+                    version = str(listed)
+                    for obj in items:
+                        self._take(kind, "ADDED", obj)
+                if not version:
                     raise RuntimeError(f"there is no kind {kind.kind}")
-                for obj in found[0]:
-                    self._take(kind, "ADDED", obj)
-                version = str(found[1])
                 while True:
                     async for change, obj in self._kube.watch(kind, self._namespace, "", version, 600):
                         version = obj["metadata"]["resourceVersion"]

@@ -6,7 +6,7 @@ revisions in every release.)
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import orjson
 
@@ -58,14 +58,25 @@ class Cache:
         self._bury((obj["kind"], job[0], name_of(obj)), version, now)
         return self._remove(job, obj["kind"], name_of(obj), version)
 
-    def replace(self, kind: Kind, namespace: str | None, objects: Iterable[Obj], version: int) -> set[Job]:
-        """Take in a whole listing, of one namespace or all, at this version; the jobs for which anything changed."""
+    async def replace(
+        self, kind: Kind, namespace: str | None, pages: AsyncIterator[tuple[Iterable[Obj], int]]
+    ) -> tuple[set[Job], set[tuple[str, str]], int | None]:
+        """Take in a whole listing, of one namespace or all, page by page, each with the listing's version.
+
+        The jobs for which anything changed, namespace and name of what was listed, and the version; None for it when
+        there was no page: the kind does not exist.
+        """
         changed: set[Job] = set()
         listed: set[tuple[str, str]] = set()
-        for obj in objects:
-            listed.add((obj["metadata"]["namespace"], name_of(obj)))
-            if self.put(obj) and (job := job_of(obj)):
-                changed.add(job)
+        version: int | None = None
+        async for objects, at in pages:
+            version = at
+            for obj in objects:
+                listed.add((obj["metadata"]["namespace"], name_of(obj)))
+                if self.put(obj) and (job := job_of(obj)):
+                    changed.add(job)
+        if version is None:
+            return changed, listed, None
         for job, kinds in list(self._jobs.items()):
             if namespace is not None and job[0] != namespace:
                 continue
@@ -73,7 +84,7 @@ class Cache:
                 # What is newer than the listing was made meanwhile.
                 if (job[0], name) not in listed and self._remove(job, kind.kind, name, version):
                     changed.add(job)
-        return changed
+        return changed, listed, version
 
     def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
         """An RLJob."""

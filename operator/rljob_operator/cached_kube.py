@@ -6,7 +6,7 @@ from typing import Any
 
 from rljob_operator import labels
 from rljob_operator.cache import Cache
-from rljob_operator.kube import HttpKube, Objects
+from rljob_operator.kube import HttpKube, Names, Objects
 from rljob_operator.objects import CHILDREN, POD, RLJOB, WORKLOAD, Kind, Obj
 
 _CACHED = frozenset(kind.kind for kind in (*CHILDREN, POD, WORKLOAD))
@@ -34,13 +34,14 @@ class CachedKube:
         """See Kube."""
         if namespace and kind.kind in _CACHED and selector.startswith(_OF_JOB):
             return self._cache.of_job(kind, (namespace, selector.removeprefix(_OF_JOB)))
-        found = await self.live.list_at(kind, namespace, selector)
-        if found is None:
-            return None
-        items, version = found
-        if kind == RLJOB and not selector:
-            self._cache.replace(kind, namespace, items, version)
-        return items
+        return await self.live.list(kind, namespace, selector)
+
+    async def names(self, kind: Kind, namespace: str | None) -> Names:
+        """See Kube."""
+        if kind != RLJOB:
+            return await self.live.names(kind, namespace)
+        _, listed, _ = await self._cache.replace(kind, namespace, self.live.pages(kind, namespace))
+        return sorted(listed)
 
     async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
         """See Kube."""

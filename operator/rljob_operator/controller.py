@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from rljob_operator.kube import ApiError, Kube
 from rljob_operator.metrics import Metrics
-from rljob_operator.objects import RLJOB, name_of
+from rljob_operator.objects import RLJOB
 from rljob_operator.reconcile import reconcile
 from rljob_operator.server import Canary
 from rljob_operator.settings import Settings
@@ -93,10 +93,9 @@ class Controller:
             wait = self._settings.resync_seconds * random.uniform(0.8, 1.2)
             try:
                 for namespace in self._settings.watch_namespaces or (None,):
-                    for job in await self._kube.list(RLJOB, namespace) or []:
+                    for key in await self._kube.names(RLJOB, namespace):
                         # Spread, so that a thousand jobs are not read at once.
-                        spread = random.uniform(0, wait / 10) if self.listed else 0.0
-                        self.queue.add((job["metadata"]["namespace"], name_of(job)), spread)
+                        self.queue.add(key, random.uniform(0, wait / 10) if self.listed else 0.0)
                 self.listed = True
             except ApiError as error:
                 logger.warning("resync: %s; again in 10 s", error)

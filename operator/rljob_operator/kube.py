@@ -21,6 +21,8 @@ from rljob_operator.objects import EVENT, Kind, Obj, kind_of, name_of
 
 logger = logging.getLogger(__name__)
 Objects = list[Obj]
+Names = list[tuple[str, str]]
+"""Namespaces and names."""
 FIELD_MANAGER = "rljob-operator"
 TRIES = 4
 RETRIED = frozenset({409, 429, 500, 502, 503, 504})
@@ -56,6 +58,9 @@ class Kube(Protocol):
 
     async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
         """The same of several kinds, read at once."""
+
+    async def names(self, kind: Kind, namespace: str | None) -> Names:
+        """Namespace and name of all objects of a kind."""
 
     async def apply(self, obj: Obj, *, absent: bool = False) -> Obj:
         """Server-side apply, as field manager `rljob-operator`, by force. `absent`: ApiError with status 409 when an
@@ -112,27 +117,28 @@ class HttpKube:
 
     async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Obj] | None:
         """See Kube."""
-        found = await self.list_at(kind, namespace, selector)
-        return None if found is None else found[0]
+        pages = [items async for items, _ in self.pages(kind, namespace, selector)]
+        return [item for items in pages for item in items] if pages else None
 
     async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
         """See Kube."""
         return await asyncio.gather(*(self.list(kind, namespace, selector) for kind in kinds))
 
-    async def list_at(self, kind: Kind, namespace: str | None, selector: str = "") -> tuple[Objects, int] | None:
-        """Objects by label selector and the version that they were listed at; None when there is no such kind."""
-        items: Objects = []
+    async def names(self, kind: Kind, namespace: str | None) -> Names:
+        """See Kube."""
+        pages = self.pages(kind, namespace)
+        return [(item["metadata"]["namespace"], name_of(item)) async for items, _ in pages for item in items]
+
+    async def pages(self, kind: Kind, namespace: str | None, selector: str = "") -> AsyncIterator[tuple[Objects, int]]:
+        """Objects by label selector, page by page, and the version that they are listed at; no page at all when there
+        is no such kind. Thousands of objects at once would take many times the room of what is kept of them."""
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
-        while True:
-            answer = await self._call("GET", kind.path(namespace), query, absent=True)
-            if answer is None:
-                return None
-            for item in answer["items"]:
-                # A list's items do not say their kind.
-                item |= {"apiVersion": kind.api_version, "kind": kind.kind}
-                items.append(kept(item))
+        while answer := await self._call("GET", kind.path(namespace), query, absent=True):
+            # A list's items do not say their kind.
+            named = {"apiVersion": kind.api_version, "kind": kind.kind}
+            yield [kept(item | named) for item in answer["items"]], int(answer["metadata"].get("resourceVersion") or 0)
             if not (more := answer["metadata"].get("continue")):
-                return items, int(answer["metadata"].get("resourceVersion") or 0)
+                return
             query["continue"] = more
 
     async def watch(

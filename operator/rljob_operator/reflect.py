@@ -80,13 +80,13 @@ class Reflectors:
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
         """Bring the cache in line; the version to watch from, None when the kind does not exist."""
-        found = await self._kube.list_at(kind, namespace, _selector(kind))
-        if found is None:
+        pages = self._kube.pages(kind, namespace, _selector(kind))
+        changed, _, version = await self._cache.replace(kind, namespace, pages)
+        if version is None:
             self._cache.missing.add(kind.kind)
             return None
         self._cache.missing.discard(kind.kind)
-        items, version = found
-        for job in self._cache.replace(kind, namespace, items, version):
+        for job in changed:
             self._look_at(*job, 0.0)
         return str(version)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rljob_operator import labels, names
 from rljob_operator.kept import kept
-from rljob_operator.kube import ApiError, Objects
+from rljob_operator.kube import ApiError, Names, Objects
 from rljob_operator.objects import Kind, Obj, rfc3339
 from rljob_operator.reconcile import reconcile
 from rljob_operator.settings import Settings
@@ -120,6 +120,10 @@ class FakeKube:
             for (its, _), obj in self.objects.items()
             if its == kind.kind and wanted.items() <= (obj["metadata"].get("labels") or {}).items()
         ]
+
+    async def names(self, kind: Kind, namespace: str | None) -> Names:
+        found = await self.list(kind, namespace) or []
+        return [(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in found]
 
     async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
         return [await self.list(kind, namespace, selector) for kind in kinds]

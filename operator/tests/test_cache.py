@@ -31,6 +31,14 @@ def names(cache: Cache, kind=CONFIG_MAP) -> list[str]:
     return [obj["metadata"]["name"] for obj in cache.of_job(kind, JOB)]
 
 
+def listing(cache: Cache, namespace: str | None, *pages: list[Obj], version: int):
+    async def given():
+        for page in pages:
+            yield page, version
+
+    return asyncio.run(cache.replace(CONFIG_MAP, namespace, given()))
+
+
 class TestCache:
     def test_the_latest_version_counts_in_whatever_order(self):
         cache = Cache()
@@ -57,15 +65,21 @@ class TestCache:
         for version, name in ((3, "stays"), (4, "goes"), (30, "newer")):
             cache.put(thing(version, name))
         cache.put(thing(4, "elsewhere", job="other") | {"kind": "Pod"})
-        changed = cache.replace(CONFIG_MAP, None, [thing(3, "stays"), thing(20, "new")], 20)
+        pages = [thing(3, "stays")], [thing(20, "new")]
+        assert listing(cache, None, *pages, version=20) == ({JOB}, {(NAMESPACE, "stays"), (NAMESPACE, "new")}, 20)
         assert names(cache) == ["new", "newer", "stays"]
-        assert changed == {JOB}
         assert cache.of_job(POD, (NAMESPACE, "other"))
 
     def test_a_listing_of_one_namespace_leaves_the_others_alone(self):
         cache = Cache()
         cache.put(thing(3))
-        assert cache.replace(CONFIG_MAP, "other", [], 9) == set()
+        assert listing(cache, "other", [], version=9) == (set(), set(), 9)
+        assert names(cache) == ["demo-config"]
+
+    def test_what_is_there_stays_when_there_was_no_listing(self):
+        cache = Cache()
+        cache.put(thing(3))
+        assert listing(cache, None, version=9) == (set(), set(), None)
         assert names(cache) == ["demo-config"]
 
     def test_a_kind_that_does_not_exist(self):
@@ -109,6 +123,32 @@ class Stale(FakeKube):
 
     async def list(self, kind, namespace, selector=""):
         return [] if kind in (POD, RAY_CLUSTER) else await super().list(kind, namespace, selector)
+
+
+async def test_a_listing_takes_the_room_of_a_page():
+    """Not that of all objects as dicts, which is many times what is kept of them."""
+    pages, each = 40, 25
+    item = {"name": "", "namespace": NAMESPACE, "labels": {labels.JOB: "demo"}}
+
+    async def answer(request: web.Request) -> web.Response:
+        page = int(request.query.get("continue", "0"))
+        data = {f"k{k}": "v" * 40 for k in range(60)}
+        metadata = [item | {"name": f"c-{page}-{n}", "resourceVersion": "5"} for n in range(each)]
+        items = [{"metadata": its, "data": data} for its in metadata]
+        more = {"continue": str(page + 1)} if page + 1 < pages else {}
+        return web.json_response({"items": items, "metadata": {"resourceVersion": "9"} | more})
+
+    cache = Cache()
+    async with serving(answer) as kube:
+        tracemalloc.start()
+        try:
+            found = await cache.replace(CONFIG_MAP, None, kube.pages(CONFIG_MAP, None, labels.JOB))
+            held, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert found[2] == 9
+    assert len(names(cache)) == pages * each
+    assert peak < 2.2 * held, "the listing was held as a whole"
 
 
 def test_an_object_takes_little_more_than_its_text():
