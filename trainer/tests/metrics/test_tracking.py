@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,26 @@ def log_records(data: bytes) -> list[bytes]:
             at += room
             continue
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + 7 + length > len(data):  # it is being written
+            break
         part += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
             records.append(part)
             part = b""
     return records
+
+
+def whole_run(file: Path, kind: Any) -> list[Any]:
+    """The records of a run's file, once the last of them is there: wandb's own process writes it, and may still do so
+    when the run has been finished."""
+    end = time.monotonic() + 30
+    while True:
+        records = [kind.FromString(data) for data in log_records(file.read_bytes())]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        assert time.monotonic() < end, f"{file.name} has no end"
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -110,9 +125,7 @@ def test_wandb_offline_goes_on_with_the_same_run(tmp_path: Path) -> None:
     assert len({file.name for file in files}) == 1  # named by the run's id
     rewards, keys = [], set()
     for file in files:
-        for data in log_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in whole_run(file, wandb_internal_pb2.Record):
             if record.WhichOneof("record_type") == "history":
                 items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
                 keys |= set(items)
