@@ -24,6 +24,7 @@ from e2e.faults.world import World
 When = Literal["before", "after"]
 NAMESPACE = Kind("v1", "Namespace", "namespaces")
 CONVERGED_SECONDS = 120.0
+REVIVED_SECONDS = 20.0
 QUIET_SECONDS = 4.0
 """A state that holds for so long is an end."""
 
@@ -266,4 +267,9 @@ class Stage:
             await asyncio.sleep(0.3)
         if bad := self.cast.world.fence_violations(self.namespace):
             return f"two attempts at once: {'; '.join(bad[:4])}"
-        return None if self.operator.alive else f"the operator ended by itself: {self.operator.log}"
+        deadline = time.monotonic() + REVIVED_SECONDS
+        while not self.operator.alive:  # killed at its last write, it may not have been started again yet
+            if time.monotonic() > deadline:
+                return f"the operator ended by itself: {self.operator.log}"
+            await asyncio.sleep(0.1)
+        return None
