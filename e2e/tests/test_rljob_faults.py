@@ -16,12 +16,12 @@ SHORT = {
         "prepare": {"args": {"entities": 400, "heldOutEntities": 100, "demonstrations": 2000, "trainQuestions": 400}}
     },
     "sft": {"numSteps": 20, "batchSize": 32},
-    "rollout": {"numRollout": 30},
+    "rollout": {"numRollout": 45},
     "evaluation": {"interval": 0, "withoutRetriever": False},
     "checkpoint": {"saveInterval": 2, "sftSaveInterval": 5},
     "lifecycle": {"terminationGracePeriodSeconds": 15},
 }
-TOTAL = 50
+TOTAL = 65
 OPERATOR = "app.kubernetes.io/name=rljob-operator"
 
 

@@ -12,11 +12,11 @@ SHORT = {
         "prepare": {"args": {"entities": 400, "heldOutEntities": 100, "demonstrations": 2000, "trainQuestions": 400}}
     },
     "sft": {"numSteps": 10, "batchSize": 32},
-    "rollout": {"numRollout": 150},
+    "rollout": {"numRollout": 200},
     "evaluation": {"interval": 0, "withoutRetriever": False},
     "lifecycle": {"terminationGracePeriodSeconds": 15},
 }
-TOTAL = 160
+TOTAL = 210
 
 
 def test_scaled_up_and_down_while_it_trains(kubectl: Kubectl) -> None:
