@@ -9,7 +9,7 @@ from typing import Any
 
 from rljob_operator import labels
 from rljob_operator.kube import ApiError, Kube, event
-from rljob_operator.objects import RAY_CLUSTER, RLJOB, Obj, controlled_by, kind_of, name_of, rfc3339
+from rljob_operator.objects import RAY_CLUSTER, RLJOB, WORKLOAD, Obj, controlled_by, kind_of, name_of, rfc3339
 from rljob_operator.observe import Observed, observe
 from rljob_operator.plan import Plan, conflicting, invalid, plan
 from rljob_operator.settings import Settings
@@ -45,7 +45,7 @@ async def reconcile(
     now = now or kube.clock()
     wanted = plan(observed, now, settings)
     if live is not None and _rests_on_absence(observed, wanted):
-        observed = await observe(live, namespace, name)
+        observed = await _observe_live(live, observed, namespace, name)
         if observed is None:
             return None, None
         wanted = plan(observed, now, settings)
@@ -71,6 +71,16 @@ def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
     before = (observed.job.get("status") or {}).get("attempt") or 0
     after = (wanted.status or {}).get("attempt") or 0
     return wanted.finalizer == "remove" or after > max(before, 1) or _ends_unreported(observed, wanted)
+
+
+async def _observe_live(live: Kube, cached: Observed, namespace: str, name: str) -> Observed | None:
+    """The job and all that is its, from the apiserver itself: but for Workloads, which it does not know by the job's
+    label. They only explain."""
+    found = await observe(live, namespace, name)
+    if found is None:
+        return None
+    workloads = {key: obj for key, obj in cached.children.items() if key[0] == WORKLOAD.kind}
+    return replace(found, children={**found.children, **workloads}, kueue=cached.kueue)
 
 
 def _ends_unreported(observed: Observed, wanted: Plan) -> bool:

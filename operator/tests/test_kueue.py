@@ -2,9 +2,11 @@
 e2e/kueue has the real ones."""
 
 import pytest
-from rljob_operator.objects import rfc3339
+from rljob_operator.objects import WORKLOAD, rfc3339
+from rljob_operator.reconcile import reconcile
 from rljob_operator.render.kueue import PRIORITY, QUEUE
 
+from tests.conftest import NAMESPACE, FakeKube
 from tests.test_lifecycle import start
 
 COMMIT = {"name": "0001-ab/commits/step-000002", "step": 2}
@@ -195,6 +197,27 @@ async def test_preemption_ends_the_attempt_uncounted_and_the_next_is_queued_from
     assert second["spec"]["suspend"] is True
     assert second["spec"]["entrypoint"].endswith("--resume-from 0001-ab/commits/step-000003")
     assert world.status["attempts"][1]["startStep"] == 3
+
+
+class Unlabelled(FakeKube):
+    """The apiserver itself: a Workload has no label of the job's."""
+
+    async def list(self, kind, namespace, selector=""):
+        return [] if kind == WORKLOAD else await super().list(kind, namespace, selector)
+
+
+async def test_what_is_confirmed_with_the_apiserver_keeps_kueues_words(world):
+    kueue = Kueue(world)
+    await run(world, kueue, lastCommit=COMMIT)
+    kueue.evict()
+    kueue.at_rest()
+    world.collect()
+    live = Unlabelled()
+    live.objects, live.now = world.kube.objects, world.kube.now
+    await reconcile(world.kube, NAMESPACE, "demo", world.settings, world.kube.now, live=live)
+    (first,) = world.status["attempts"]
+    assert (first["state"], first["reason"]) == ("Suspended", "Preempted")
+    assert "Preempted to accommodate a workload" in first["message"]
 
 
 async def test_what_the_driver_commits_after_its_attempt_was_closed_counts(world):
