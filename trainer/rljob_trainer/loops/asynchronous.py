@@ -17,7 +17,7 @@ from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import rollout_due
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.data.prompts import PromptRow, PromptSource
-from rljob_trainer.loops.collect import DRAWS, FILTER_FIELD, make_filter
+from rljob_trainer.loops.collect import DRAWS, TOO_LITTLE, make_filter
 from rljob_trainer.loops.engines import EngineGroup, Generating
 from rljob_trainer.loops.rl import (
     RolloutFailedError,
@@ -166,8 +166,7 @@ class Pump:
             most = ", ".join(f"{n} with mean reward {reward:g}" for reward, n in self._dropped.most_common(3))
             raise UserError(
                 f"rollout {self._run.state.rollout}: {count} groups were dropped since the batch before ({most})",
-                hint=f"{FILTER_FIELD} finds too little in spec.data.train for this model: use easier or harder "
-                "prompts, more samples per prompt, or raise spec.rollout.maxPromptsPerRollout",
+                hint=TOO_LITTLE,
             )
 
     @property

@@ -21,6 +21,10 @@ from rljob_trainer.rollout.types import Sample, SamplingParams
 
 Filter = Callable[[Sequence[Sample]], bool]
 FILTER_FIELD = "spec.rollout.dynamicFilter"
+TOO_LITTLE = (
+    f"{FILTER_FIELD} finds too little in spec.data.train for this model: use easier or harder prompts, more samples "
+    "per prompt, or raise spec.rollout.maxPromptsPerRollout"
+)
 DRAWS = 16
 """Without a limit of the user's, so many times `overSamplingBatchSize` prompts are drawn for a rollout at most."""
 
@@ -98,8 +102,7 @@ def collect(
         if selection.exhausted:
             raise UserError(
                 f"rollout {rollout}: {selection.shortage()}",
-                hint=f"{FILTER_FIELD} finds too little in spec.data.train for this model: use easier or harder "
-                "prompts, more samples per prompt, or raise spec.rollout.maxPromptsPerRollout",
+                hint=TOO_LITTLE,
             )
         selection.draw(_new_groups(spec, prompts.next(selection.wanted), job_seed, rollout, selection.drawn))
         generated += _round(selection, generate, score, keep, sampling)
