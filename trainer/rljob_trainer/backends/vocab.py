@@ -11,10 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rljob_trainer.backends.fused_layers import one_pass
-
-LOGITS = 2**28
-"""Most logits of one chunk."""
+LOGITS = 2**29
+"""Most logits of one chunk: of fewer, adding up the chunks' gradients of the output matrix begins to cost."""
 
 
 def chunk_stats(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -27,27 +25,45 @@ def chunk_stats(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, 
     top = z.amax(dim=-1)
     shifted = z - top[:, None]
     weights = shifted.exp()
-    column = torch.arange(logits.shape[1], device=logits.device)
-    # A comparison with each column, where a gather would do: it fuses into the one pass over the logits.
-    at_target = torch.where(column[None, :] == targets[:, None], z, 0.0).sum(dim=-1)
+    mine = (targets >= 0) & (targets < logits.shape[1])
+    at_target = z.gather(1, targets.where(mine, 0)[:, None])[:, 0].where(mine, 0.0)
     return top, weights.sum(dim=-1), (weights * shifted).sum(dim=-1), at_target
 
 
 def chunk_grad(
-    logits: Tensor, targets: Tensor, log_total: Tensor, entropy: Tensor, grad: Tensor, grad_entropy: Tensor,
+    logits: Tensor, targets: Tensor, log_total: Tensor, entropy: Tensor, grad: Tensor, grad_entropy: Tensor | None,
     scale: float,
 ) -> Tensor:  # fmt: skip
     """Gradient of Σ grad·log p(target) + grad_entropy·H with respect to logits, in their type.
 
     With p = exp(z − log_total): ∂ log p_t/∂z_j = 1[j=t] − p_j and ∂H/∂z_j = −p_j·(log p_j + H).
-    log_total, entropy, grad, grad_entropy: [n] float32.
+    log_total, entropy, grad, grad_entropy: [n] float32; the last may be None, for zeros.
     """
     log_p = logits.float() * scale - log_total[:, None]
     p = log_p.exp()
     column = torch.arange(logits.shape[1], device=logits.device)
     hit = (column[None, :] == targets[:, None]).float()
-    result = (hit - p) * grad[:, None] - p * (log_p + entropy[:, None]) * grad_entropy[:, None]
+    result = (hit - p) * grad[:, None]
+    if grad_entropy is not None:
+        result -= p * (log_p + entropy[:, None]) * grad_entropy[:, None]
     return (result * scale).to(logits.dtype)
+
+
+def _kernels(logits: Tensor) -> tuple[Any, Any]:
+    """How to compute the two functions above where the logits are; the gradient may take the logits' place."""
+    if not logits.is_cuda:
+        return chunk_stats, chunk_grad
+    from rljob_trainer.backends import vocab_kernels
+
+    return vocab_kernels.stats, vocab_kernels.grad_in_place
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in the type of `total` (float32) however narrow theirs is."""
+    if left.is_cuda and left.dtype != total.dtype:
+        torch.ops.aten.addmm.dtype_out(total, left, right, total.dtype, out=total)
+    else:
+        total += left @ right
 
 
 class _LogProb(torch.autograd.Function):
@@ -61,7 +77,8 @@ class _LogProb(torch.autograd.Function):
         )  # fmt: skip
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            top, total, weighted, at_target = one_pass(chunk_stats, hidden[part] @ weight.t(), targets[part], scale)
+            logits = hidden[part] @ weight.t()
+            top, total, weighted, at_target = _kernels(logits)[0](logits, targets[part], scale)
             if group is not None:
                 highest = top.clone()
                 dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
@@ -77,26 +94,29 @@ class _LogProb(torch.autograd.Function):
             entropy[part] = log_sum - weighted / total
         ctx.save_for_backward(hidden, weight, targets, log_total, entropy)
         ctx.scale, ctx.chunk = scale, chunk
+        ctx.set_materialize_grads(False)  # None where no gradient is wanted of one of the two
         return logprob, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, log_total, entropy = ctx.saved_tensors
-        zeros = torch.zeros_like(log_total)
-        grad, grad_entropy = (zeros if given is None else given.float() for given in grads)
+        of_logprob, of_entropy = grads
+        grad = torch.zeros_like(log_total) if of_logprob is None else of_logprob.float().contiguous()
+        grad_entropy = None if of_entropy is None else of_entropy.float().contiguous()
         grad_hidden = torch.empty_like(hidden)
         several = hidden.shape[0] > ctx.chunk
         # Chunks are added up in float32: below it, small ones would be lost in the sum.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if several else torch.zeros_like(weight)
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            delta = one_pass(
-                chunk_grad, hidden[part] @ weight.t(), targets[part], log_total[part], entropy[part], grad[part],
-                grad_entropy[part], ctx.scale,
+            logits = hidden[part] @ weight.t()
+            delta = _kernels(logits)[1](
+                logits, targets[part], log_total[part], entropy[part], grad[part],
+                None if grad_entropy is None else grad_entropy[part], ctx.scale,
             )  # fmt: skip
             torch.mm(delta, weight, out=grad_hidden[part])
             if several:
-                grad_weight += delta.t() @ hidden[part]
+                _add_product(grad_weight, delta.t(), hidden[part])
             else:
                 grad_weight = delta.t() @ hidden[part]
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
