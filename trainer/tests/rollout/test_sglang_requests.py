@@ -115,6 +115,10 @@ class Manager:
 
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[str]] = []
+        self.frozen = 0
+
+    async def freeze_gc(self) -> None:
+        self.frozen += 1
 
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         for future in self.waiting:
@@ -178,6 +182,7 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on(monkeypatch: pytest.M
     assert generation.finish_reason == "length"
     assert made.engine.asked == [[4, 5], [4, 5, 10]]
     assert engine.stats()["interrupted"] == 1.0
+    assert made.engine.tokenizer_manager.frozen == 1
 
 
 async def test_an_aborted_turn_gives_what_it_has_and_can_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
