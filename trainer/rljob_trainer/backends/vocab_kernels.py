@@ -14,7 +14,7 @@ COLUMNS = 4096
 WARPS = 8
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _stats(  # type: ignore[no-untyped-def]
     logits, targets, scale, top_out, total_out, weighted_out, target_out, stride, columns, COLUMNS: tl.constexpr
 ):
@@ -48,7 +48,7 @@ def _stats(  # type: ignore[no-untyped-def]
     tl.store(target_out + row, at_target)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _grad(  # type: ignore[no-untyped-def]
     logits, targets, log_total, entropy, grad, grad_entropy, scale, stride, columns,
     OF_ENTROPY: tl.constexpr, COLUMNS: tl.constexpr,

@@ -7,7 +7,6 @@ What a commit holds of this is the numbers of the groups under way: they are gen
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +28,7 @@ from rljob_trainer.loops.rl import (
 )
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.samples import advantages_of, make_samples, rollout_metrics, sampling_params, staleness_of
+from rljob_trainer.loops.selection import Dropped
 from rljob_trainer.loops.staleness import Ledger
 from rljob_trainer.loops.waiting import TICK_SECONDS
 from rljob_trainer.rollout.types import Sample
@@ -70,8 +70,8 @@ class Pump:
         self._sampling = sampling_params(spec.rollout.sampling)
         self._keep = make_filter(spec.rollout)
         self._most = spec.rollout.max_prompts_per_rollout or DRAWS * spec.rollout.batch_size
-        self._dropped: Counter[float] = Counter()
-        """Groups that the filter dropped since the last batch was taken, by their mean reward."""
+        self._dropped = Dropped()
+        """Since the last batch was taken."""
         self._dropped_tokens = 0
         self._generating: dict[int, Generating] = {}
         self._finished: dict[int, list[Sample]] = {}
@@ -124,12 +124,8 @@ class Pump:
 
     def take_dropped(self) -> tuple[dict[str, float], int]:
         """What the filter has dropped since the last call, as metrics, and the tokens of it."""
-        count, tokens = sum(self._dropped.values()), self._dropped_tokens
-        values = {"sampling/groups_dropped": float(count)} if self.filters else {}
-        if count:
-            values["sampling/dropped_reward"] = sum(reward * n for reward, n in self._dropped.items()) / count
-        self._dropped.clear()
-        self._dropped_tokens = 0
+        values, tokens = self._dropped.metrics() if self.filters else {}, self._dropped_tokens
+        self._dropped, self._dropped_tokens = Dropped(), 0
         return values, tokens
 
     def cursor(self) -> dict[str, Any]:
@@ -159,13 +155,11 @@ class Pump:
         self.ledger.finish(number)
 
     def _count_dropped(self, samples: list[Sample]) -> None:
-        rewards = [sample.reward or 0.0 for sample in samples]
-        self._dropped[round(sum(rewards) / max(len(rewards), 1), 6)] += 1
+        self._dropped.add(samples)
         self._dropped_tokens += sum(sum(sample.loss_mask) for sample in samples)
-        if (count := sum(self._dropped.values())) > self._most - self.ledger.batch:
-            most = ", ".join(f"{n} with mean reward {reward:g}" for reward, n in self._dropped.most_common(3))
+        if self._dropped.count > self._most - self.ledger.batch:
             raise UserError(
-                f"rollout {self._run.state.rollout}: {count} groups were dropped since the batch before ({most})",
+                f"rollout {self._run.state.rollout}: since the batch before, {self._dropped}",
                 hint=TOO_LITTLE,
             )
 

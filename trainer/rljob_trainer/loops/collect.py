@@ -155,17 +155,13 @@ def _metrics(
     """What over-sampling, filter and partial rollouts did; nothing when none of them is on."""
     if not (spec.over_sampling_batch_size or spec.dynamic_filter or spec.partial_rollout):
         return {}
-    dropped, ready = sum(selection.dropped.values()), sum(group.finished for group in rest)
+    ready = sum(group.finished for group in rest)
     versions = [v for group in batch for sample in group.samples for v in sample.policy_versions if v >= 0]
-    values = {
+    return selection.dropped.metrics() | {
         "sampling/prompts_drawn": float(selection.drawn),
-        "sampling/groups_dropped": float(dropped),
         "sampling/groups_kept_from_before": float(sum(group.kept for group in batch)),
         "sampling/groups_left_ready": float(ready),
         "sampling/groups_left_unfinished": float(len(rest) - ready),
         "sampling/stale_tokens": sum(version < rollout for version in versions) / max(len(versions), 1),
         "sampling/staleness_max": float(rollout - min(versions, default=rollout)),
     }
-    if dropped:
-        values["sampling/dropped_reward"] = sum(reward * n for reward, n in selection.dropped.items()) / dropped
-    return values

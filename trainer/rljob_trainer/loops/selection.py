@@ -28,6 +28,34 @@ class Group:
         return all(sample.status not in UNFINISHED for sample in self.samples)
 
 
+class Dropped:
+    """Groups that the filter dropped, by their mean reward: all wrong, or all right?"""
+
+    def __init__(self) -> None:
+        self._groups: Counter[float] = Counter()
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        """The samples of one group."""
+        rewards = [sample.reward or 0.0 for sample in samples]
+        self._groups[round(sum(rewards) / max(len(rewards), 1), 6)] += 1
+
+    @property
+    def count(self) -> int:
+        """Number of groups."""
+        return self._groups.total()
+
+    def metrics(self) -> dict[str, float]:
+        """How many, and the mean of their rewards."""
+        values = {"sampling/groups_dropped": float(self.count)}
+        if self.count:
+            values["sampling/dropped_reward"] = sum(reward * n for reward, n in self._groups.items()) / self.count
+        return values
+
+    def __str__(self) -> str:
+        most = ", ".join(f"{count} with mean reward {reward:g}" for reward, count in self._groups.most_common(3))
+        return f"{self.count} groups were dropped ({most})"
+
+
 @dataclass
 class Selection:
     """The groups of one rollout. `good` and `under_way` start with what the rollout before left."""
@@ -40,8 +68,7 @@ class Selection:
     """Finished groups that the filter kept, oldest first."""
     under_way: list[Group] = field(default_factory=list)
     drawn: int = 0
-    dropped: Counter[float] = field(default_factory=Counter)
-    """Dropped groups by their mean reward: all wrong, or all right?"""
+    dropped: Dropped = field(default_factory=Dropped)
 
     @property
     def full(self) -> bool:
@@ -71,8 +98,7 @@ class Selection:
         if keep:
             self.good.append(group)
         else:
-            rewards = [sample.reward or 0.0 for sample in group.samples]
-            self.dropped[round(sum(rewards) / max(len(rewards), 1), 6)] += 1
+            self.dropped.add(group.samples)
 
     def take(self) -> tuple[list[Group], list[Group]]:
         """The batch, and what is left for the next rollout: good groups first, then those under way."""
@@ -80,10 +106,9 @@ class Selection:
 
     def shortage(self) -> str:
         """Why the batch is not full, for people."""
-        most = ", ".join(f"{count} with mean reward {reward:g}" for reward, count in self.dropped.most_common(3))
         return (
             f"{self.drawn} prompts were drawn and {len(self.good)} of the {self.batch_size} groups needed passed "
-            f"the filter; {sum(self.dropped.values())} were dropped ({most})"
+            f"the filter; {self.dropped}"
         )
 
 

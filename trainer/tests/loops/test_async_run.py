@@ -59,4 +59,4 @@ def test_a_filter_that_drops_everything_ends_the_job_by_name(tiny: TinyRun) -> N
     ended = tiny.run()
     assert ended.code == 2, ended.stderr
     assert "spec.rollout.dynamicFilter finds too little" in ended.stderr + json.dumps(tiny.records("error"))
-    assert "groups were dropped since the batch before (7 with mean reward" in ended.stderr
+    assert "since the batch before, 7 groups were dropped (7 with mean reward" in ended.stderr
