@@ -10,8 +10,9 @@ from .kubectl import Kubectl
 from .netns import http_ok
 from .paths import Paths
 from .processes import Daemons
+from .rbac import granted
 from .run import write
-from .settings import CLUSTER_DOMAIN, NAME, NODE_ADDRESS
+from .settings import CLUSTER_DOMAIN, NODE_ADDRESS
 
 _USER = "system:coredns"
 _READY = "127.0.0.1:8181"
@@ -41,23 +42,15 @@ def render_corefile(paths: Paths) -> str:
 
 def grants() -> list[dict[str, Any]]:
     """Read access to what names are made of."""
-    group = "rbac.authorization.k8s.io"
-    name = f"{NAME}:coredns"
-    verbs = ["list", "watch"]
-    rules = [
-        {"apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": verbs},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": verbs},
-    ]
-    return [
-        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules},
+    return granted(
+        "coredns",
+        _USER,
+        ["list", "watch"],
         {
-            "apiVersion": f"{group}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": _USER}],
+            "": ["endpoints", "services", "pods", "namespaces"],
+            "discovery.k8s.io": ["endpointslices"],
         },
-    ]
+    )
 
 
 def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:

@@ -10,7 +10,8 @@ from .kubectl import Kubectl
 from .netns import http_ok
 from .paths import Paths
 from .processes import Daemons
-from .settings import NAME, NODE_NAME, SERVICE_CIDR
+from .rbac import granted
+from .settings import NODE_NAME, SERVICE_CIDR
 
 _USER = "system:kube-router"
 _HEALTH_PORT = 20244
@@ -18,25 +19,16 @@ _HEALTH_PORT = 20244
 
 def grants() -> list[dict[str, Any]]:
     """Read access to what policies select, and to what its other parts would need: it waits for all of its caches."""
-    group = "rbac.authorization.k8s.io"
-    name = f"{NAME}:kube-router"
-    verbs = ["get", "list", "watch"]
-    core = ["namespaces", "pods", "nodes", "services", "endpoints"]
-    rules = [
-        {"apiGroups": [""], "resources": core, "verbs": verbs},
-        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": verbs},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": verbs},
-    ]
-    return [
-        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules},
+    return granted(
+        "kube-router",
+        _USER,
+        ["get", "list", "watch"],
         {
-            "apiVersion": f"{group}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": _USER}],
+            "": ["namespaces", "pods", "nodes", "services", "endpoints"],
+            "networking.k8s.io": ["networkpolicies"],
+            "discovery.k8s.io": ["endpointslices"],
         },
-    ]
+    )
 
 
 def start(paths: Paths, daemons: Daemons, kubectl: Kubectl) -> None:
