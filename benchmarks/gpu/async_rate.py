@@ -6,17 +6,13 @@ trainer wait for one another), then `async` one step off. Twice the rate is the 
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.common import SHAPES, emit, section
-from benchmarks.gpu.runs import NEW_TOKENS, TINY, job, metrics_of, rate_of, tell_steps
+from benchmarks.gpu.runs import NEW_TOKENS, TINY, job, rate_of, run, tell_steps
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "disaggregated": {"type": "disaggregated"},
@@ -25,7 +21,7 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
 
 
 def lines_of(directory: Path, placement: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What the product's driver records in one placement. Raises RuntimeError when it does not come to its end."""
+    """What the product's driver records in one placement."""
     target = directory / placement
     spec: dict[str, Any] = {
         "trainer": {"backend": options.backend, "maxTokensPerGpu": options.max_tokens},
@@ -39,16 +35,7 @@ def lines_of(directory: Path, placement: str, options: argparse.Namespace) -> li
         made["spec"]["rollout"]["sampling"]["maxResponseLength"] = options.new_tokens
         # An engine that has its GPU for itself.
         made["spec"]["rollout"]["engineArgs"]["mem_fraction_static"] = 0.8
-    manifest = directory / f"{placement}.json"
-    manifest.write_text(json.dumps(made), encoding="utf-8")
-    out = Path(os.environ.get("OUT", directory))
-    with (out / f"async-rate-{placement}.log").open("w") as log:
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu.runs", str(manifest), str(target)]
-        done = subprocess.run(command, stdout=log, stderr=log, timeout=options.limit, check=False)
-    lines = metrics_of(target)
-    if len(lines) < options.rollouts:
-        print((out / f"async-rate-{placement}.log").read_text()[-3000:], file=sys.stderr, flush=True)
-        raise RuntimeError(f"{placement}: the run ended with {done.returncode} after {len(lines)} rollouts")
+    lines = run("benchmarks.gpu.runs", made, target, f"async-rate-{placement}.log", options.limit)
     tell_steps(placement, lines)
     return lines
 
@@ -61,7 +48,7 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--max-tokens", type=int, default=16384, help="tokens of a forward pass")
     parser.add_argument("--folder", type=Path, help="where the model is written, or lies already")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each run")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for each run")
     parser.add_argument("--cpu", action="store_true", help="try the script: tiny model, torch engine")
     options = parser.parse_args()
     options.shape = "tiny" if options.cpu else options.shape

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.common import SHAPES, emit, model_folder, section
-from benchmarks.gpu.runs import PROMPTS, SAMPLES, TINY, job, metrics_of, rate_of
+from benchmarks.gpu.runs import PROMPTS, SAMPLES, TINY, job, rate_of, run
 
 PEER = "verl 0.9.1 on an H200, for comparison"
 PEER_RATE = 33.7
@@ -28,7 +28,6 @@ def ours(directory: Path, backend: str, options: argparse.Namespace) -> float:
     name = f"{backend}-{options.shape}"
     target = directory / name
     trainer: dict[str, Any] = {"backend": backend, "maxTokensPerGpu": options.max_tokens}
-    manifest = directory / f"{name}.json"
     spec: dict[str, Any] = {
         "algorithm": {"tis": {"enabled": True}}
     }  # more than TRL does; its numbers tell of the mismatch
@@ -36,18 +35,8 @@ def ours(directory: Path, backend: str, options: argparse.Namespace) -> float:
         spec |= {name: value for name, value in TINY.items() if name != "trainer"}
         trainer = TINY["trainer"]
     made = job(target, options.shape, rollouts=options.rollouts, trainer=trainer, **spec)
-    manifest.write_text(json.dumps(made), encoding="utf-8")
-    out = Path(os.environ.get("OUT", directory))
-    with (out / f"grpo-{name}.log").open("w") as log:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu.measured_run", str(manifest), str(target)],
-            stderr=log, timeout=options.limit, check=False,
-        )  # fmt: skip
-    if len(metrics_of(target)) < options.rollouts:
-        logs = "\n".join(file.read_text()[-2500:] for file in sorted(target.glob("attempts/*/driver.log")))
-        print(logs, file=sys.stderr, flush=True)
-        raise RuntimeError(f"the driver ended with {done.returncode}")
-    return rate_of(metrics_of(target))
+    log = f"grpo-{name}.log"
+    return rate_of(run("benchmarks.gpu.measured_run", made, target, log, options.limit, *options.parts))
 
 
 def trl(directory: Path, options: argparse.Namespace) -> float:
@@ -79,7 +68,10 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=16384, help="tokens of a forward pass")
     parser.add_argument("--trl", type=Path, help="folder of TRL's wheels, installed; without it TRL is not run")
     parser.add_argument("--folder", type=Path, help="where the model is written, or lies already")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each run")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for each run")
+    parser.add_argument(
+        "--parts", nargs="*", default=[], help="what is measured of rank and engine after the steps: all"
+    )
     parser.add_argument("--cpu", action="store_true", help="try the script: tiny model, torch engine")
     options = parser.parse_args()
     options.shape = "tiny" if options.cpu else options.shape

@@ -1,7 +1,7 @@
 """A run of the product's driver, timed step by step; then its own rank and engine are measured where they stand.
 
-`python -m benchmarks.gpu.measured_run MANIFEST DIR`: the driver's loop to its last rollout (without the final commit);
-log-probabilities of both sides, syncs with digests, tokens a second, sleep and wake, a killed engine.
+`python -m benchmarks.gpu.measured_run MANIFEST DIR [PART …]`: the driver's loop to its last rollout (without the final
+commit); log-probabilities of both sides, syncs with digests, tokens a second, sleep and wake, a killed engine.
 """
 
 import os
@@ -137,6 +137,22 @@ def killed(run: Any) -> None:
     emit("time until they were all there", round(time.monotonic() - start, 1), "s")
 
 
+def calls() -> None:
+    """Where a rollout's and a step's time is, as Ray saw it: in the engine and the rank themselves, or on the way."""
+    import ray
+
+    spent: dict[str, list[float]] = {}
+    for event in ray.timeline():
+        task = str(event.get("args", {}).get("name") or event.get("name", ""))
+        if any(word in task for word in ("generate", "rl_step", "finish_update", "sleep", "wake")):
+            spent.setdefault(f"{task}, {event['cat']}", []).append(event["dur"] / 1e6)
+    for name, seconds in sorted(spent.items()):
+        emit(f"call {name}", [round(value, 4) for value in seconds[-3:]], "s")
+
+
+PARTS = {part.__name__: part for part in (syncs, cycles, log_probabilities, speed, killed)}
+
+
 def measured(run: Any, commit: Any, *_: Any) -> None:
     """In the place of `loops.train.train`."""
     from rljob_trainer.loops.rl import train_rl
@@ -147,7 +163,9 @@ def measured(run: Any, commit: Any, *_: Any) -> None:
     run.commit = lambda: None
     train_rl(run)
     tell_steps(run.job.metadata.name, metrics_of(run.place.job_dir))
-    for part in (syncs, cycles, log_probabilities, speed, killed):
+    with section("calls"):
+        calls()
+    for part in (PARTS[name] for name in sys.argv[3:] or PARTS):
         with section(part.__name__):
             part(run)
 

@@ -5,7 +5,9 @@ what this version refuses is let through, since a refusal is lifted when a bench
 """
 
 import json
+import os
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,27 @@ def job(directory: Path, shape: str, *, rollouts: int, max_tokens: int = 16384, 
         old = made["spec"].get(key)
         made["spec"][key] = old | value if isinstance(old, dict) else value
     return made
+
+
+def run(module: str, made: dict[str, Any], target: Path, log: str, limit: float, *more: str) -> list[dict[str, Any]]:
+    """The rollouts that `python -m module MANIFEST TARGET …` recorded, run in a process of its own, ended after `limit`
+    seconds. Its standard error goes to `log`, in $OUT or beside the target. Raises RuntimeError, the ends of the logs
+    told, when there are fewer than the job has."""
+    manifest = target.parent / f"{target.name}.json"
+    manifest.write_text(json.dumps(made), encoding="utf-8")
+    place = Path(os.environ.get("OUT", target.parent)) / log
+    command = [sys.executable, "-W", "ignore", "-m", module, str(manifest), str(target), *more]
+    with place.open("w") as file:
+        try:
+            end = f"with {subprocess.run(command, stderr=file, timeout=limit, check=False).returncode}"
+        except subprocess.TimeoutExpired:
+            end = f"at its limit of {limit:.0f} s"
+    lines, wanted = metrics_of(target), made["spec"]["rollout"]["numRollout"]
+    if len(lines) < wanted:
+        for told in (place, *sorted(target.glob("attempts/*/driver.log"))):
+            print(told.read_text()[-2500:], file=sys.stderr, flush=True)
+        raise RuntimeError(f"{target.name} ended {end} after {len(lines)} of {wanted} rollouts")
+    return lines
 
 
 def metrics_of(directory: Path, kind: str = "rl") -> list[dict[str, Any]]:
