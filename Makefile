@@ -47,7 +47,7 @@ chaos: setup  ## Kill what a job relies on, on a real cluster such as that of e2
 	RLJOB_CHAOS=all $(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py \
 	  e2e/tests/test_rljob_preemption.py $(ARGS)
 
-scale: setup  ## RLJobs by the thousand beside bare RayJobs, as JSON lines (root; about 15 minutes)
+scale: setup  ## RLJobs by the thousand beside bare RayJobs, as JSON lines (root; about 30 minutes)
 	$(PY) -m benchmarks.scale
 
 images: setup  ## Build the container images with buildah, podman or docker

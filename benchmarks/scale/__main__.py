@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 
 from benchmarks import _results
 from benchmarks.scale.audit import Requests
@@ -56,6 +57,26 @@ def lines(count: int, one: Half, other: Half) -> list[dict[str, object]]:
         _line("restart_writes", float(other.restart_writes), "writes", 0.0),
         _line("restart_cpu", other.restart_cpu, "s"),
         _line("restart_rss", other.restart_rss, "MB", RSS_GOAL),
+    ]
+
+
+def ready_lines(one: Half, other: Half) -> list[dict[str, object]]:
+    """The results of halves that end when all pods are ready."""
+    return [
+        _line("until_ready_ratio", other.ready_seconds / one.ready_seconds, "ratio", READY_RATIO_GOAL),
+        _line("until_ready_seconds_bare", one.ready_seconds, "s"),
+        _line("until_ready_seconds_rljobs", other.ready_seconds, "s"),
+        _line(
+            "until_ready_operator_cpu_to_kuberay_cpu", other.operator_cpu / other.kuberay_cpu, "ratio", CPU_RATIO_GOAL
+        ),
+        _line("until_ready_operator_cpu", other.operator_cpu, "s"),
+        _line("until_ready_kuberay_cpu", other.kuberay_cpu, "s"),
+        _line("until_ready_kuberay_cpu_bare", one.kuberay_cpu, "s"),
+        _line("until_ready_operator_rss", other.operator_rss, "MB"),
+        _line("until_ready_kuberay_rss", other.kuberay_rss, "MB"),
+        _line("until_ready_restart_seconds", other.restart_seconds, "s"),
+        _line("until_ready_restart_cpu", other.restart_cpu, "s"),
+        _line("until_ready_restart_rss", other.restart_rss, "MB"),
     ]
 
 
@@ -109,19 +130,37 @@ async def measure(on: Machine, count: int, retriever: int, *, only_idle: bool = 
     return [{"jobs": count} | line for line in found]
 
 
+async def _half(on: Machine, count: int, which: Callable[..., Awaitable[Half]], namespace: str) -> Half:
+    async with connected(on.admin) as kube:
+        return await which(on, kube, count, namespace, only_ready=True)
+
+
+def measure_ready(count: int) -> list[dict[str, object]]:
+    """Both halves until all pods are ready, each on a cluster of its own: nothing has to be deleted."""
+    halves = []
+    for which, namespace in ((bare, "bare"), (ours, "ours")):
+        with machine() as on:
+            halves.append(asyncio.run(_half(on, count, which, namespace)))
+    return [{"jobs": count} | line for line in ready_lines(*halves)]
+
+
 def main() -> int:
     """Exit code 1 when a goal is missed, 2 when nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000, help="jobs of each half (1000)")
     parser.add_argument("--retriever-jobs", type=int, default=50, help="jobs with a retriever, for their writes (50)")
     parser.add_argument("--idle", action="store_true", help="only jobs to which nothing happens: memory and a restart")
+    parser.add_argument("--until-ready", action="store_true", help="only until all pods are ready, and a restart")
     parser.add_argument("--no-keep", action="store_true", help="print the lines alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the cluster goes, too
     load = os.getloadavg()[0]
     try:
-        with machine() as on:
-            found = asyncio.run(measure(on, options.jobs, options.retriever_jobs, only_idle=options.idle))
+        if options.until_ready:
+            found = measure_ready(options.jobs)
+        else:
+            with machine() as on:
+                found = asyncio.run(measure(on, options.jobs, options.retriever_jobs, only_idle=options.idle))
     except (ClusterError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,10 @@
 """The halves of the measurement: bare RayJobs, and RLJobs with everything that follows."""
 
 import asyncio
+import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +25,7 @@ AT_ONCE = 16
 SECONDS_PER_JOB, SECONDS_MORE = 3.0, 300.0
 """Limit of every wait: very slow, for a machine that others use too."""
 IDLE_SECONDS = 20.0
+TELL_SECONDS = 15.0
 
 
 @dataclass
@@ -91,18 +93,22 @@ async def at_once(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
             group.create_task(work())
 
 
-async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str) -> Half:
-    """RayJobs, applied bare."""
+async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str, *, only_ready: bool = False) -> Half:
+    """RayJobs, applied bare. only_ready: until all pods are ready; the cluster is then of no more use."""
     half, limit = Half(count), SECONDS_MORE + SECONDS_PER_JOB * count
     machine.namespace(namespace)
     kuberay = machine.process(KUBERAY)
     scene = Scene(kube, namespace)
     bodies = [jobs.bare_ray_job(namespace, index) for index in range(count)]
-    async with scene.watched():
+    async with scene.watched(), _telling(machine, scene):
         begin, before = audit.position(machine.audit_log), Usage.of(kuberay)
         start = time.monotonic()
         await at_once(partial(kube.create, body) for body in bodies)
         await _up(scene, half, count, start, limit)
+        if only_ready:
+            half.kuberay_cpu, half.kuberay_rss = (up := Usage.of(kuberay)).cpu - before.cpu, up.rss
+            say(f"bare: ready after {half.ready_seconds:.1f} s")
+            return half
         running = lambda: list(scene.ray_jobs.values()).count("RUNNING") == count  # noqa: E731
         half.running_seconds = await scene.until("RayJobs running", running, limit) - start
         up = Usage.of(kuberay)
@@ -120,8 +126,17 @@ async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str) -> 
     return half
 
 
-async def ours(machine: Machine, kube: HttpKube, count: int, namespace: str, *, retriever: bool = False) -> Half:
-    """RLJobs: until they run, idle, a restart of the operator, their end."""
+async def ours(
+    machine: Machine,
+    kube: HttpKube,
+    count: int,
+    namespace: str,
+    *,
+    retriever: bool = False,
+    only_ready: bool = False,
+) -> Half:
+    """RLJobs: until they run, idle, a restart of the operator, their end. only_ready: until all pods are ready, then
+    the restart; the cluster is then of no more use."""
     half, limit = Half(count), SECONDS_MORE + SECONDS_PER_JOB * count
     machine.namespace(namespace)
     machine.start_operator()
@@ -130,13 +145,20 @@ async def ours(machine: Machine, kube: HttpKube, count: int, namespace: str, *, 
     scene = Scene(kube, namespace)
     bodies = [jobs.rl_job(namespace, index, retriever=retriever) for index in range(count)]
     log = machine.audit_log
-    async with scene.watched():
+    async with scene.watched(), _telling(machine, scene):
         drivers = asyncio.create_task(_drivers(kube, scene, namespace))
         try:
             begin, before, ours_before = audit.position(log), Usage.of(kuberay), Usage.of(operator)
             start = time.monotonic()
             await at_once(partial(kube.create, body) for body in bodies)
             await _up(scene, half, count, start, limit)
+            if only_ready:
+                half.kuberay_cpu, half.kuberay_rss = (up := Usage.of(kuberay)).cpu - before.cpu, up.rss
+                half.operator_cpu = (ours_up := Usage.of(operator)).cpu - ours_before.cpu
+                half.operator_rss = ours_up.rss
+                say(f"RLJobs: ready after {half.ready_seconds:.1f} s")
+                await _restart(machine, half, count)
+                return half
             running = lambda: list(scene.phases.values()).count("Running") == count  # noqa: E731
             half.running_seconds = await scene.until("RLJobs running", running, limit) - start
             up, ours_up = Usage.of(kuberay), Usage.of(operator)
@@ -200,6 +222,35 @@ async def idle(machine: Machine, kube: HttpKube, count: int, namespace: str) -> 
     await _restart(machine, half, count)
     machine.stop_operator()
     return half
+
+
+@contextlib.asynccontextmanager
+async def _telling(machine: Machine, scene: Scene) -> AsyncIterator[None]:
+    """Say now and then how far it is, and which process has taken how much of the processors since the last time."""
+
+    def spent() -> dict[str, float]:
+        found = {"measurement": Usage.of(psutil.Process()).cpu}
+        for record in machine.daemons.records():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[record.name] = Usage.of(psutil.Process(record.pid)).cpu
+        return found
+
+    async def tell() -> None:
+        before, at = spent(), time.monotonic()
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            now, moment = spent(), time.monotonic()
+            cores = {name: (cpu - before.get(name, 0.0)) / (moment - at) for name, cpu in now.items()}
+            shares = ", ".join(f"{name} {value:.2f}" for name, value in sorted(cores.items()) if value >= 0.01)
+            say(f"{scene}; cores: {shares}")
+            before, at = now, moment
+
+    teller = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        teller.cancel()
+        await asyncio.gather(teller, return_exceptions=True)
 
 
 async def _up(scene: Scene, half: Half, count: int, start: float, limit: float) -> None:
