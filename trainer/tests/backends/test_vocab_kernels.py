@@ -1,6 +1,9 @@
-"""The Triton kernels against the plain functions: by Triton's interpreter on a CPU, compiled where there is a GPU."""
+"""The Triton kernels against the plain functions: compiled where there is a GPU, else by Triton's interpreter, in a
+process of its own, since Triton chooses it when it is imported."""
 
-import importlib
+import os
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -11,11 +14,39 @@ ROWS, COLUMNS = 5, 9001
 """Columns of more than two blocks, the last one not full."""
 
 
+INTERPRET = "TRITON_INTERPRET"
+GPU = torch.cuda.is_available()
+needs_triton = pytest.mark.skipif(not (GPU or INTERPRET in os.environ), reason="the interpreter's process runs it")
+
+
+@pytest.mark.skipif(GPU or INTERPRET in os.environ, reason="the kernels are compiled here, or interpreted already")
+def test_the_kernels_as_interpreted() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-o",
+        "addopts=",
+        __file__,
+    ]
+    done = subprocess.run(
+        command, env=environment | {INTERPRET: "1"}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "8 passed" in done.stdout
+
+
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    if not torch.cuda.is_available():
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-    return importlib.reload(importlib.import_module("rljob_trainer.backends.vocab_kernels"))
+def kernels() -> ModuleType:
+    from rljob_trainer.backends import vocab_kernels
+
+    return vocab_kernels
 
 
 def problem(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,10 +55,11 @@ def problem(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     logits = 4 * torch.randn(ROWS, COLUMNS, generator=draw)
     logits[1] = torch.linspace(-30, 30, COLUMNS)
     targets = torch.tensor([0, COLUMNS - 1, -3, COLUMNS, 4096])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if GPU else "cpu"
     return logits.to(device, dtype), targets.to(device)
 
 
+@needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 1 / 0.7])
 def test_statistics_of_a_chunk(kernels: ModuleType, dtype: torch.dtype, scale: float) -> None:
@@ -36,6 +68,7 @@ def test_statistics_of_a_chunk(kernels: ModuleType, dtype: torch.dtype, scale: f
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
 
+@needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("of_entropy", [True, False])
 def test_gradient_of_a_chunk(kernels: ModuleType, dtype: torch.dtype, of_entropy: bool) -> None:
@@ -51,7 +84,7 @@ def test_gradient_of_a_chunk(kernels: ModuleType, dtype: torch.dtype, of_entropy
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not GPU, reason="needs a GPU")
 @pytest.mark.parametrize("chunk", [17, 64])
 def test_log_probabilities_on_a_gpu(chunk: int) -> None:
     """bfloat16 in chunks, sums of the output matrix's gradient in float32, against float64 from the same numbers."""
