@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ ENGINE_ARGS = {
     "cuda_graph_max_bs_decode": 512,
 }
 """Flags of SGLang on a host without FlashAttention's kernels."""
+PEAK = 790e12
+"""bf16 FLOP/s of a product of 8192³, measured on an H200."""
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 640},
@@ -83,6 +85,22 @@ def model_folder(folder: Path, shape: str) -> Path:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return folder
+
+
+def kernel_table(step: Callable[[], object]) -> str:
+    """What takes the time of a step, on the GPU and on the host."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    averages = found.key_averages()
+    return "\n".join(
+        averages.table(sort_by=f"self_{where}_time_total", row_limit=50, max_name_column_width=100)
+        for where in ("cuda", "cpu")
+    )
 
 
 def gpu_memory(index: int = 0) -> int:

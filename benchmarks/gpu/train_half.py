@@ -15,12 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.common import SHAPES, emit
+from benchmarks.gpu.common import PEAK, SHAPES, emit, kernel_table
 from benchmarks.gpu.runs import NEW_TOKENS, PROMPTS, SAMPLES, TINY, job
 
 PROMPT_TOKENS = 84
-PEAK = 790e12
-"""bf16 FLOP/s of a product of 8192³ on an H200."""
 
 
 def batch_of(vocabulary: int, count: int, new_tokens: int) -> list[Any]:
@@ -110,22 +108,15 @@ def main() -> int:
         if torch.cuda.is_available():
             emit(f"{label}: memory, most", round(torch.cuda.max_memory_allocated() / 2**30, 1), "GiB")
     if options.profile:
-        from torch.profiler import ProfilerActivity, profile
-
         out = Path(os.environ.get("OUT", directory))
         part = batch[: max(1, len(batch) // 8)]
         start = wait()
         trainer.rl_step(part, number, 100)
         plain = wait() - start
-        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-            trainer.rl_step(part, number + 1, 100)
-            wait()
-        averages = found.key_averages()
+        table = kernel_table(lambda: trainer.rl_step(part, number + 1, 100))
         (out / f"half-{options.backend}.txt").write_text(
-            f"{len(part)} samples took {plain:.3f} s without the profiler\n"
-            + averages.table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=110)
-            + "\n" + averages.table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=80)
-        )  # fmt: skip
+            f"{len(part)} samples took {plain:.3f} s without the profiler\n{table}"
+        )
         print(json.dumps({"profile": f"half-{options.backend}.txt"}), flush=True)
     trainer.shutdown()
     return 0

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-PEAK = 790e12
+from benchmarks.gpu.common import PEAK, kernel_table
+
 LENGTH = 4096
 GOAL = 0.40
 SHAPES = {
@@ -108,12 +109,7 @@ def worker(backend: str, folder: Path, size: str, micro: int, rows: int, steps: 
         flush=True,
     )  # fmt: skip
     if trace := os.environ.get("MFU_PROFILE"):
-        from torch.profiler import ProfilerActivity, profile
-
-        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-            trainer.sft_step(batch[:micro], steps + 2, 100)
-            torch.cuda.synchronize()
-        table = found.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=90)
+        table = kernel_table(lambda: trainer.sft_step(batch[:micro], steps + 2, 100))
         Path(f"{trace}.{backend}.txt").write_text(table)
 
 

@@ -41,6 +41,11 @@ class Usage:
         times = process.cpu_times()
         return cls(times.user + times.system, process.memory_info().rss / 2**20)
 
+    def since(self, process: psutil.Process) -> tuple[float, float]:
+        """CPU seconds that the process has spent from then on, and its resident MB now."""
+        now = Usage.of(process)
+        return now.cpu - self.cpu, now.rss
+
 
 @dataclass
 class Half:
@@ -106,13 +111,12 @@ async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str, *, 
         await at_once(partial(kube.create, body) for body in bodies)
         await _up(scene, half, count, start, limit)
         if only_ready:
-            half.kuberay_cpu, half.kuberay_rss = (up := Usage.of(kuberay)).cpu - before.cpu, up.rss
+            half.kuberay_cpu, half.kuberay_rss = before.since(kuberay)
             say(f"bare: ready after {half.ready_seconds:.1f} s")
             return half
         running = lambda: list(scene.ray_jobs.values()).count("RUNNING") == count  # noqa: E731
         half.running_seconds = await scene.until("RayJobs running", running, limit) - start
-        up = Usage.of(kuberay)
-        half.kuberay_cpu, half.kuberay_rss = up.cpu - before.cpu, up.rss
+        half.kuberay_cpu, half.kuberay_rss = before.since(kuberay)
         half.kuberay_requests = audit.requests(machine.audit_log, KUBERAY, begin).total
         say(f"bare: ready after {half.ready_seconds:.1f} s, running after {half.running_seconds:.1f} s")
         await _idle(kuberay)
@@ -153,17 +157,15 @@ async def ours(
             await at_once(partial(kube.create, body) for body in bodies)
             await _up(scene, half, count, start, limit)
             if only_ready:
-                half.kuberay_cpu, half.kuberay_rss = (up := Usage.of(kuberay)).cpu - before.cpu, up.rss
-                half.operator_cpu = (ours_up := Usage.of(operator)).cpu - ours_before.cpu
-                half.operator_rss = ours_up.rss
+                half.kuberay_cpu, half.kuberay_rss = before.since(kuberay)
+                half.operator_cpu, half.operator_rss = ours_before.since(operator)
                 say(f"RLJobs: ready after {half.ready_seconds:.1f} s")
                 await _restart(machine, half, count)
                 return half
             running = lambda: list(scene.phases.values()).count("Running") == count  # noqa: E731
             half.running_seconds = await scene.until("RLJobs running", running, limit) - start
-            up, ours_up = Usage.of(kuberay), Usage.of(operator)
-            half.kuberay_cpu, half.kuberay_rss = up.cpu - before.cpu, up.rss
-            half.operator_cpu = ours_up.cpu - ours_before.cpu
+            half.kuberay_cpu, half.kuberay_rss = before.since(kuberay)
+            half.operator_cpu, _ = ours_before.since(operator)
             half.kuberay_requests = audit.requests(log, KUBERAY, begin).total
             say(f"RLJobs: ready after {half.ready_seconds:.1f} s, running after {half.running_seconds:.1f} s")
             await asyncio.sleep(5.0)  # what is still under way
