@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -120,9 +121,8 @@ def start(paths: Paths, daemons: Daemons, *, scheduler: bool, flags: Flags | Non
         pki.kubeconfig(paths, user)
     daemons.start("etcd", ["etcd", *etcd_flags(paths)])
     daemons.wait_ready("etcd", lambda: http_ok(paths, f"{_ETCD}/health"))
-    daemons.start(
-        "kube-apiserver", [program(paths, "kube-apiserver"), *apiserver_flags(paths), *more.get("kube-apiserver", ())]
-    )
+    flags_of_apiserver = [*apiserver_flags(paths), *more.get("kube-apiserver", ())]
+    daemons.start("kube-apiserver", [program(paths, "kube-apiserver"), *flags_of_apiserver], _fewer_collections())
     kubectl = Kubectl(program(paths, "kubectl"), paths.admin_kubeconfig)
     daemons.wait_ready("kube-apiserver", lambda: kubectl.answers("/readyz"))
     manager = "kube-controller-manager"
@@ -135,6 +135,12 @@ def start(paths: Paths, daemons: Daemons, *, scheduler: bool, flags: Flags | Non
 def wait_accounts(daemons: Daemons, kubectl: Kubectl) -> None:
     """Wait for the controller-manager's work: pods are refused until their namespace has its service account."""
     daemons.wait_ready("kube-controller-manager", lambda: kubectl.exists("serviceaccount/default", "default"))
+
+
+def _fewer_collections() -> dict[str, str]:
+    """Go's garbage collector less often: a third to a quarter off the apiserver's CPU for each write of an RLJob."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"GOGC": "400", "GOMEMLIMIT": str(memory // 4)}
 
 
 def _start(paths: Paths, daemons: Daemons, name: str, flags: list[str]) -> None:
