@@ -9,6 +9,7 @@ The arithmetic is that of int64 with wrap-around, the same on CPU and GPU.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from math import prod
 
 import torch
 from torch import Tensor
@@ -59,6 +60,24 @@ def tensor_sums(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(found)
 
 
+def block_sum(block: Tensor, whole: Sequence[int], start: Sequence[int]) -> Tensor:
+    """What a block of a tensor of shape `whole` adds to that tensor's `tensor_sum`, an int64 scalar: those of blocks
+    that cover it, none twice, add up to it modulo 2⁶⁴. `start` is where the block begins.
+
+    Blocks are rows, or columns of a matrix. Raises ValueError for one that begins or ends within a word of 32 bits.
+    """
+    words, first, apart = _words_of_block(block, whole, start)
+    total = torch.zeros((), dtype=torch.int64, device=block.device)
+    rows = max(1, CHUNK_WORDS // max(1, words.shape[1]))
+    for top in range(0, words.shape[0], rows):
+        for left in range(0, words.shape[1], CHUNK_WORDS):
+            part = words[top : top + rows, left : left + CHUNK_WORDS]
+            across = torch.arange(first + left + 1, first + left + 1 + part.shape[1], device=block.device)
+            down = torch.arange(top, top + part.shape[0], device=block.device) * apart
+            total += _mixed(down[:, None] + across, part).sum()
+    return total
+
+
 def entry(tensor: Tensor, total: int) -> Entry:
     """What the digest holds of a tensor whose `tensor_sum` is `total`."""
     return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), total
@@ -90,6 +109,21 @@ def _words(tensor: Tensor) -> Tensor:
     if data.numel() % 4 or data.storage_offset() % 4:
         data = torch.cat([data, data.new_zeros(-data.numel() % 4)])
     return data.view(torch.int32)
+
+
+def _words_of_block(block: Tensor, whole: Sequence[int], start: Sequence[int]) -> tuple[Tensor, int, int]:
+    """A block's words as a matrix, the place of the first in the whole (from 0), how far its rows lie apart there."""
+    size, shape = block.element_size(), tuple(block.shape)
+    if shape[1:] == tuple(whole[1:]):  # rows are one run of words
+        begin = start[0] * prod(shape[1:]) * size if start else 0
+        end = begin + block.numel() * size
+        if begin % 4 == 0 and (end % 4 == 0 or end == prod(whole) * size):
+            return _words(block).reshape(1, -1), begin // 4, 0
+    elif len(shape) == 2 and shape[0] == whole[0] and not any(n * size % 4 for n in (whole[1], shape[1], start[1])):
+        return _words(block).view(shape[0], -1), start[1] * size // 4, whole[1] * size // 4
+    raise ValueError(
+        f"a block of {shape} at {tuple(start)} of {tuple(whole)} is neither rows nor columns of whole words"
+    )
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[range]:

@@ -1,6 +1,7 @@
 """SGLang's requests, answers and arguments, without SGLang."""
 
 import asyncio
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from rljob_trainer.config.job import RLJob
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
 from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids, stop_end
-from rljob_trainer.rollout.sglang_engine.served import served_name, table_of
+from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, served_name, table_of, whole
 from rljob_trainer.rollout.types import EngineError, SamplingParams
 from rljob_trainer.weights.fingerprint import differing, entries
 
@@ -103,11 +104,65 @@ def test_served_tensors_are_told_under_the_senders_names() -> None:
         "embed_tokens.weight": embedding[:6],
     }
     shapes = {served_name(name): tensor.shape for name, tensor in sent.items()}
-    served = table_of(model, {name: list(shape) for name, shape in shapes.items()})
+    served = whole([table_of(model, {name: list(shape) for name, shape in shapes.items()})])
     wanted = {served_name(name): value for name, value in entries(sent).items()}
     assert differing(wanted, served) == []
     model.qkv_proj.weight.data[4, 0] += 1
-    assert differing(wanted, table_of(model, {n: list(s) for n, s in shapes.items()})) == [served_name("k_proj.weight")]
+    changed = whole([table_of(model, {name: list(shape) for name, shape in shapes.items()})])
+    assert differing(wanted, changed) == [served_name("k_proj.weight")]
+
+
+class Shard(torch.nn.Module):
+    """What one of four ranks holds of a model with eight heads of queries and two of keys and values, two wide each:
+    rows of q, k (two ranks the same) and the embedding (filled up), columns of o, all of the norm."""
+
+    def __init__(self, sent: dict[str, torch.Tensor], rank: int) -> None:
+        super().__init__()
+        q, k, o, table = (sent[f"{name}.weight"] for name in ("q_proj", "k_proj", "o_proj", "embed_tokens"))
+        key = rank // 2 * 2
+        own = [q[rank * 4 : rank * 4 + 4], k[key : key + 2], k[key : key + 2]]
+        self.qkv_proj = torch.nn.Linear(6, 8, bias=False, dtype=torch.bfloat16)
+        self.qkv_proj.weight.data = torch.cat(own).clone()
+        self.qkv_proj.output_partition_sizes = [4, 2, 2]  # type: ignore[assignment]
+        self.o_proj = torch.nn.Linear(4, 6, bias=False, dtype=torch.bfloat16)
+        self.o_proj.weight.data = o[:, rank * 4 : rank * 4 + 4].clone()
+        self.norm = torch.nn.RMSNorm(6, dtype=torch.bfloat16)
+        self.norm.weight.data = sent["norm.weight"].clone()
+        rows = torch.zeros(16, 6, dtype=torch.bfloat16)
+        rows[:13] = table
+        self.embed_tokens = torch.nn.Embedding.from_pretrained(rows[rank * 4 : rank * 4 + 4].clone())
+
+
+def test_what_several_gpus_serve_is_compared_with_the_whole() -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"q_proj.weight": (16, 6), "k_proj.weight": (4, 6), "o_proj.weight": (6, 16), "norm.weight": (6,),
+              "embed_tokens.weight": (13, 6)}  # fmt: skip
+    sent = {name: torch.randn(shape, generator=draw).bfloat16() for name, shape in shapes.items()}
+    wanted = {served_name(name): value for name, value in entries(sent).items()}
+    asked = {served_name(name): list(shape) for name, shape in shapes.items()}
+    shards = [Shard(sent, rank) for rank in range(4)]
+
+    def served() -> dict[str, Any]:
+        written = [json.dumps(table_of(shard, asked, rank, 4)) for rank, shard in enumerate(shards)]
+        return whole([read_told(text) for text in written])
+
+    assert differing(wanted, served()) == []
+    shards[2].o_proj.weight.data[5, 3] += 1
+    shards[3].embed_tokens.weight.data[0, 0] += 1
+    shards[3].embed_tokens.weight.data[1:] += 1  # fills up: nobody's word
+    assert differing(wanted, served()) == ["embed_tokens.weight", "o_proj.weight"]
+    shards[3].qkv_proj.weight.data[4, 0] += 1
+    with pytest.raises(ValueError, match=r"serve different qkv_proj\.weight#1"):
+        served()
+
+
+def test_parts_that_belong_to_no_such_tensor() -> None:
+    assert place_of([4, 6], [16, 6], 3, 4) == ([12, 0], 4)
+    assert place_of([4, 6], [13, 6], 3, 4) == ([12, 0], 1)
+    assert place_of([4, 6], [4, 6], 3, 4) == ([0, 0], 4)
+    assert place_of([2, 6], [4, 6], 3, 4) == ([2, 0], 2)
+    for part, of in (([4, 6], [17, 6]), ([4, 3], [16, 6]), ([16, 2], [16, 6]), ([4], [4, 6])):
+        assert place_of(part, of, 0, 4) is None
 
 
 class Manager:

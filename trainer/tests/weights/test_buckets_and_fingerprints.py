@@ -1,12 +1,14 @@
 """Bucket planning and the digest that a GPU can compute."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_trainer.weights.buckets import TensorInfo, plan_buckets
 from rljob_trainer.weights.export import WeightExporter
-from rljob_trainer.weights.fingerprint import differing, digest, entries, tensor_sum, tensor_sums
+from rljob_trainer.weights.fingerprint import block_sum, differing, digest, entries, tensor_sum, tensor_sums
 
 TENSORS = st.lists(
     st.tuples(
@@ -95,3 +97,36 @@ def test_files_hold_what_the_table_says(tmp_path) -> None:  # type: ignore[no-un
     assert entries(read) == table
     assert digest(entries(source.tensors)) == sent
     assert exporter.finish()[1] == {}
+
+
+@given(
+    st.sampled_from([torch.bfloat16, torch.float32]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(0, 1),
+    st.data(),
+)
+def test_sums_of_blocks_add_up_to_that_of_the_whole(
+    dtype: torch.dtype, rows: int, pairs: int, axis: int, data: st.DataObject
+) -> None:
+    whole = torch.randn(rows, 2 * pairs).to(dtype)  # whole words, whatever the type
+    unit = 1 if axis == 0 else 2
+    cuts = data.draw(st.sets(st.integers(1, max(1, whole.shape[axis] // unit - 1)), max_size=3))
+    bounds = sorted({0, whole.shape[axis], *(cut * unit for cut in cuts if cut * unit < whole.shape[axis])})
+    total = 0
+    for begin, end in pairwise(bounds):
+        start = [0, 0]
+        start[axis] = begin
+        block = whole.narrow(axis, begin, end - begin)
+        total += int(block_sum(block, whole.shape, start))
+    assert (total - int(tensor_sum(whole))) % 2**64 == 0
+
+
+def test_a_block_that_ends_within_a_word_has_no_sum() -> None:
+    bias = torch.randn(7).bfloat16()
+    parts = [int(block_sum(bias[start:stop], (7,), [start])) for start, stop in ((0, 4), (4, 7))]
+    assert (sum(parts) - int(tensor_sum(bias))) % 2**64 == 0
+    with pytest.raises(ValueError, match="whole words"):
+        block_sum(bias[:3], (7,), [0])
+    with pytest.raises(ValueError, match="whole words"):
+        block_sum(torch.zeros(4, 3), (5, 4), [0, 0])

@@ -19,7 +19,7 @@ from typing import Any
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.health import Event, Health
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids
-from rljob_trainer.rollout.sglang_engine.served import served_name
+from rljob_trainer.rollout.sglang_engine.served import Told, read_told, served_name, whole
 from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer
 from rljob_trainer.weights.fingerprint import differing, entries
 from rljob_trainer.weights.fingerprint import digest as digest_of
@@ -271,37 +271,36 @@ class SglangEngine:
         sent = {name: (str(dtype), tuple(shape), int(total)) for name, (dtype, shape, total) in table.items()}
         if digest_of(sent) != wanted:
             raise EngineError("the digest that was sent is not that of the table that was sent")
-        if self._tp > 1:  # shards of a tensor cannot be compared with the whole
-            return wanted
         told = await self._ask_served({served_name(name): shape for name, (_, shape, _) in sent.items()})
-        served = {}
-        for name in sent:
-            found = told.get(served_name(name))
-            if found is None:
-                raise EngineError(f"SGLang serves no tensor for {name}")
-            served[name] = (str(found[0]), tuple(found[1]), int(found[2]))
+        try:
+            found = whole(told)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+        if missing := next((name for name in sent if served_name(name) not in found), None):
+            raise EngineError(f"SGLang serves no tensor for {missing}")
+        served = {name: found[served_name(name)] for name in sent}
         if wrong := differing(sent, served):
             raise EngineError(f"{len(wrong)} tensors are not served as they were sent, such as {wrong[0]}")
         return digest_of(served)
 
-    async def _ask_served(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Entries of the served tensors, as the engine's own process computes them; see `served.report_served`."""
+    async def _ask_served(self, shapes: Mapping[str, Sequence[int]]) -> list[dict[str, Told]]:
+        """What each GPU's own process tells of the served tensors; see `served.report_served`."""
         from sglang.srt.managers.io_struct import UpdateWeightsFromTensorReqInput
         from sglang.srt.utils import MultiprocessingSerializer
         from torch import empty
 
         question = Path(self._folder.name) / "served.json"
-        answer = question.with_name("served.json.0")
-        answer.unlink(missing_ok=True)
+        answers = [question.with_name(f"served.json.{rank}") for rank in range(self._tp)]
+        for answer in answers:
+            answer.unlink(missing_ok=True)
         question.write_text(json.dumps(shapes), encoding="utf-8")
         request = UpdateWeightsFromTensorReqInput(
-            serialized_named_tensors=[MultiprocessingSerializer.serialize([(str(question), empty(0))])],
+            serialized_named_tensors=[MultiprocessingSerializer.serialize([(str(question), empty(0))])] * self._tp,
             load_format=self._arguments["custom_weight_loader"][0],
             flush_cache=False,
         )
         self._hold(await self._manager.update_weights_from_tensor(request, None))
-        told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-        return told
+        return [read_told(answer.read_text(encoding="utf-8")) for answer in answers]
 
     def _hold(self, result: Any) -> None:
         """Raises EngineError when SGLang says that an update failed."""

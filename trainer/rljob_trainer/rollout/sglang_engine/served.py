@@ -3,6 +3,9 @@
 SGLang calls `report_served` as a custom weight loader in the process that holds the weights. It loads nothing: it
 reads what is asked for from a file and writes fingerprints of the served tensors beside it. SGLang fuses some tensors
 (q, k, v; gate, up); fused ones are taken apart again, so that each is compared with what the trainer sent.
+
+Of several tensor-parallel ranks each tells where in the whole tensor its part begins; the parts' sums add up to the
+whole's.
 """
 
 import json
@@ -12,7 +15,10 @@ from typing import Any
 
 import torch
 
-from rljob_trainer.weights.fingerprint import Entry, entries
+from rljob_trainer.weights.fingerprint import Entry, block_sum, entries, entry, tensor_sum
+
+Told = tuple[str, tuple[int, ...], tuple[int, ...], int]
+"""What a rank tells of its part of a tensor: dtype, shape of the whole, where the part begins, its part of the sum."""
 
 FUSED = {
     "q_proj": ("qkv_proj", 0),
@@ -48,16 +54,74 @@ def parts_of(model: Any) -> dict[str, torch.Tensor]:
     return parts
 
 
-def table_of(model: Any, shapes: Mapping[str, Sequence[int]]) -> dict[str, Entry]:
-    """Entries of the served tensors that `shapes` names. Rows that SGLang pads a vocabulary with are left out."""
+def place_of(part: Sequence[int], whole: Sequence[int], rank: int, ranks: int) -> tuple[list[int], int] | None:
+    """Where in a tensor of shape `whole` the part of tensor-parallel rank `rank` begins, and how many of its rows
+    belong to it: the rest pads a vocabulary. None: it is no part of such a tensor.
+
+    A part is rows or columns. Where there are fewer heads of keys and values than ranks, neighbours hold the same ones.
+    """
+    if len(part) != len(whole):
+        return None
+    axes = [axis for axis, (mine, all_) in enumerate(zip(part, whole, strict=True)) if mine != all_]
+    if not axes:
+        return [0] * len(whole), whole[0] if whole else 1
+    axis, start = axes[0], [0] * len(whole)
+    covered, wanted = ranks * part[axis], whole[axis]
+    copies = covered // wanted if covered % wanted == 0 else 1
+    if len(axes) > 1 or covered < wanted or (axis > 0 and covered != wanted):
+        return None
+    start[axis] = rank // copies * part[axis]
+    return start, part[0] if axis > 0 else max(0, min(part[0], wanted - start[0]))
+
+
+def table_of(model: Any, shapes: Mapping[str, Sequence[int]], rank: int = 0, ranks: int = 1) -> dict[str, Told]:
+    """What tensor-parallel rank `rank` tells of the served tensors that `shapes`, of whole ones, names."""
     parts = parts_of(model)
-    wanted = {}
-    for name, shape in shapes.items():
-        if name in parts:
-            tensor = parts[name]
-            padded = tensor.ndim == len(shape) and tensor.ndim > 0 and tensor.shape[0] > shape[0]
-            wanted[name] = tensor[: shape[0]] if padded and list(tensor.shape[1:]) == list(shape[1:]) else tensor
-    return entries(wanted)
+    places = {name: place_of(parts[name].shape, shapes[name], rank, ranks) for name in shapes if name in parts}
+    mine = {
+        name: parts[name] if place is None or not shapes[name] else parts[name][: place[1]]
+        for name, place in places.items()
+    }
+    if ranks == 1:
+        return {name: (*found[:2], (), found[2]) for name, found in entries(mine).items()}
+    sums = [_part_sum(part, shapes[name], places[name]) for name, part in mine.items()]
+    result: dict[str, Told] = {}
+    for (name, part), total in zip(mine.items(), torch.stack(sums).tolist() if sums else [], strict=True):
+        place = places[name]
+        shape, start = (tuple(part.shape), ()) if place is None else (tuple(shapes[name]), tuple(place[0]))
+        result[name] = entry(part, 0)[0], shape, start, total
+    return result
+
+
+def _part_sum(part: torch.Tensor, shape: Sequence[int], place: tuple[list[int], int] | None) -> torch.Tensor:
+    return tensor_sum(part) if place is None else block_sum(part, shape, place[0])
+
+
+def read_told(text: str) -> dict[str, Told]:
+    """What a rank has written."""
+    return {
+        name: (str(dtype), tuple(shape), tuple(start), int(total))
+        for name, (dtype, shape, start, total) in json.loads(text).items()
+    }
+
+
+def whole(tables: Sequence[Mapping[str, Told]]) -> dict[str, Entry]:
+    """Entries of the whole tensors, from what each rank told. Raises ValueError for one of which ranks tell different
+    things that should be the same."""
+    result: dict[str, Entry] = {}
+    for name in tables[0]:
+        told = [table[name] for table in tables if name in table]
+        parts: dict[tuple[int, ...], int] = {}
+        for dtype, shape, start, total in told:
+            if (dtype, shape) != told[0][:2] or parts.setdefault(start, total) != total:
+                raise ValueError(f"the GPUs of one engine serve different {name}")
+        result[name] = (told[0][0], told[0][1], _wrapped(sum(parts.values())))
+    return result
+
+
+def _wrapped(value: int) -> int:
+    """Modulo 2⁶⁴, as int64 has it."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def quiet_release() -> None:
@@ -86,10 +150,11 @@ def report_served(model: Any, named_tensors: Sequence[tuple[str, Any]]) -> None:
     """For each name, a path: read the shapes asked for there, write the entries to `<path>.<rank>`."""
     quiet_release()
     distributed = torch.distributed
-    rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     for path, _ in named_tensors:
         shapes = json.loads(Path(path).read_text(encoding="utf-8"))
         answer = Path(f"{path}.{rank}")
         partial = answer.with_suffix(".partial")
-        partial.write_text(json.dumps(table_of(model, shapes)), encoding="utf-8")
+        partial.write_text(json.dumps(table_of(model, shapes, rank, ranks)), encoding="utf-8")
         partial.replace(answer)
