@@ -47,6 +47,24 @@ def gpu_memory() -> dict[str, float]:
     }
 
 
+def free_gpu_memory() -> int:
+    """Bytes that are free on this process's GPU, whoever uses the rest; 0 without a GPU."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0
+
+
+def make_room(wanted: int) -> bool:
+    """Give the GPU back what PyTorch keeps of tensors that are gone, unless `wanted` bytes are free anyway: taking it
+    again costs time. Returns whether it was given back."""
+    import torch
+
+    if not torch.cuda.is_available() or free_gpu_memory() >= wanted:
+        return False
+    torch.cuda.empty_cache()
+    return True
+
+
 class TrainerRank:
     """Chooses the backend and passes calls on. Importing this module imports neither Ray, torch nor a backend.
 
@@ -139,6 +157,14 @@ class TrainerRank:
     def export_bucket(self, bucket: "Bucket", *after: None) -> bytes:
         """A bucket in this GPU's memory, for an engine on the same GPU. Collective. `after`: calls to wait for."""
         return self._exporter.share(bucket)
+
+    def free_gpu_memory(self) -> int:
+        """Bytes that are free on this rank's GPU."""
+        return free_gpu_memory()
+
+    def make_room(self, wanted: int) -> bool:
+        """Before an engine takes its memory on this GPU again; see the function."""
+        return make_room(wanted)
 
     def open_weights_group(self) -> tuple[str, int]:
         """On rank 0: where the engines meet it."""

@@ -96,8 +96,9 @@ class EngineGroup:
         """Colocated engines give their GPU memory back; the next update wakes them."""
         if not self.sleeps or self._asleep:
             return
-        calls = {_name(index): engine.sleep.remote() for index, engine in enumerate(self.actors)}
-        gather(calls, limit=UPDATE_SECONDS, doing="giving memory back", tick=self._tick)
+        with self._sync.giving_back():
+            calls = {_name(index): engine.sleep.remote() for index, engine in enumerate(self.actors)}
+            gather(calls, limit=UPDATE_SECONDS, doing="giving memory back", tick=self._tick)
         self._asleep = True
 
     def update_weights(self, version: int) -> None:

@@ -128,6 +128,19 @@ class RankGroup:
         """Refs of every rank's payload for engines on its GPU; `after`: refs to wait for."""
         return [actor.export_bucket.remote(bucket, *after) for actor in self._ranks]
 
+    def free_gpu_memory(self) -> list[int]:
+        """Bytes that are free on each rank's GPU."""
+        found: list[int] = self._wait(self._call("free_gpu_memory"), "looking at memory")
+        return found
+
+    def make_room(self, wanted: Sequence[int]) -> None:
+        """Each rank gives cached memory back unless so many bytes are free on its GPU."""
+        calls = {
+            f"rank {rank}": actor.make_room.remote(size)
+            for rank, (actor, size) in enumerate(zip(self._ranks, wanted, strict=True))
+        }
+        self._wait(calls, "making room for the engines")
+
     def open_weights_group(self) -> tuple[str, int]:
         """Where the engines meet rank 0."""
         where: tuple[str, int] = self._wait({"rank 0": self._ranks[0].open_weights_group.remote()}, "listening")[0]

@@ -11,7 +11,8 @@ Every way ends alike: the engine computes the digest over what it serves, and se
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,10 @@ class WeightSync(Protocol):
 
     def send(self, version: int, engines: Engines) -> None:
         """Make `engines` serve `version`. Raises WorkerError naming the rank or the engine that failed."""
+        ...
+
+    def giving_back(self) -> AbstractContextManager[None]:
+        """Around engines' giving their memory back: what they give is what they want again, for the next `send`."""
         ...
 
 
@@ -82,6 +87,9 @@ class ObjectStoreSync:
             if digest != self._digest:
                 raise WorkerFailedError(name, f"{name} serves weights of another digest than version {version}")
 
+    def giving_back(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class ModelSync:
     """No trainer: every engine loads `spec.model` itself."""
@@ -104,6 +112,9 @@ class ModelSync:
                     name, f"{name} has loaded other weights from spec.model than the engines before"
                 )
 
+    def giving_back(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class _Bucketed:
     """What the bucketed ways share."""
@@ -111,6 +122,16 @@ class _Bucketed:
     def __init__(self, ranks: RankGroup, tick: Tick, *, memory: bool, bucket_bytes: int = BUCKET_BYTES) -> None:
         self._ranks, self._tick, self._memory, self._bucket_bytes = ranks, tick, memory, bucket_bytes
         self._plan: list[Bucket] | None = None
+        self._given: list[int] = []
+        """Bytes of each rank's GPU that its engine has given back, the most so far."""
+
+    @contextmanager
+    def giving_back(self) -> Iterator[None]:
+        before = self._ranks.free_gpu_memory() if self._memory else []
+        yield
+        after = self._ranks.free_gpu_memory() if self._memory else []
+        given = [now - then for then, now in zip(before, after, strict=True)]
+        self._given = [max(pair) for pair in zip(given, self._given or [0] * len(given), strict=True)]
 
     def prepare(self, version: int) -> None:
         """Nothing is kept: the ranks' weights are the ones to send until the next step."""
@@ -125,6 +146,8 @@ class _Bucketed:
         self._all(calls, engines, lambda engine: engine.begin_update.remote())
         if self._memory:
             self._settle(calls, version)
+            if self._given:
+                self._ranks.make_room(self._given)
             self._all(calls, engines, lambda engine: engine.wake.remote(["weights"]))
         self._settle(calls, version)
         last = self._transfer(calls, self._plan, version, engines)

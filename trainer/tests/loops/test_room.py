@@ -1,0 +1,54 @@
+"""Colocated: an engine that takes its memory again finds it, whatever the trainer has cached meanwhile."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rljob_trainer.backends import rank
+from rljob_trainer.loops import weight_sync
+from rljob_trainer.loops.weight_sync import IpcSync
+
+GIB = 1 << 30
+
+
+class Call:
+    """An actor's method that notes that it was called."""
+
+    def __init__(self, log: list[Any], name: str, value: Any = None) -> None:
+        self._log, self._name, self._value = log, name, value
+
+    def remote(self, *args: Any) -> Any:
+        self._log.append(self._name)
+        return self._value
+
+
+def test_ranks_make_the_room_that_engines_gave_before_these_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    free = iter([[10 * GIB, 12 * GIB], [40 * GIB, 41 * GIB], [9 * GIB, 9 * GIB], [38 * GIB, 39 * GIB]])
+    ranks: Any = SimpleNamespace(
+        free_gpu_memory=lambda: next(free),
+        make_room=lambda wanted: log.append(("room", [size // GIB for size in wanted])),
+        weights_plan=lambda size: [],
+        finish_export=lambda *after: None,
+    )
+    sync = IpcSync(ranks, lambda: None)
+    for _ in range(2):
+        with sync.giving_back():
+            pass
+    names = ("begin_update", "wake", "finish_update")
+    engine = SimpleNamespace(**{name: Call(log, name) for name in names})
+    monkeypatch.setattr(weight_sync, "gather", lambda calls, **options: calls)
+    sync.send(1, {0: engine})
+    assert log == ["begin_update", ("room", [30, 30]), "wake", "wake", "finish_update"]
+
+
+def test_a_cache_is_given_back_only_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    assert not rank.make_room(20 * GIB)
+    assert emptied == []
+    assert rank.make_room(21 * GIB)
+    assert emptied == [True]
