@@ -3,7 +3,8 @@
 `python -m benchmarks.gpu.learns [--backend megatron] [--placement async] [--trainer-gpus 2 --tensor 2]`. The
 retriever is a plain one over the same hashed encoder, so that the proof needs no FAISS. `--then-evaluate N`: a job with
 `mode: Evaluate` afterwards, on the exported model, by one engine over N GPUs; its score must be that of the run's end.
-`--then-generate N`: the same with `mode: Generate`.
+`--then-generate N`: one with `mode: Generate`. `--partial`: responses cut off and continued, twice as many prompts as
+are trained on.
 """
 
 import argparse
@@ -84,7 +85,9 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
     if placement == "colocated":
         spec["rollout"]["replicas"] = gpus
     spec["placement"] = {"type": placement}
-    spec["rollout"]["gpusPerEngine"] = 1
+    spec["rollout"]["gpusPerEngine"] = options.engine_gpus
+    if options.partial:
+        spec["rollout"] |= {"overSamplingBatchSize": 64, "partialRollout": True, "partialRolloutTokens": 8}
     if placement == "async":
         spec["placement"]["maxStaleness"] = 1
         spec["algorithm"]["tis"] = {"enabled": True}
@@ -143,6 +146,8 @@ def main() -> int:
     parser.add_argument("--placement", default="colocated", choices=["colocated", "disaggregated", "async"])
     parser.add_argument("--trainer-gpus", type=int, default=1)
     parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of the engine, when it has its own")
+    parser.add_argument("--partial", action="store_true", help="partial rollouts")
     parser.add_argument("--evaluate-every", type=int, default=10)
     parser.add_argument("--then-evaluate", type=int, default=0, metavar="GPUS")
     parser.add_argument("--then-generate", type=int, default=0, metavar="GPUS")
@@ -163,15 +168,17 @@ def main() -> int:
     log = out / f"learns-{options.placement}-{options.backend}-{options.trainer_gpus}.log"
     drive(manifest, directory, "0001-proof", log, options.limit)
     tell(directory / "attempts" / "0001-proof" / "metrics.jsonl", name)
-    if options.then_evaluate or options.then_generate:
+    for mode, change, count in (
+        ("Evaluate", evaluation, options.then_evaluate),
+        ("Generate", generation, options.then_generate),
+    ):
+        if not count:
+            continue
         other = Path(tempfile.mkdtemp(prefix="learns-"))
         (other / "world").symlink_to(directory / "world")
-        model = directory / "attempts" / "0001-proof" / "model"
-        mode, change = ("Evaluate", evaluation) if options.then_evaluate else ("Generate", generation)
-        count = options.then_evaluate or options.then_generate
         emit("run", f"mode {mode}, one engine over {count} GPUs")
-        again = change(manifest, model, count)
-        drive(again, other, "0001-proof", log.with_suffix(".evaluate.log"), options.limit)
+        again = change(manifest, directory / "attempts" / "0001-proof" / "model", count)
+        drive(again, other, "0001-proof", log.with_suffix(f".{mode.lower()}.log"), options.limit)
         tell(other / "attempts" / "0001-proof" / "metrics.jsonl", f"mode {mode}")
     return 0
 
@@ -201,7 +208,8 @@ def tell(metrics: Path, name: str) -> None:
         emit("seconds per rollout", round(total / len(steady), 3), "s")
         emit("sync per rollout", round(sum(line["seconds/sync"] for line in steady) / len(steady), 3), "s")
         emit("generated tokens/s", round(float(np.mean([line["tokens_per_second"] for line in steady]))))
-        for key in ("mismatch_kl", "rollout_kl", "tis_mean", "staleness_max", "grad_norm", "kl"):
+        for key in ("mismatch_kl", "rollout_kl", "tis_mean", "staleness_max", "grad_norm", "kl",
+                    "sampling/groups_left_unfinished", "sampling/stale_tokens"):  # fmt: skip
             if key in rl[-1]:
                 emit(key, [round(line[key], 4) for line in rl[-5:]])
 

@@ -156,6 +156,46 @@ def test_what_several_gpus_serve_is_compared_with_the_whole() -> None:
         served()
 
 
+class Experts(torch.nn.Module):
+    """What one of two ranks holds of a layer's three experts: half of each one's gate and up rows, of its down columns,
+    and all of the router."""
+
+    def __init__(self, sent: dict[str, torch.Tensor], rank: int) -> None:
+        super().__init__()
+        half = slice(rank * 2, rank * 2 + 2)
+        names = [f"mlp.experts.{expert}" for expert in range(3)]
+        gate_up = [torch.cat([sent[f"{n}.{k}_proj.weight"][half] for k in ("gate", "up")]) for n in names]
+        down = [sent[f"{name}.down_proj.weight"][:, half] for name in names]
+        experts = torch.nn.Module()
+        experts.w13_weight = torch.nn.Parameter(torch.stack(gate_up))
+        experts.w2_weight = torch.nn.Parameter(torch.stack(down))
+        self.mlp = torch.nn.Module()
+        self.mlp.experts = experts
+        self.mlp.gate = torch.nn.Linear(6, 3, bias=False)
+        self.mlp.gate.weight.data = sent["mlp.gate.weight"].clone()
+
+
+def test_each_expert_is_compared_with_what_was_sent() -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"gate_proj": (4, 6), "up_proj": (4, 6), "down_proj": (6, 4)}
+    sent = {
+        f"mlp.experts.{expert}.{kind}.weight": torch.randn(shape, generator=draw).bfloat16()
+        for expert in range(3)
+        for kind, shape in shapes.items()
+    } | {"mlp.gate.weight": torch.randn(3, 6, generator=draw).bfloat16()}
+    asked = {served_name(name): list(tensor.shape) for name, tensor in sent.items()}
+    ranks = [Experts(sent, rank) for rank in range(2)]
+
+    def wrong() -> list[str]:
+        served = whole([table_of(part, asked, rank, 2) for rank, part in enumerate(ranks)])
+        return differing({served_name(name): value for name, value in entries(sent).items()}, served)
+
+    assert wrong() == []
+    ranks[1].mlp.experts.w13_weight.data[2, 3, 0] += 1  # type: ignore[union-attr, operator]
+    ranks[0].mlp.experts.w2_weight.data[0, 0, 1] += 1  # type: ignore[union-attr, operator]
+    assert wrong() == ["mlp.experts.0.down_proj.weight", "mlp.experts.2.up_proj.weight"]
+
+
 def test_parts_that_belong_to_no_such_tensor() -> None:
     assert place_of([4, 6], [16, 6], 3, 4) == ([12, 0], 4)
     assert place_of([4, 6], [13, 6], 3, 4) == ([12, 0], 1)

@@ -2,7 +2,8 @@
 
 SGLang calls `report_served` as a custom weight loader in the process that holds the weights. It loads nothing: it
 reads what is asked for from a file and writes fingerprints of the served tensors beside it. SGLang fuses some tensors
-(q, k, v; gate, up); fused ones are taken apart again, so that each is compared with what the trainer sent.
+(q, k, v; gate, up; the experts of a layer); fused ones are taken apart again, so that each is compared with what the
+trainer sent.
 
 Of several tensor-parallel ranks each tells where in the whole tensor its part begins; the parts' sums add up to the
 whole's.
@@ -28,25 +29,31 @@ FUSED = {
     "up_proj": ("gate_up_proj", 1),
 }
 """Hugging Face module name → SGLang's fused module and the place in it."""
+EXPERTS = {"w13_weight": ("gate_proj.weight", "up_proj.weight"), "w2_weight": ("down_proj.weight",)}
+"""SGLang's tensors of all experts of a layer, [experts, rows, columns], and what each expert's rows are in turn."""
 
 
 def served_name(name: str) -> str:
     """Under which name `report_served` tells of the tensor that Hugging Face calls `name`."""
     *root, module, kind = name.split(".")
-    if module not in FUSED:
+    if module not in FUSED or root[-2:-1] == ["experts"]:
         return name
     fused, place = FUSED[module]
     return ".".join((*root, fused, kind)) + f"#{place}"
 
 
 def parts_of(model: Any) -> dict[str, torch.Tensor]:
-    """The served tensors, fused ones in their parts (`name#0`, …), as views."""
+    """The served tensors, fused ones in their parts (`name#0`, …; experts under Hugging Face's names), as views."""
     parts: dict[str, torch.Tensor] = {}
     for prefix, module in model.named_modules():
         sizes = getattr(module, "output_partition_sizes", None)
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
-            if sizes and len(sizes) > 1 and parameter.ndim and parameter.shape[0] == sum(sizes):
+            if name in EXPERTS and parameter.ndim == 3:
+                for expert, rows in enumerate(parameter.data):
+                    views = torch.chunk(rows, len(EXPERTS[name]))
+                    parts.update({f"{prefix}.{expert}.{k}": view for k, view in zip(EXPERTS[name], views, strict=True)})
+            elif sizes and len(sizes) > 1 and parameter.ndim and parameter.shape[0] == sum(sizes):
                 views = torch.split(parameter.data, list(sizes))
                 parts.update({f"{full}#{number}": view for number, view in enumerate(views)})
             else:
