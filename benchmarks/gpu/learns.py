@@ -83,7 +83,7 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
     if options.tensor > 1:
         spec["trainer"]["parallelism"] = {"tensor": options.tensor, "sequence": True}
     if placement == "colocated":
-        spec["rollout"]["replicas"] = gpus
+        spec["rollout"]["replicas"] = gpus // options.engine_gpus
     spec["placement"] = {"type": placement}
     spec["rollout"]["gpusPerEngine"] = options.engine_gpus
     if options.partial:
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--placement", default="colocated", choices=["colocated", "disaggregated", "async"])
     parser.add_argument("--trainer-gpus", type=int, default=1)
     parser.add_argument("--tensor", type=int, default=1)
-    parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of the engine, when it has its own")
+    parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of each engine")
     parser.add_argument("--partial", action="store_true", help="partial rollouts")
     parser.add_argument("--evaluate-every", type=int, default=10)
     parser.add_argument("--then-evaluate", type=int, default=0, metavar="GPUS")

@@ -10,7 +10,7 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from rljob_trainer.config.arithmetic import engine_count, ranks_per_replica, rollout_pods, shares_gpus, trains
+from rljob_trainer.config.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
 from rljob_trainer.config.pods import PodOverrides
 
 from rljob_operator import labels, names
@@ -109,7 +109,7 @@ def _trainer(context: Context, attempt: int) -> Obj:
     cpus = ranks * context.spec.trainer.threads_per_rank
     offered = {"rljob_trainer": ranks}
     if shares_gpus(context.spec):
-        offered["rljob_rollout"] = -(-engine_count(context.spec) // replicas)
+        offered["rljob_rollout"] = ranks
     return {
         "groupName": "trainer",
         "replicas": replicas,

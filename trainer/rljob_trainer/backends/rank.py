@@ -1,5 +1,6 @@
 """One training rank as the driver sees it. A Ray actor by `ray.remote(TrainerRank)`, or a plain object."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,10 @@ class TrainerRank:
     def export_bucket(self, bucket: "Bucket", *after: None) -> bytes:
         """A bucket in this GPU's memory, for an engine on the same GPU. Collective. `after`: calls to wait for."""
         return self._exporter.share(bucket)
+
+    def visible_devices(self) -> str:
+        """This rank's GPU as CUDA_VISIBLE_DEVICES names it; empty on CPU."""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def free_gpu_memory(self) -> int:
         """Bytes that are free on this rank's GPU."""

@@ -174,9 +174,16 @@ def rollout_gpus(spec: RLJobSpec) -> int:
     """GPUs that engines use; colocated with the trainer they are the trainer's own."""
     if not generates(spec):
         return 0
-    if spec.placement.type == "colocated" and spec.rollout.gpus_per_engine == 0:
+    if shares_gpus(spec) and spec.rollout.gpus_per_engine == 0:
         return trainer_gpus(spec)
     return spec.rollout.replicas * spec.rollout.gpus_per_engine
+
+
+def engine_gpus(spec: RLJobSpec) -> int:
+    """GPUs of one engine: as given, or an equal share of the trainer's where engines live on those."""
+    if shares_gpus(spec) and spec.rollout.gpus_per_engine == 0:
+        return trainer_gpus(spec) // spec.rollout.replicas
+    return spec.rollout.gpus_per_engine
 
 
 def retriever_gpus(spec: RLJobSpec) -> int:
@@ -188,8 +195,7 @@ def retriever_gpus(spec: RLJobSpec) -> int:
 
 def total_gpus(spec: RLJobSpec) -> int:
     """GPUs that the job asks of the cluster."""
-    shared = spec.placement.type == "colocated"
-    return trainer_gpus(spec) + (0 if shared else rollout_gpus(spec)) + retriever_gpus(spec)
+    return trainer_gpus(spec) + (0 if shares_gpus(spec) else rollout_gpus(spec)) + retriever_gpus(spec)
 
 
 def max_context_length(spec: RLJobSpec) -> int:

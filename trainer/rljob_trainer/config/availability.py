@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_trainer.config.arithmetic import generates, shares_gpus, trainer_gpus, trains, trains_rl
+from rljob_trainer.config.arithmetic import engine_gpus, generates, shares_gpus, trainer_gpus, trains, trains_rl
 from rljob_trainer.config.errors import Problem
 from rljob_trainer.config.job import RLJobSpec
 
@@ -57,11 +57,20 @@ def _shared(spec: RLJobSpec) -> bool:
 
 
 def _uneven(spec: RLJobSpec) -> bool:
-    return _shared(spec) and spec.rollout.replicas != trainer_gpus(spec)
+    """Colocated engines that do not have whole shares of each trainer pod's GPUs."""
+    if not _shared(spec):
+        return False
+    each = engine_gpus(spec)
+    even = each * spec.rollout.replicas == trainer_gpus(spec)
+    return not even or each == 0 or spec.trainer.gpus_per_replica % each != 0
 
 
 def _sglang(spec: RLJobSpec) -> bool:
     return generates(spec) and spec.rollout.engine == "sglang"
+
+
+def _torch(spec: RLJobSpec) -> bool:
+    return generates(spec) and spec.rollout.engine == "torch"
 
 
 def _async(spec: RLJobSpec) -> bool:
@@ -69,7 +78,6 @@ def _async(spec: RLJobSpec) -> bool:
 
 
 TABLE: tuple[Unavailable, ...] = (
-    Unavailable("mode", ("Evaluate", "Generate"), "use rollout.engine: torch", when=_sglang),
     # Model
     Unavailable("model.source.type", ("objectStore",), "use auto, hub, path or persistentVolumeClaim"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
@@ -80,13 +88,13 @@ TABLE: tuple[Unavailable, ...] = (
     # Algorithm
     Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=_megatron),
     # Rollout
-    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1, and more replicas", when=generates),
+    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1, and more replicas", when=_torch),
     Unavailable(
         "rollout.replicas",
-        use="colocated SGLang engines are as many as the trainer's GPUs (gpusPerEngine: 1)",
+        use="colocated SGLang engines have equal shares of the trainer's GPUs, each within one pod: "
+        "trainer.gpusPerReplica must be a multiple of gpusPerEngine",
         when=_uneven,
     ),
-    Unavailable("rollout.partialRollout", use="use rollout.engine: torch", when=_sglang),
     Unavailable("rollout.overSamplingBatchSize", use="placement.maxStaleness says how far ahead it runs", when=_async),
     Unavailable(
         "rollout.partialRollout", use="what is under way goes on with the next weights, without it", when=_async

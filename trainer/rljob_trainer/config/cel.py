@@ -30,6 +30,7 @@ _COPIES = f"({_WORLD} / {_COPY})"
 _RESOLVED = f"(has({_BATCH}) ? {_BATCH} : {_SAMPLES} / (has({_STEPS}) ? {_STEPS} : 1))"
 _TRAINER_GPUS = "(self.trainer.replicas * self.trainer.gpusPerReplica)"
 _ROLLOUT_GPUS = "(self.rollout.replicas * self.rollout.gpusPerEngine)"
+_COLOCATED = "(self.mode == 'Train' && self.placement.type == 'colocated')"
 _CONTEXT = (
     "(has(self.rollout.maxContextLength) ? self.rollout.maxContextLength : "
     "self.data.train.maxPromptLength + self.rollout.sampling.maxResponseLength)"
@@ -121,15 +122,13 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
-        f"!({_GENERATES} && self.rollout.engine == 'sglang' && self.placement.type != 'colocated') || "
-        "self.rollout.gpusPerEngine > 0",
+        f"!({_GENERATES} && self.rollout.engine == 'sglang' && !{_COLOCATED}) || self.rollout.gpusPerEngine > 0",
         "sglang needs GPUs, but spec.rollout.gpusPerEngine is 0; use torch on CPU",
         "rollout.engine",
     ),
     Rule(
         "spec",
-        f"!({_GENERATES} && self.placement.type == 'colocated' && self.rollout.gpusPerEngine > 0) || "
-        f"{_ROLLOUT_GPUS} == (self.mode == 'Train' ? {_TRAINER_GPUS} : 0)",
+        f"!({_GENERATES} && {_COLOCATED} && self.rollout.gpusPerEngine > 0) || {_ROLLOUT_GPUS} == {_TRAINER_GPUS}",
         "colocated engines use the trainer's GPUs: spec.rollout.replicas × gpusPerEngine = "
         f"{{self.rollout.replicas}} × {{self.rollout.gpusPerEngine}} = {{{_ROLLOUT_GPUS}}}, but the trainer has "
         f"{{self.trainer.replicas}} × {{self.trainer.gpusPerReplica}} = {{{_TRAINER_GPUS}}}; leave gpusPerEngine out",

@@ -12,6 +12,7 @@ from rljob_trainer.config.arithmetic import (
     generates,
     max_context_length,
     rollout_gpus,
+    shares_gpus,
     trainer_gpus,
     trains,
     trains_rl,
@@ -114,7 +115,7 @@ def _gpus(spec: RLJobSpec) -> Iterator[Problem]:
             yield Problem("spec.trainer.megatronArgs", f"has no effect with backend {trainer.backend}; remove it")
     if not generates(spec):
         return
-    colocated = spec.placement.type == "colocated"
+    colocated = shares_gpus(spec)
     if rollout.engine == "sglang" and rollout.gpus_per_engine == 0 and not colocated:
         yield Problem("spec.rollout.engine", "sglang needs GPUs, but spec.rollout.gpusPerEngine is 0; use torch on CPU")
     if colocated and rollout_gpus(spec) != trainer_gpus(spec):

@@ -81,7 +81,7 @@ class EngineGroup:
 
     def start(self) -> None:
         """Load configuration and tokenizer on every engine. Colocated ones give their GPU memory back at once."""
-        calls = {_name(index): engine.start.remote() for index, engine in enumerate(self.actors)}
+        calls = {_name(index): self._begin(index) for index in range(len(self.actors))}
         started = gather(calls, limit=START_SECONDS, doing="starting", tick=self._tick)
         self.roster.pods = {index: started[_name(index)].get("pod", "") for index in range(len(self.actors))}
         self._report()
@@ -131,7 +131,7 @@ class EngineGroup:
         for _ in range(min(free, missing)):
             index = roster.take_number()
             self.actors[index : index + 1] = [self._make(index)]
-            self._joining[index] = self.actors[index].start.remote()
+            self._joining[index] = self._begin(index)
         self._report()
         return joined
 
@@ -224,9 +224,13 @@ class EngineGroup:
             self._pulses,
             name=_name(index),
             gpus=engine_gpu_share(self._job.spec),
-            where=self._gpus.of(index) if self._gpus is not None and shares_gpus(self._job.spec) else None,
+            where=None if self._gpus is None else self._gpus.of_engine(index),
             concurrency=CALLS_AT_ONCE,
         )
+
+    def _begin(self, index: int) -> Any:
+        """Ref of an engine's start. The ranks are up: engines on several of their GPUs have to know which."""
+        return self.actors[index].start.remote(None if self._gpus is None else self._gpus.devices_of(index))
 
     def _send(self, indices: Iterable[int]) -> None:
         """Give engines the current weights; one that fails is replaced, and gets them, too."""
@@ -260,7 +264,7 @@ class EngineGroup:
             WAITS.forget(_name(index))
             self.actors[index] = self._make(index)
             try:
-                started = {_name(index): self.actors[index].start.remote()}
+                started = {_name(index): self._begin(index)}
                 up = gather(started, limit=START_SECONDS, doing="starting", tick=self._tick)
                 self.roster.pods[index] = up[_name(index)].get("pod", "")
                 self._report()

@@ -11,7 +11,7 @@ import ray
 
 from rljob_trainer.checkpoint import Commit
 from rljob_trainer.cluster.progress import ProgressReporter
-from rljob_trainer.config.arithmetic import engine_count, generates, total_gpus, trains, world_size
+from rljob_trainer.config.arithmetic import engine_count, generates, shares_gpus, total_gpus, trains, world_size
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.health.rollback import rollbacks, standing
 from rljob_trainer.hooks import load_function
@@ -135,7 +135,7 @@ def _tracking(job: RLJob, place: Place, commit: Commit | None, tell: Callable[[s
 def _start_ray(job: RLJob, local: bool, stop: StopFlag, stack: ExitStack) -> None:
     ranks, engines = world_size(job.spec) if trains(job.spec) else 0, engine_count(job.spec)
     if local:
-        start_local_ray(ranks, max(engines, 1), total_gpus(job.spec))
+        start_local_ray(ranks, ranks if shares_gpus(job.spec) else max(engines, 1), total_gpus(job.spec))
     else:
         join_ray()
     stack.callback(ray.shutdown)

@@ -41,7 +41,7 @@ class RankGroup:
         self._share_of = [data_parallel_rank(job.spec, rank) for rank in range(self.size)]
         self._balanced = job.spec.trainer.balance_data
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
-        self._tick = tick
+        self._tick, self._gpus = tick, gpus
         share = rank_gpu_share(job.spec)
         manifest = job.to_manifest()
         self._ranks = [
@@ -65,6 +65,8 @@ class RankGroup:
         meeting = {"rank 0": self._ranks[0].rendezvous.remote()}
         address = self._wait(meeting, "starting", START_SECONDS)[0]
         self._wait(self._call("setup", *address), "joining the process group", START_SECONDS)
+        if self._gpus is not None:
+            self._gpus.devices = self._wait(self._call("visible_devices"), "telling its GPU")
 
     def load(self, commit: Path | None) -> None:
         """Weights, optimizer and reference of a commit; without one, those that the manifest describes."""
@@ -133,13 +135,9 @@ class RankGroup:
         found: list[int] = self._wait(self._call("free_gpu_memory"), "looking at memory")
         return found
 
-    def make_room(self, wanted: Sequence[int]) -> None:
-        """Each rank gives cached memory back unless so many bytes are free on its GPU."""
-        calls = {
-            f"rank {rank}": actor.make_room.remote(size)
-            for rank, (actor, size) in enumerate(zip(self._ranks, wanted, strict=True))
-        }
-        self._wait(calls, "making room for the engines")
+    def make_room(self, wanted: Sequence[int]) -> list[Any]:
+        """Each rank gives cached memory back unless so many bytes are free on its GPU. Refs of every rank's call."""
+        return [actor.make_room.remote(size) for actor, size in zip(self._ranks, wanted, strict=True)]
 
     def open_weights_group(self) -> tuple[str, int]:
         """Where the engines meet rank 0."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import ray
 
-from rljob_trainer.config.arithmetic import trains
+from rljob_trainer.config.arithmetic import engine_gpus, trains
 from rljob_trainer.config.job import RLJobSpec
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.waiting import WorkerFailedError, gather
@@ -61,8 +61,8 @@ def make_weight_sync(spec: RLJobSpec, ranks: RankGroup, directory: Path, tick: T
     if spec.rollout.weight_sync == "disk":
         return DiskSync(ranks, directory / "weights", tick, memory=spec.placement.type == "colocated")
     if spec.placement.type == "colocated":
-        return IpcSync(ranks, tick)
-    return NcclSync(ranks, tick, gpus_per_engine=max(1, spec.rollout.gpus_per_engine))
+        return IpcSync(ranks, tick, gpus_per_engine=engine_gpus(spec))
+    return NcclSync(ranks, tick, gpus_per_engine=engine_gpus(spec))
 
 
 class ObjectStoreSync:
@@ -145,10 +145,9 @@ class _Bucketed:
         calls: list[tuple[str, Any]] = []
         self._all(calls, engines, lambda engine: engine.begin_update.remote())
         if self._memory:
-            self._settle(calls, version)
-            if self._given:
-                self._ranks.make_room(self._given)
-            self._all(calls, engines, lambda engine: engine.wake.remote(["weights"]))
+            room = self._ranks.make_room(self._given) if self._given else []
+            calls += [(f"rank {rank}", ref) for rank, ref in enumerate(room)]
+            self._all(calls, engines, lambda engine: engine.wake.remote(["weights"], *room))
         self._settle(calls, version)
         last = self._transfer(calls, self._plan, version, engines)
         exported = self._ranks.finish_export(*last.values())
@@ -180,10 +179,13 @@ class _Bucketed:
 
 
 class IpcSync(_Bucketed):
-    """Engine k reads from rank k, with which it shares a GPU."""
+    """Each of an engine's GPUs reads from the rank with which it is shared."""
 
-    def __init__(self, ranks: RankGroup, tick: Tick, *, bucket_bytes: int = BUCKET_BYTES) -> None:
+    def __init__(
+        self, ranks: RankGroup, tick: Tick, *, gpus_per_engine: int = 1, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
         super().__init__(ranks, tick, memory=True, bucket_bytes=bucket_bytes)
+        self._gpus = gpus_per_engine
 
     def _transfer(
         self, calls: list[tuple[str, Any]], plan: list[Bucket], version: int, engines: Engines
@@ -194,7 +196,8 @@ class IpcSync(_Bucketed):
             payloads = self._ranks.export_bucket(bucket, *(ref for ref in loads.values() if ref is not None))
             calls += [(f"rank {rank}", ref) for rank, ref in enumerate(payloads)]
             for index, engine in engines.items():
-                loads[index] = engine.load_bucket.remote(payloads[index], loads[index])
+                own = payloads[index * self._gpus : (index + 1) * self._gpus]
+                loads[index] = engine.load_bucket.remote(*own, loads[index])
                 calls.append((engine_name(index), loads[index]))
         return loads
 

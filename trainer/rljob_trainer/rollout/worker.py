@@ -26,9 +26,11 @@ class RolloutWorker:
         logs.configure("engine", engine_index)
         self._job, self._job_dir, self._engine_index = RLJob.model_validate(job), job_dir, engine_index
 
-    async def start(self) -> dict[str, Any]:
+    async def start(self, devices: str | None = None) -> dict[str, Any]:
         """Load config, tokenizer and generate function, serve /metrics. `metrics_port` is this process's own, 0 when
-        that is off."""
+        that is off. `devices`: CUDA_VISIBLE_DEVICES, when it is to see other GPUs than Ray has it see."""
+        if devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices
         from rljob_trainer.rollout.service import RolloutService
 
         self._service = RolloutService(self._job, self._job_dir, self._engine_index)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -83,12 +84,15 @@ def test_sft_alone_needs_no_rollout() -> None:
     [
         (8, {"replicas": 8, "gpusPerEngine": 1}, "colocated", []),
         (8, {"replicas": 8}, "colocated", []),
-        (4, {"replicas": 2, "gpusPerEngine": 2}, "async", ["gpusPerEngine"]),
-        (4, {"replicas": 2, "gpusPerEngine": 2}, "colocated", ["gpusPerEngine", "replicas"]),
-        (4, {"replicas": 2}, "colocated", ["replicas"]),
+        (4, {"replicas": 2, "gpusPerEngine": 2}, "async", []),
+        (4, {"replicas": 2, "gpusPerEngine": 2}, "colocated", []),
+        (4, {"replicas": 2}, "colocated", []),
+        (4, {"replicas": 3}, "colocated", ["replicas"]),
+        (4, {"replicas": 8}, "colocated", ["replicas"]),
+        (4, {"replicas": 3, "gpusPerEngine": 1}, "colocated", ["replicas", "gpusPerEngine"]),
     ],
 )
-def test_colocated_engines_are_one_for_each_gpu_of_the_trainer(
+def test_colocated_engines_have_equal_shares_of_the_trainers_gpus(
     gpus: int, rollout: dict[str, int], placement: str, refused: list[str]
 ) -> None:
     spec = {
@@ -101,3 +105,34 @@ def test_colocated_engines_are_one_for_each_gpu_of_the_trainer(
     }
     job = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "j"}, "spec": spec}
     assert [problem.path for problem in check(loads(json.dumps(job)))] == [f"spec.rollout.{path}" for path in refused]
+
+
+def test_an_engine_lies_within_one_pod_of_the_trainer() -> None:
+    spec = {
+        "model": {"path": "m"},
+        "data": {"train": {"path": "d"}},
+        "reward": {"functions": [{"name": "em"}]},
+        "trainer": {"replicas": 2, "gpusPerReplica": 2},
+        "rollout": {"engine": "sglang", "replicas": 1, "gpusPerEngine": 4},
+        "placement": {"type": "colocated"},
+    }
+    job = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "j"}, "spec": spec}
+    (problem,) = check(loads(json.dumps(job)))
+    assert problem.path == "spec.rollout.replicas"
+    assert "each within one pod" in problem.message
+
+
+def test_jobs_without_a_trainer_need_gpus_for_their_engines_wherever_they_are_placed() -> None:
+    spec: dict[str, Any] = {
+        "mode": "Evaluate",
+        "model": {"path": "m"},
+        "reward": {"functions": [{"name": "em"}]},
+        "rollout": {"engine": "sglang"},
+        "placement": {"type": "colocated"},
+        "evaluation": {"datasets": [{"name": "a", "path": "d"}]},
+    }
+    job = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "j"}, "spec": spec}
+    assert [problem.path for problem in check(loads(json.dumps(job)))] == ["spec.rollout.engine"]
+    spec["rollout"]["gpusPerEngine"] = 2
+    assert check(loads(json.dumps(job))) == []
+    assert arithmetic.total_gpus(loads(json.dumps(job)).spec) == 2

@@ -71,3 +71,16 @@ def test_a_colocated_engine_is_on_the_gpu_of_its_rank_and_so_is_its_replacement(
     assert [seen for _, seen in engines] == [seen for _, seen in ranks]
     ray.kill(engines[1][0])
     assert make(ROLLOUT_RESOURCE, 1)[1] == ranks[1][1]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("four_gpus")
+def test_a_colocated_engine_over_two_gpus_is_at_the_first_ranks_and_is_told_both() -> None:
+    job = spec("colocated", replicas=1, gpusPerEngine=2)
+    gpus = TrainerGpus(job, lambda: None)
+    share = rank_gpu_share(job)
+    ranks = [make_actor(Device, TRAINER_RESOURCE, name="", gpus=share, where=gpus.of(rank)) for rank in range(2)]
+    gpus.devices = ray.get([rank.seen.remote() for rank in ranks], timeout=60)
+    engine = make_actor(Device, ROLLOUT_RESOURCE, name="", gpus=engine_gpu_share(job), where=gpus.of_engine(0))
+    assert ray.get(engine.seen.remote(), timeout=60) == gpus.devices[0]
+    assert gpus.devices_of(0) == ",".join(gpus.devices)

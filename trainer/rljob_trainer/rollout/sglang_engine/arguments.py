@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rljob_trainer.config.arithmetic import shares_gpus
+from rljob_trainer.config.arithmetic import engine_gpus, shares_gpus
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJobSpec
 
@@ -62,7 +62,7 @@ def server_arguments(spec: RLJobSpec, model_folder: str, max_context_length: int
     arguments: dict[str, Any] = {
         "model_path": model_folder,
         "load_format": "dummy",
-        "tp_size": max(1, spec.rollout.gpus_per_engine),
+        "tp_size": max(1, engine_gpus(spec)),
         "dtype": spec.model.dtype,
         "trust_remote_code": spec.model.trust_remote_code,
         "context_length": max_context_length + SLACK_TOKENS,
