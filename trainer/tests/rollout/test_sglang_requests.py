@@ -13,7 +13,7 @@ from rljob_trainer.config.job import RLJob
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
 from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids, stop_end
-from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, served_name, table_of, whole
+from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, report_served, served_name, table_of, whole
 from rljob_trainer.rollout.types import EngineError, SamplingParams
 from rljob_trainer.weights.fingerprint import differing, entries
 
@@ -154,6 +154,26 @@ def test_what_several_gpus_serve_is_compared_with_the_whole() -> None:
     shards[3].qkv_proj.weight.data[4, 0] += 1
     with pytest.raises(ValueError, match=r"serve different qkv_proj\.weight#1"):
         served()
+
+
+def test_ranks_of_one_engine_tell_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    question, model, ranks = tmp_path / "served.json", Fused(), iter([0, 1])
+    question.write_text(json.dumps({"embed_tokens.weight": [12, 4]}))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: next(ranks))
+    replace, begun = Path.replace, []
+
+    def while_the_other_tells(self: Path, target: Path) -> Path:
+        if not begun:
+            begun.append(target)
+            report_served(model, [(str(question), None)])
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", while_the_other_tells)
+    report_served(model, [(str(question), None)])
+    starts = [read_told(Path(f"{question}.{rank}").read_text())["embed_tokens.weight"][2] for rank in range(2)]
+    assert starts == [(0, 0), (8, 0)]
 
 
 class Experts(torch.nn.Module):

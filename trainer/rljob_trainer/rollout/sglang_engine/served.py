@@ -162,6 +162,6 @@ def report_served(model: Any, named_tensors: Sequence[tuple[str, Any]]) -> None:
     for path, _ in named_tensors:
         shapes = json.loads(Path(path).read_text(encoding="utf-8"))
         answer = Path(f"{path}.{rank}")
-        partial = answer.with_suffix(".partial")
+        partial = answer.with_name(f"{answer.name}.partial")
         partial.write_text(json.dumps(table_of(model, shapes, rank, ranks)), encoding="utf-8")
         partial.replace(answer)
