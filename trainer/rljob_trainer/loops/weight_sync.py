@@ -124,6 +124,7 @@ class _Bucketed:
         self._plan: list[Bucket] | None = None
         self._given: list[int] = []
         """Bytes of each rank's GPU that its engine has given back, the most so far."""
+        self._asleep = False
 
     @contextmanager
     def giving_back(self) -> Iterator[None]:
@@ -132,6 +133,7 @@ class _Bucketed:
         after = self._ranks.free_gpu_memory() if self._memory else []
         given = [now - then for then, now in zip(before, after, strict=True)]
         self._given = [max(pair) for pair in zip(given, self._given or [0] * len(given), strict=True)]
+        self._asleep = True
 
     def prepare(self, version: int) -> None:
         """Nothing is kept: the ranks' weights are the ones to send until the next step."""
@@ -145,7 +147,8 @@ class _Bucketed:
         calls: list[tuple[str, Any]] = []
         self._all(calls, engines, lambda engine: engine.begin_update.remote())
         if self._memory:
-            room = self._ranks.make_room(self._given) if self._given else []
+            room = self._ranks.make_room(self._given) if self._asleep else []
+            self._asleep = False
             calls += [(f"rank {rank}", ref) for rank, ref in enumerate(room)]
             self._all(calls, engines, lambda engine: engine.wake.remote(["weights"], *room))
         self._settle(calls, version)

@@ -41,6 +41,9 @@ def test_ranks_make_the_room_that_engines_gave_before_these_wake(monkeypatch: py
     monkeypatch.setattr(weight_sync, "gather", lambda calls, **options: calls)
     sync.send(1, {0: engine})
     assert log == ["begin_update", ("room", [30, 30]), "wake", "wake", "finish_update"]
+    log.clear()
+    sync.send(2, {0: engine})  # is awake and has its memory
+    assert log == ["begin_update", "wake", "wake", "finish_update"]
 
 
 def test_a_cache_is_given_back_only_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
