@@ -87,8 +87,8 @@ def job(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     """Makes jobs by name, whose engine k runs on `pod-k`."""
     start = RolloutWorker.start
 
-    async def named(self: RolloutWorker) -> dict[str, Any]:
-        return await start(self) | {"pod": f"pod-{self._engine_index}"}
+    async def named(self: RolloutWorker, devices: str | None = None) -> dict[str, Any]:
+        return await start(self, devices) | {"pod": f"pod-{self._engine_index}"}
 
     monkeypatch.setattr(RolloutWorker, "start", named)
 
