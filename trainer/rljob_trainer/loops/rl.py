@@ -112,6 +112,7 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
             # Whatever follows goes on with other prompts.
             state.data, state.pending = prompts.state(), groups_to_json(collected.left)
             run.health.not_finite(error, state, run.commit_now if whole else None)
+            run.sync_weights()  # wakes colocated engines, which have left their GPUs to this step
             run.at_boundary = whole
             continue
         run.at_boundary = True

@@ -245,9 +245,10 @@ class Run:
             self._synced = self.state.policy_version
 
     def before_training(self) -> None:
-        """Colocated engines leave the GPU to the ranks."""
-        if self.engines is not None:
+        """Colocated engines leave the GPU to the ranks; they serve nothing until weights are sent again."""
+        if self.engines is not None and self.engines.sleeps:
             self.engines.sleep()
+            self._synced = None
 
     def generate(self, samples: Sequence[Sample], sampling: SamplingParams) -> list[Sample]:
         """Generate every sample. A stop that is asked for meanwhile leaves it and commits the last boundary."""
