@@ -34,6 +34,8 @@ def ours(directory: Path, backend: str, options: argparse.Namespace) -> float:
     if options.cpu:
         spec |= {name: value for name, value in TINY.items() if name != "trainer"}
         trainer = TINY["trainer"]
+    if options.offload:
+        spec["placement"] = {"offloadTrainer": True}
     made = job(target, options.shape, rollouts=options.rollouts, trainer=trainer, **spec)
     log = f"grpo-{name}.log"
     return rate_of(run("benchmarks.gpu.measured_run", made, target, log, options.limit, *options.parts))
@@ -72,6 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--parts", nargs="*", default=[], help="what is measured of rank and engine after the steps: all"
     )
+    parser.add_argument("--offload", action="store_true", help="the trainer is in host memory meanwhile")
     parser.add_argument("--cpu", action="store_true", help="try the script: tiny model, torch engine")
     options = parser.parse_args()
     options.shape = "tiny" if options.cpu else options.shape

@@ -395,6 +395,15 @@ class FsdpRank:
             self.optimizer_stash.put()
         return float(norm), lr
 
+    def held(self) -> Iterator[Tensor]:
+        """What this rank keeps from step to step: weights, the reference's, the critic's, optimizer states. Gradients
+        are dropped: the next step makes its own."""
+        for model in (self.policy, self.reference, self.critic):
+            if model is not None:
+                model.zero_grad(set_to_none=True)
+                yield from model.parameters()
+        yield from self._optimizer_states()
+
     def _optimizer_states(self) -> Iterator[Tensor]:
         """The moments of all optimizers: what `optimizer.offload` keeps in host memory between steps."""
         for optimizer in [self.optimizer] + ([self.critic_optimizer] if self.critic is not None else []):

@@ -1,6 +1,7 @@
 """One training rank as the driver sees it. A Ray actor by `ray.remote(TrainerRank)`, or a plain object."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ class TrainerRank:
         """`pulses`: folder for this process's signs of life, if any are wanted."""
         self._pulse = None if pulses is None else Pulse(pulses, f"rank {rank}")
         parsed = RLJob.model_validate(job)
+        from rljob_trainer.backends.offload import HostStash
         from rljob_trainer.metrics.exporter import ProcessMetrics
         from rljob_trainer.weights.export import WeightExporter
 
@@ -90,6 +92,7 @@ class TrainerRank:
         self._metrics_port, self._job_dir = parsed.spec.tracking.metrics_port, job_dir
         self._rank: BackendRank = _backend(parsed.spec.trainer.backend)(parsed, job_dir, rank, world_size)
         self._exporter = WeightExporter(self._rank, rank)
+        self._stash = HostStash(self._rank.held)
         self._writer = ShardWriter(rank)
         self._limit = float(parsed.spec.trainer.rank_timeout_seconds)
 
@@ -115,23 +118,23 @@ class TrainerRank:
         within the stage of `total_steps`. Metrics: loss, grad_norm, lr, tokens, rows."""
         logs.at_step(lr_step)
         with self._exported.call("sft_step"):
-            metrics = self._rank.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
+            metrics = self._here.sft_step(rows, lr_step=lr_step, total_steps=total_steps)
         self._exported.set(metrics | gpu_memory())
         return metrics
 
     def begin_rl(self) -> None:
         """Freeze the reference, start the optimizer of reinforcement learning. Nothing when resumed in that stage."""
-        self._rank.begin_rl()
+        self._here.begin_rl()
 
     def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
         """Log-probabilities under the weights as they are, one per response token, 0 where not trained."""
         with self._exported.call("compute_logprobs"):
-            return self._rank.compute_logprobs(samples)
+            return self._here.compute_logprobs(samples)
 
     def token_signals(self, samples: Sequence[TrainSample]) -> list[TokenSignals]:
         """Values and KL of the trained tokens, for advantages that are made of more than rewards."""
         with self._exported.call("token_signals"):
-            return self._rank.token_signals(samples)
+            return self._here.token_signals(samples)
 
     def rl_step(
         self,
@@ -143,13 +146,13 @@ class TrainerRank:
         """One optimizer step on this rank's share of the global batch; metrics are global, the same on all ranks."""
         logs.at_step(lr_step)
         with self._exported.call("rl_step"):
-            metrics = self._rank.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
+            metrics = self._here.rl_step(samples, lr_step=lr_step, total_steps=total_steps, old_logprobs=old_logprobs)
         self._exported.set(metrics | gpu_memory())
         return metrics
 
     def full_weights(self) -> dict[str, Any]:
         """All weights as numpy arrays under Hugging Face names on rank 0, {} on the others (which must call it too)."""
-        return self._rank.full_weights()
+        return self._here.full_weights()
 
     def weights_plan(self, max_bytes: int) -> "list[Bucket]":
         """The buckets in which the weights travel to the engines."""
@@ -157,6 +160,7 @@ class TrainerRank:
 
     def export_bucket(self, bucket: "Bucket", *after: None) -> bytes:
         """A bucket in this GPU's memory, for an engine on the same GPU. Collective. `after`: calls to wait for."""
+        self._stash.take()
         return self._exporter.share(bucket)
 
     def visible_devices(self) -> str:
@@ -170,6 +174,18 @@ class TrainerRank:
     def make_room(self, wanted: int) -> bool:
         """Before an engine takes its memory on this GPU again; see the function."""
         return make_room(wanted)
+
+    def put_away(self, *after: None) -> None:
+        """Move everything that is kept from step to step to host memory (`placement.offloadTrainer`); the next call
+        that needs it brings it back. `after`: calls to wait for."""
+        self._stash.put()
+        make_room(sys.maxsize)
+
+    @property
+    def _here(self) -> "BackendRank":
+        """The backend's rank, with its tensors in place."""
+        self._stash.take()
+        return self._rank
 
     def open_weights_group(self) -> tuple[str, int]:
         """On rank 0: where the engines meet it."""
@@ -185,6 +201,7 @@ class TrainerRank:
 
     def write_bucket(self, bucket: "Bucket", file: str) -> None:
         """Write a bucket to a safetensors file (rank 0). Collective."""
+        self._stash.take()
         self._exporter.write(bucket, file)
 
     def finish_export(self, *after: None) -> "tuple[str, dict[str, Entry]]":
@@ -194,20 +211,20 @@ class TrainerRank:
     def save(self, directory: str) -> list[FileEntry]:
         """Write this rank's state into the folder of a `CommitWriter`; entries for `CommitWriter.add`."""
         with self._exported.call("save"):
-            return self._rank.save(directory)
+            return self._here.save(directory)
 
     def begin_save(self, directory: str) -> None:
         """Copy this rank's state, write it in the background into the folder of a `CommitWriter`, then leave a mark
         there. A backend that cannot copy its state writes it at once."""
-        snapshot = getattr(self._rank, "snapshot", None)
+        snapshot = getattr(self._here, "snapshot", None)
         if snapshot is not None:
             self._writer.start(directory, snapshot(directory), self._limit)
         else:
-            mark_written(directory, self._rank.rank, self._rank.save(directory))
+            mark_written(directory, self._rank.rank, self._here.save(directory))
 
     def export_hf(self, directory: str) -> None:
         """Write a Hugging Face folder (rank 0; the others must call it too)."""
-        self._rank.export_hf(directory)
+        self._here.export_hf(directory)
 
     def health(self) -> dict[str, Any]:
         """That this rank answers, and where it stands."""

@@ -176,6 +176,12 @@ SECTION_RULES = (
         "is for placement type async, but the type is {self.type}",
         "maxStaleness",
     ),
+    Rule(
+        "spec.placement",
+        "!self.offloadTrainer || self.type == 'colocated'",
+        "is for placement type colocated, but the type is {self.type}",
+        "offloadTrainer",
+    ),
     Rule("spec.retriever", "!self.index.gpu || self.gpus > 0", "needs GPUs, but spec.retriever.gpus is 0", "index.gpu"),
     Rule(
         "spec.retriever",

@@ -137,6 +137,10 @@ def _staleness(spec: RLJobSpec) -> Iterator[Problem]:
         yield Problem(
             "spec.placement.maxStaleness", f"is for placement type async, but the type is {spec.placement.type}"
         )
+    if spec.placement.offload_trainer and spec.placement.type != "colocated":
+        yield Problem(
+            "spec.placement.offloadTrainer", f"is for placement type colocated, but the type is {spec.placement.type}"
+        )
 
 
 def _lengths(spec: RLJobSpec) -> Iterator[Problem]:

@@ -93,3 +93,6 @@ class PlacementSpec(ApiModel):
     """`disaggregated`: own GPUs each. `colocated`: the same GPUs in turn. `async`: own GPUs, generating ahead."""
     max_staleness: Annotated[int, Field(ge=0, le=64)] | None = None
     """For `async`: how many policy versions a sample may lag behind; 1 by default."""
+    offload_trainer: bool = False
+    """For `colocated`: the trainer's weights, gradients and optimizer states are in host memory while the engines
+    generate, which can then take more of the GPUs. Costs moving them twice a rollout."""

@@ -139,6 +139,10 @@ class RankGroup:
         """Each rank gives cached memory back unless so many bytes are free on its GPU. Refs of every rank's call."""
         return [actor.make_room.remote(size) for actor, size in zip(self._ranks, wanted, strict=True)]
 
+    def put_away(self, *after: Any) -> list[Any]:
+        """Refs of every rank's moving to host memory; `after`: refs to wait for."""
+        return [actor.put_away.remote(*after) for actor in self._ranks]
+
     def open_weights_group(self) -> tuple[str, int]:
         """Where the engines meet rank 0."""
         where: tuple[str, int] = self._wait({"rank 0": self._ranks[0].open_weights_group.remote()}, "listening")[0]

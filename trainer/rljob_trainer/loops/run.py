@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,7 +214,7 @@ class Run:
         """Make everything that is needed to go on from here durable, or begin to (`checkpoint.asynchronous`)."""
         if not self.stop.may_write():
             self.stop.check()
-        with self.timer.phase("commit"):
+        with self._ranks_alone(), self.timer.phase("commit"):
             self.commits.commit(self.state)
 
     def commit_now(self) -> None:
@@ -225,7 +226,23 @@ class Run:
     def _committed(self, state: LoopState, commit: Commit) -> None:
         self.last_commit = commit
         self.recorder.committed(state, commit.name)
-        self.hub.committed(state, commit, self.ranks.export_hf)
+        self.hub.committed(state, commit, self.export_hf)
+
+    def export_hf(self, directory: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+        with self._ranks_alone():
+            self.ranks.export_hf(directory)
+
+    @contextmanager
+    def _ranks_alone(self) -> Iterator[None]:
+        """Around what needs all that the ranks keep: with `placement.offloadTrainer` engines that serve leave them the
+        GPUs for it, and get their weights again."""
+        serving = self.job.spec.placement.offload_trainer and self._synced is not None
+        if serving:
+            self.before_training()
+        yield
+        if serving:
+            self.sync_weights()
 
     def enter_rl(self) -> None:
         """The end of SFT: freeze the reference and start the optimizer of reinforcement learning, then commit."""

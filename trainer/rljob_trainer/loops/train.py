@@ -54,7 +54,8 @@ def _train(run: Run) -> None:
         (train_async if run.job.spec.placement.type == "async" else train_rl)(run)
     run.sync_weights()
     evaluate_at_end(run)
+    run.before_training()  # what follows is the ranks' alone
     run.commits.wait()
     if run.job.spec.checkpoint.save_hf:
-        run.ranks.export_hf(run.place.directory / "model")
+        run.export_hf(run.place.directory / "model")
     run.hub.ended(run.last_commit, run.place.directory / "model")

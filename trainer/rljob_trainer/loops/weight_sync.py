@@ -59,9 +59,10 @@ def make_weight_sync(spec: RLJobSpec, ranks: RankGroup, directory: Path, tick: T
     if spec.rollout.engine == "torch":
         return ObjectStoreSync(ranks, tick)
     if spec.rollout.weight_sync == "disk":
-        return DiskSync(ranks, directory / "weights", tick, memory=spec.placement.type == "colocated")
+        memory, away = spec.placement.type == "colocated", spec.placement.offload_trainer
+        return DiskSync(ranks, directory / "weights", tick, memory=memory, offload=away)
     if spec.placement.type == "colocated":
-        return IpcSync(ranks, tick, gpus_per_engine=engine_gpus(spec))
+        return IpcSync(ranks, tick, gpus_per_engine=engine_gpus(spec), offload=spec.placement.offload_trainer)
     return NcclSync(ranks, tick, gpus_per_engine=engine_gpus(spec))
 
 
@@ -119,8 +120,12 @@ class ModelSync:
 class _Bucketed:
     """What the bucketed ways share."""
 
-    def __init__(self, ranks: RankGroup, tick: Tick, *, memory: bool, bucket_bytes: int = BUCKET_BYTES) -> None:
+    def __init__(
+        self, ranks: RankGroup, tick: Tick, *, memory: bool, offload: bool = False, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        """memory: engines wake for what is sent. offload: ranks leave the GPU before engines take the rest of it."""
         self._ranks, self._tick, self._memory, self._bucket_bytes = ranks, tick, memory, bucket_bytes
+        self._offload = offload
         self._plan: list[Bucket] | None = None
         self._given: list[int] = []
         """Bytes of each rank's GPU that its engine has given back, the most so far."""
@@ -156,8 +161,10 @@ class _Bucketed:
         exported = self._ranks.finish_export(*last.values())
         calls.append(("rank 0", exported))
         if self._memory:
+            away = self._ranks.put_away(exported, *last.values()) if self._offload else []
+            calls += [(f"rank {rank}", ref) for rank, ref in enumerate(away)]
             for index, engine in engines.items():
-                last[index] = engine.wake.remote(["kv_cache", "cuda_graph"], last[index])
+                last[index] = engine.wake.remote(["kv_cache", "cuda_graph"], last[index], *away)
                 calls.append((engine_name(index), last[index]))
         for index, engine in engines.items():
             calls.append((engine_name(index), engine.finish_update.remote(version, exported, last[index])))
@@ -185,9 +192,15 @@ class IpcSync(_Bucketed):
     """Each of an engine's GPUs reads from the rank with which it is shared."""
 
     def __init__(
-        self, ranks: RankGroup, tick: Tick, *, gpus_per_engine: int = 1, bucket_bytes: int = BUCKET_BYTES
+        self,
+        ranks: RankGroup,
+        tick: Tick,
+        *,
+        gpus_per_engine: int = 1,
+        offload: bool = False,
+        bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        super().__init__(ranks, tick, memory=True, bucket_bytes=bucket_bytes)
+        super().__init__(ranks, tick, memory=True, offload=offload, bucket_bytes=bucket_bytes)
         self._gpus = gpus_per_engine
 
     def _transfer(
@@ -250,9 +263,16 @@ class DiskSync(_Bucketed):
     """Files in a folder of the job's storage, one per bucket; the last version's are removed."""
 
     def __init__(
-        self, ranks: RankGroup, folder: Path, tick: Tick, *, memory: bool, bucket_bytes: int = BUCKET_BYTES
+        self,
+        ranks: RankGroup,
+        folder: Path,
+        tick: Tick,
+        *,
+        memory: bool,
+        offload: bool = False,
+        bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        super().__init__(ranks, tick, memory=memory, bucket_bytes=bucket_bytes)
+        super().__init__(ranks, tick, memory=memory, offload=offload, bucket_bytes=bucket_bytes)
         self._folder = folder
 
     def _transfer(

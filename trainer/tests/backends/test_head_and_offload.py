@@ -1,6 +1,7 @@
 """A step with logits in chunks is the same; tensors that were away come back as they were."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,3 +48,31 @@ def test_optimizer_states_go_away_and_come_back(make_rank: Make) -> None:
     inner.optimizer_stash.take()
     inner.optimizer_stash.take()
     assert all(tensor.abs().sum() > 0 for tensor in list(inner._optimizer_states())[:1])
+
+
+def test_a_rank_that_leaves_the_gpu_after_every_call_trains_and_saves_the_same(make_rank: Make, tmp_path: Path) -> None:
+    found = []
+    for leaves in (False, True):
+        rank = make_rank({"optimizer": {"lr": 1e-2}})
+        rank._stash = HostStash(rank._rank.held, from_host=True)
+
+        def leave(rank: Any = rank, leaves: bool = leaves) -> None:
+            if leaves:
+                rank.put_away()
+                assert {tensor.untyped_storage().nbytes() for tensor in rank._rank.held()} == {0}
+
+        leave()
+        rank.begin_rl()
+        metrics = []
+        for step in range(3):
+            leave()
+            logprobs = rank.compute_logprobs(samples(step, 6))
+            leave()
+            metrics.append(rank.rl_step(samples(step, 6), step, 3, logprobs))
+        leave()
+        folder = tmp_path / str(leaves)
+        folder.mkdir()
+        entries = rank.save(str(folder))
+        leave()
+        found.append((metrics, [(entry.path, entry.sha256) for entry in entries], weights_digest(rank.full_weights())))
+    assert found[0] == found[1]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.health.rollback import rollbacks
+from rljob_trainer.loops.engines import EngineGroup
 from rljob_trainer.loops.stop import Stop
+from rljob_trainer.rollout.worker import RolloutWorker
 
 from .conftest import MANIFEST
 from .in_process import InProcess
@@ -144,3 +146,27 @@ def test_a_target_of_an_evaluation(run: InProcess) -> None:
     run.run()
     assert run.summary()["steps"] == 4  # the first evaluation is after two rollouts
     assert "held-out/final" in run.summary()["evaluations"]
+
+
+def test_engines_that_left_the_gpus_wake_for_the_rollout_anew(run: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep: set[int] = set()
+    update, generate = RolloutWorker.update_weights, RolloutWorker.generate
+
+    async def sleep(self: RolloutWorker) -> None:
+        asleep.add(self._engine_index)
+
+    async def woken(self: RolloutWorker, *arguments: Any) -> str:
+        asleep.discard(self._engine_index)
+        return await update(self, *arguments)
+
+    async def awake(self: RolloutWorker, *arguments: Any) -> Any:
+        assert self._engine_index not in asleep
+        return await generate(self, *arguments)
+
+    monkeypatch.setattr(EngineGroup, "sleeps", property(lambda self: True))
+    for name, method in (("sleep", sleep), ("update_weights", woken), ("generate", awake)):
+        monkeypatch.setattr(RolloutWorker, name, method)
+    poison(run, [3], nonFinite="Warn")
+    run.run()
+    assert run.summary()["state"] == "Succeeded"
+    assert asleep

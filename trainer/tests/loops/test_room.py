@@ -46,6 +46,22 @@ def test_ranks_make_the_room_that_engines_gave_before_these_wake(monkeypatch: py
     assert log == ["begin_update", "wake", "wake", "finish_update"]
 
 
+def test_ranks_leave_the_gpu_between_the_engines_weights_and_their_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    ranks: Any = SimpleNamespace(
+        weights_plan=lambda size: ["bucket"],
+        export_bucket=lambda bucket, *after: log.append("export") or ["payload"],
+        finish_export=lambda *after: log.append("exported"),
+        put_away=lambda *after: log.append("away") or [None],
+    )
+    sync = IpcSync(ranks, lambda: None, offload=True)
+    names = ("begin_update", "wake", "load_bucket", "finish_update")
+    engine = SimpleNamespace(**{name: Call(log, name) for name in names})
+    monkeypatch.setattr(weight_sync, "gather", lambda calls, **options: calls)
+    sync.send(1, {0: engine})
+    assert log == ["begin_update", "wake", "export", "load_bucket", "exported", "away", "wake", "finish_update"]
+
+
 def test_a_cache_is_given_back_only_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     emptied: list[bool] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -274,6 +274,18 @@ class MegatronRank:
             save_hf(self.hf_config, kind, weights, self.tokenizer, directory)
         process.barrier()
 
+    def held(self) -> Iterator[Tensor]:
+        """What this rank keeps from step to step: weights and gradients in Megatron's buffers, the reference's weights,
+        the optimizer's float32 weights and states."""
+        for buffer in (*self.model.buffers, *self.model.expert_parallel_buffers):
+            yield from (tensor for tensor in (buffer.param_data, buffer.grad_data) if tensor is not None)
+        yield from self.model.module.parameters()
+        if self.reference is not None:
+            yield from self.reference.parameters()
+        for _, weight, state in self.optimizer.tensors():
+            yield weight
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     @property
