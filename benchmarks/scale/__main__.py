@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from benchmarks import _results
 from benchmarks.scale.audit import Requests
 from benchmarks.scale.cluster import Machine, machine
-from benchmarks.scale.measure import Half, bare, idle, ours, say
+from benchmarks.scale.measure import Half, Until, bare, idle, ours, say
 from benchmarks.scale.watching import connected
 from e2e.cluster.run import ClusterError
 
@@ -60,23 +60,35 @@ def lines(count: int, one: Half, other: Half) -> list[dict[str, object]]:
     ]
 
 
-def ready_lines(one: Half, other: Half) -> list[dict[str, object]]:
-    """The results of halves that end when all pods are ready."""
+def lines_until(until: Until, count: int, one: Half, other: Half) -> list[dict[str, object]]:
+    """The results of halves that end before the jobs do."""
+
+    def took(half: Half) -> float:
+        return half.clusters_seconds if until == "clusters" else half.ready_seconds
+
+    def line(name: str, value: float, unit: str, goal: float | None = None) -> dict[str, object]:
+        return _line(f"until_{until}_{name}", value, unit, goal)
+
+    goal = READY_RATIO_GOAL if until == "ready" else None
+    requests = other.operator_requests
     return [
-        _line("until_ready_ratio", other.ready_seconds / one.ready_seconds, "ratio", READY_RATIO_GOAL),
-        _line("until_ready_seconds_bare", one.ready_seconds, "s"),
-        _line("until_ready_seconds_rljobs", other.ready_seconds, "s"),
-        _line(
-            "until_ready_operator_cpu_to_kuberay_cpu", other.operator_cpu / other.kuberay_cpu, "ratio", CPU_RATIO_GOAL
-        ),
-        _line("until_ready_operator_cpu", other.operator_cpu, "s"),
-        _line("until_ready_kuberay_cpu", other.kuberay_cpu, "s"),
-        _line("until_ready_kuberay_cpu_bare", one.kuberay_cpu, "s"),
-        _line("until_ready_operator_rss", other.operator_rss, "MB"),
-        _line("until_ready_kuberay_rss", other.kuberay_rss, "MB"),
-        _line("until_ready_restart_seconds", other.restart_seconds, "s"),
-        _line("until_ready_restart_cpu", other.restart_cpu, "s"),
-        _line("until_ready_restart_rss", other.restart_rss, "MB"),
+        line("ratio", took(other) / took(one), "ratio", goal),
+        line("seconds_bare", took(one), "s"),
+        line("seconds_rljobs", took(other), "s"),
+        line("operator_cpu_to_kuberay_cpu", other.operator_cpu / other.kuberay_cpu, "ratio", CPU_RATIO_GOAL),
+        line("operator_cpu", other.operator_cpu, "s"),
+        line("kuberay_cpu", other.kuberay_cpu, "s"),
+        line("kuberay_cpu_bare", one.kuberay_cpu, "s"),
+        line("operator_requests_per_job", requests.total / count, "requests"),
+        line("operator_writes_per_job", requests.writes / count, "writes"),
+        line("operator_children_per_job", other.children, "objects"),
+        line("kuberay_requests_per_job", other.kuberay_requests / count, "requests"),
+        line("kuberay_requests_per_job_bare", one.kuberay_requests / count, "requests"),
+        line("operator_rss", other.operator_rss, "MB", RSS_GOAL),
+        line("kuberay_rss", other.kuberay_rss, "MB"),
+        line("restart_seconds", other.restart_seconds, "s", RESTART_SECONDS_GOAL),
+        line("restart_cpu", other.restart_cpu, "s"),
+        line("restart_rss", other.restart_rss, "MB", RSS_GOAL),
     ]
 
 
@@ -130,18 +142,18 @@ async def measure(on: Machine, count: int, retriever: int, *, only_idle: bool = 
     return [{"jobs": count} | line for line in found]
 
 
-async def _half(on: Machine, count: int, which: Callable[..., Awaitable[Half]], namespace: str) -> Half:
+async def _half(on: Machine, count: int, which: Callable[..., Awaitable[Half]], namespace: str, until: Until) -> Half:
     async with connected(on.admin) as kube:
-        return await which(on, kube, count, namespace, only_ready=True)
+        return await which(on, kube, count, namespace, until=until)
 
 
-def measure_ready(count: int) -> list[dict[str, object]]:
-    """Both halves until all pods are ready, each on a cluster of its own: nothing has to be deleted."""
+def measure_until(until: Until, count: int) -> list[dict[str, object]]:
+    """Both halves, each on a cluster of its own: nothing has to be deleted."""
     halves = []
     for which, namespace in ((bare, "bare"), (ours, "ours")):
         with machine() as on:
-            halves.append(asyncio.run(_half(on, count, which, namespace)))
-    return [{"jobs": count} | line for line in ready_lines(*halves)]
+            halves.append(asyncio.run(_half(on, count, which, namespace, until)))
+    return [{"jobs": count} | line for line in lines_until(until, count, *halves)]
 
 
 def main() -> int:
@@ -150,14 +162,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1000, help="jobs of each half (1000)")
     parser.add_argument("--retriever-jobs", type=int, default=50, help="jobs with a retriever, for their writes (50)")
     parser.add_argument("--idle", action="store_true", help="only jobs to which nothing happens: memory and a restart")
-    parser.add_argument("--until-ready", action="store_true", help="only until all pods are ready, and a restart")
+    parser.add_argument(
+        "--until", choices=["clusters", "ready"], help="only until there are all RayClusters, or all pods are ready"
+    )
     parser.add_argument("--no-keep", action="store_true", help="print the lines alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the cluster goes, too
     load = os.getloadavg()[0]
     try:
-        if options.until_ready:
-            found = measure_ready(options.jobs)
+        if options.until:
+            found = measure_until(options.until, options.jobs)
         else:
             with machine() as on:
                 found = asyncio.run(measure(on, options.jobs, options.retriever_jobs, only_idle=options.idle))

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import aiohttp
 import orjson
@@ -26,6 +27,8 @@ SECONDS_PER_JOB, SECONDS_MORE = 3.0, 300.0
 """Limit of every wait: very slow, for a machine that others use too."""
 IDLE_SECONDS = 20.0
 TELL_SECONDS = 15.0
+Until = Literal["clusters", "ready", "end"]
+"""How far a half goes: until every job has its RayCluster, until all Ray pods are ready, or to the jobs' end."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Half:
     """What one half cost. Seconds count from the first create call."""
 
     jobs: int
+    clusters_seconds: float = 0.0
+    """Until every job has its RayCluster."""
     children_seconds: float = 0.0
     """Until every job has its Ray cluster's pods."""
     ready_seconds: float = 0.0
@@ -98,8 +103,8 @@ async def at_once(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
             group.create_task(work())
 
 
-async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str, *, only_ready: bool = False) -> Half:
-    """RayJobs, applied bare. only_ready: until all pods are ready; the cluster is then of no more use."""
+async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str, *, until: Until = "end") -> Half:
+    """RayJobs, applied bare. A cluster in which they did not come to their end is of no more use."""
     half, limit = Half(count), SECONDS_MORE + SECONDS_PER_JOB * count
     machine.namespace(namespace)
     kuberay = machine.process(KUBERAY)
@@ -109,10 +114,11 @@ async def bare(machine: Machine, kube: HttpKube, count: int, namespace: str, *, 
         begin, before = audit.position(machine.audit_log), Usage.of(kuberay)
         start = time.monotonic()
         await at_once(partial(kube.create, body) for body in bodies)
-        await _up(scene, half, count, start, limit)
-        if only_ready:
+        await _up(scene, half, count, start, limit, until)
+        if until != "end":
             half.kuberay_cpu, half.kuberay_rss = before.since(kuberay)
-            say(f"bare: ready after {half.ready_seconds:.1f} s")
+            half.kuberay_requests = audit.requests(machine.audit_log, KUBERAY, begin).total
+            say(f"bare: {until} after {half.clusters_seconds or half.ready_seconds:.1f} s")
             return half
         running = lambda: list(scene.ray_jobs.values()).count("RUNNING") == count  # noqa: E731
         half.running_seconds = await scene.until("RayJobs running", running, limit) - start
@@ -137,10 +143,10 @@ async def ours(
     namespace: str,
     *,
     retriever: bool = False,
-    only_ready: bool = False,
+    until: Until = "end",
 ) -> Half:
-    """RLJobs: until they run, idle, a restart of the operator, their end. only_ready: until all pods are ready, then
-    the restart; the cluster is then of no more use."""
+    """RLJobs: until they run, idle, a restart of the operator, their end. Otherwise `until`, then the restart; the
+    cluster is then of no more use."""
     half, limit = Half(count), SECONDS_MORE + SECONDS_PER_JOB * count
     machine.namespace(namespace)
     machine.start_operator()
@@ -155,11 +161,14 @@ async def ours(
             begin, before, ours_before = audit.position(log), Usage.of(kuberay), Usage.of(operator)
             start = time.monotonic()
             await at_once(partial(kube.create, body) for body in bodies)
-            await _up(scene, half, count, start, limit)
-            if only_ready:
+            await _up(scene, half, count, start, limit, until)
+            if until != "end":
                 half.kuberay_cpu, half.kuberay_rss = before.since(kuberay)
                 half.operator_cpu, half.operator_rss = ours_before.since(operator)
-                say(f"RLJobs: ready after {half.ready_seconds:.1f} s")
+                half.operator_requests = audit.requests(log, OPERATOR, begin)
+                half.kuberay_requests = audit.requests(log, KUBERAY, begin).total
+                half.children = half.operator_requests.made / count
+                say(f"RLJobs: {until} after {half.clusters_seconds or half.ready_seconds:.1f} s")
                 await _restart(machine, half, count)
                 return half
             running = lambda: list(scene.phases.values()).count("Running") == count  # noqa: E731
@@ -255,7 +264,11 @@ async def _telling(machine: Machine, scene: Scene) -> AsyncIterator[None]:
         await asyncio.gather(teller, return_exceptions=True)
 
 
-async def _up(scene: Scene, half: Half, count: int, start: float, limit: float) -> None:
+async def _up(scene: Scene, half: Half, count: int, start: float, limit: float, until: Until) -> None:
+    if until == "clusters":
+        made = lambda: len(scene.ray_clusters) >= count  # noqa: E731
+        half.clusters_seconds = await scene.until("RayClusters", made, limit) - start
+        return
     pods = jobs.PODS * count
     half.children_seconds = await scene.until("Ray pods", lambda: len(scene.pods) >= pods, limit) - start
     half.ready_seconds = await scene.until("Ray pods ready", lambda: len(scene.ready) >= pods, limit) - start
