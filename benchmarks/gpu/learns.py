@@ -4,7 +4,7 @@
 retriever is a plain one over the same hashed encoder, so that the proof needs no FAISS. `--then-evaluate N`: a job with
 `mode: Evaluate` afterwards, on the exported model, by one engine over N GPUs; its score must be that of the run's end.
 `--then-generate N`: one with `mode: Generate`. `--partial`: responses cut off and continued, twice as many prompts as
-are trained on.
+are trained on. `--offload`: the trainer is in host memory while the engine generates (colocated).
 """
 
 import argparse
@@ -84,7 +84,7 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
         spec["trainer"]["parallelism"] = {"tensor": options.tensor, "sequence": True}
     if placement == "colocated":
         spec["rollout"]["replicas"] = gpus // options.engine_gpus
-    spec["placement"] = {"type": placement}
+    spec["placement"] = {"type": placement, "offloadTrainer": options.offload}
     spec["rollout"]["gpusPerEngine"] = options.engine_gpus
     if options.partial:
         spec["rollout"] |= {"overSamplingBatchSize": 64, "partialRollout": True, "partialRolloutTokens": 8}
@@ -93,7 +93,7 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
         spec["algorithm"]["tis"] = {"enabled": True}
     spec["evaluation"] |= {"withoutRetriever": False, "interval": options.evaluate_every}
     spec["checkpoint"] = {
-        "saveInterval": 0,
+        "saveInterval": options.save_every,
         "sftSaveInterval": 0,
         "saveHf": options.then_evaluate + options.then_generate > 0,
     }
@@ -148,6 +148,8 @@ def main() -> int:
     parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of each engine")
     parser.add_argument("--partial", action="store_true", help="partial rollouts")
+    parser.add_argument("--offload", action="store_true", help="the trainer is in host memory meanwhile")
+    parser.add_argument("--save-every", type=int, default=0, help="rollouts between commits, 0: none but the last")
     parser.add_argument("--evaluate-every", type=int, default=10)
     parser.add_argument("--then-evaluate", type=int, default=0, metavar="GPUS")
     parser.add_argument("--then-generate", type=int, default=0, metavar="GPUS")

@@ -4,8 +4,6 @@
 commit); log-probabilities of both sides, syncs with digests, tokens a second, sleep and wake, a killed engine.
 """
 
-import os
-import signal
 import statistics
 import sys
 import time
@@ -14,10 +12,10 @@ from typing import Any
 
 from benchmarks.gpu.awake import Awake
 from benchmarks.gpu.common import emit, gpu_memory, section
-from benchmarks.gpu.runs import NEW_TOKENS, PROMPTS, SAMPLES, descendants, metrics_of, tell_steps
+from benchmarks.gpu.rank_and_engine import tell_killed, tell_log_probabilities
+from benchmarks.gpu.runs import NEW_TOKENS, PROMPTS, SAMPLES, metrics_of, tell_steps
 
 CYCLES = 50
-ENGINE = ("sglang::scheduler", "ray::RolloutWorker")
 
 
 def copy_bandwidth() -> float:
@@ -62,16 +60,7 @@ def generate(run: Any, prompts: int, tokens: int, seed: int = 0) -> tuple[list[A
 
 def log_probabilities(run: Any) -> None:
     """Of the same tokens, by the rank and by the engine."""
-    from rljob_trainer.rollout.types import TrainSample
-
-    made, _ = generate(run, 2, 256)
-    train = [TrainSample(s.prompt_ids, s.response_ids, s.loss_mask, s.logprobs, 0.0) for s in made]
-    mine = run.ranks.compute_logprobs(train)
-    gaps = sorted(abs(a - b) for s, row in zip(made, mine, strict=True) for a, b in zip(s.logprobs, row, strict=True))
-    emit("log-probs, trainer − engine: mean absolute", round(statistics.fmean(gaps), 5), "nats", 0.02, at_most=True)
-    for share in (0.99, 0.999):
-        emit(f"log-probs: {share:.1%} of {len(gaps)} below", round(gaps[int(len(gaps) * share)], 5), "nats")
-    emit("log-probs: largest", round(gaps[-1], 5), "nats")
+    tell_log_probabilities(run.ranks, generate(run, 2, 256)[0])
 
 
 def syncs(run: Any) -> None:
@@ -120,21 +109,8 @@ def speed(run: Any) -> None:
 
 
 def killed(run: Any) -> None:
-    """SIGKILL of a process of the engine while it generates: it is replaced, and the samples are made again."""
-    from rljob_trainer.rollout.types import SamplingParams
-
-    sampling = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
-    pending = run.engines.submit(samples_of(run, 4, 3), sampling, None)
-    pending.poll(1.0)
-    below = descendants(os.getpid())
-    victim = next(pid for word in ENGINE for pid, line in below.items() if word in line)
-    start = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
-    while not pending.done and time.monotonic() - start < 200:
-        pending.poll(1.0)
-    whole = sum(len(sample.response_ids) == NEW_TOKENS for sample in pending.results())
-    emit("whole samples after a SIGKILL of the engine", whole, "", 4 * SAMPLES)
-    emit("time until they were all there", round(time.monotonic() - start, 1), "s")
+    """SIGKILL of a process of the engine while it generates."""
+    tell_killed(run.engines, samples_of(run, 4, 3), NEW_TOKENS)
 
 
 def calls() -> None:
