@@ -4,6 +4,7 @@ A sample's draws depend on its seed alone, so what a lost engine had under way i
 with the same result.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,9 @@ class EngineGroup:
         self.roster.pods = {index: started[_name(index)].get("pod", "") for index in range(len(self.actors))}
         self._report()
         self.sleep()
+        # Samples come in as a million small objects; the collector would walk through all modules' among them.
+        gc.collect()
+        gc.freeze()
 
     @property
     def sleeps(self) -> bool:

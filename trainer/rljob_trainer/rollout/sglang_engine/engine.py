@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.health import Event, Health
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids
@@ -391,7 +393,8 @@ class SglangSession:
         turn = await engine.run_turn(self, sampling, before, versions)
         self.ids += turn.token_ids
         shown = shown_ids(turn, engine.eos_ids)
-        text = engine.tokenizer.decode(shown, skip_special_tokens=False) if shown else ""
+        as_array: Any = np.asarray(shown)  # of a list transformers looks at each element, longer than it decodes
+        text = engine.tokenizer.decode(as_array, skip_special_tokens=False) if shown else ""
         count = len(turn.token_ids)
         return Generation(turn.token_ids, turn.logprobs, versions[:count], turn.finish_reason, turn.stop, text)
 

@@ -62,10 +62,12 @@ def read_answer(answer: Mapping[str, Any]) -> Part:
 
 def join(parts: Sequence[Part], stop: Sequence[str], tokenizer: Tokenizer) -> Part:
     """The parts of one turn as one. A stop string that lies across a join ends the turn where it is complete."""
+    if len(parts) == 1:
+        return parts[0]
     ids = [token for part in parts for token in part.token_ids]
     logprobs = [value for part in parts for value in part.logprobs]
     last = parts[-1]
-    if len(parts) > 1 and stop:
+    if stop:
         end = stop_end(ids, stop, tokenizer)
         if end is not None:
             return Part(ids[: end[0]], logprobs[: end[0]], "stop", end[1])
