@@ -35,11 +35,12 @@ def tensor_sum(tensor: Tensor) -> Tensor:
 
 
 def tensor_sums(tensors: Sequence[Tensor]) -> Tensor:
-    """`tensor_sum` of each, [number of tensors] int64. Small ones are summed many at a time: a model has hundreds, and
-    a dozen kernels for each would take longer than their bytes do."""
+    """`tensor_sum` of each, [number of tensors] int64. Small ones are summed many at a time: a model has hundreds."""
     if not tensors:
         return torch.zeros(0, dtype=torch.int64)
     words = [_words(tensor) for tensor in tensors]
+    if tensors[0].is_cuda:
+        return _by_kernel([(part.reshape(1, -1), 0, 0) for part in words])
     found = []
     for batch in _batches([part.numel() for part in words]):
         first = words[batch.start]
@@ -78,6 +79,15 @@ def block_sum(block: Tensor, whole: Sequence[int], start: Sequence[int]) -> Tens
     return total
 
 
+def block_sums(blocks: Sequence[tuple[Tensor, Sequence[int], Sequence[int]]]) -> Tensor:
+    """`block_sum` of each (block, whole, start), [number of blocks] int64."""
+    if not blocks:
+        return torch.zeros(0, dtype=torch.int64)
+    if blocks[0][0].is_cuda:
+        return _by_kernel([_words_of_block(*block) for block in blocks])
+    return torch.stack([block_sum(*block) for block in blocks])
+
+
 def entry(tensor: Tensor, total: int) -> Entry:
     """What the digest holds of a tensor whose `tensor_sum` is `total`."""
     return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), total
@@ -101,6 +111,12 @@ def digest(table: Mapping[str, Entry]) -> str:
 def differing(mine: Mapping[str, Entry], theirs: Mapping[str, Entry]) -> list[str]:
     """Names of tensors that are not the same in both, sorted."""
     return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+
+
+def _by_kernel(blocks: Sequence[tuple[Tensor, int, int]]) -> Tensor:
+    from rljob_trainer.weights.fingerprint_kernel import sums
+
+    return sums(blocks, _GOLDEN, (_MIX1, _MIX2))
 
 
 def _words(tensor: Tensor) -> Tensor:

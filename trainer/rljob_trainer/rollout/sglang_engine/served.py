@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rljob_trainer.weights.fingerprint import Entry, block_sum, entries, entry, tensor_sum
+from rljob_trainer.weights.fingerprint import Entry, block_sums, entries, entry
 
 Told = tuple[str, tuple[int, ...], tuple[int, ...], int]
 """What a rank tells of its part of a tensor: dtype, shape of the whole, where the part begins, its part of the sum."""
@@ -91,17 +91,19 @@ def table_of(model: Any, shapes: Mapping[str, Sequence[int]], rank: int = 0, ran
     }
     if ranks == 1:
         return {name: (*found[:2], (), found[2]) for name, found in entries(mine).items()}
-    sums = [_part_sum(part, shapes[name], places[name]) for name, part in mine.items()]
+    blocks = [_block(part, shapes[name], places[name]) for name, part in mine.items()]
     result: dict[str, Told] = {}
-    for (name, part), total in zip(mine.items(), torch.stack(sums).tolist() if sums else [], strict=True):
+    for (name, part), total in zip(mine.items(), block_sums(blocks).tolist(), strict=True):
         place = places[name]
         shape, start = (tuple(part.shape), ()) if place is None else (tuple(shapes[name]), tuple(place[0]))
         result[name] = entry(part, 0)[0], shape, start, total
     return result
 
 
-def _part_sum(part: torch.Tensor, shape: Sequence[int], place: tuple[list[int], int] | None) -> torch.Tensor:
-    return tensor_sum(part) if place is None else block_sum(part, shape, place[0])
+def _block(
+    part: torch.Tensor, shape: Sequence[int], place: tuple[list[int], int] | None
+) -> tuple[torch.Tensor, Sequence[int], Sequence[int]]:
+    return (part, part.shape, [0] * part.ndim) if place is None else (part, shape, place[0])
 
 
 def read_told(text: str) -> dict[str, Told]:
