@@ -26,7 +26,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Waiting",
-                    (Query('sum(rljob_operator_jobs{phase=~"Pending|Preparing|Starting|Retrying"})'),),
+                    (Query('sum(rljob_operator_jobs{phase=~"Pending|Preparing|Queued|Starting|Retrying"})'),),
                     "Not yet, or not again.",
                     "none",
                     "stat",

@@ -10,6 +10,7 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from rljob_cli.metrics_docs import rows
+from rljob_operator.metrics import PHASES
 from rljob_trainer.metrics.shared_port import SILENT
 
 from charts.dashboards.all_boards import BOARDS
@@ -59,6 +60,14 @@ def test_every_query_asks_for_what_is_there(path: Path) -> None:
         assert used, query
         assert used <= known, f"{path.name}: {used - known}"
         assert not re.findall(r"\$(?!namespace|job|__rate_interval)\w+", query), query
+
+
+def test_every_job_is_counted_once_or_is_at_rest() -> None:
+    board = json.loads((FOLDER / "fleet.json").read_text(encoding="utf-8"))
+    panels = [panel for panel in board["panels"] if panel["title"] in ("Running", "Waiting", "Failed")]
+    phases = [phase for panel in panels for phase in re.findall(r'phase=~?"([\w|]+)"', panel["targets"][0]["expr"])]
+    counted = "|".join(phases).split("|")
+    assert sorted([*counted, "Suspending", "Suspended", "Succeeded"]) == sorted(PHASES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
