@@ -4,8 +4,8 @@
         │                  │  ───sync────▶     │
         └──────────────────┴──── lost ─────────┴──▶ dead
 
-A state has its own patience: an engine that starts compiles kernels and captures graphs, and is not taken for stuck
-because it does not answer meanwhile.
+Patience is its own thing: an engine compiles kernels when it starts and again for its first requests, and is not taken
+for stuck because it does not answer meanwhile.
 """
 
 from dataclasses import dataclass, replace
@@ -25,13 +25,8 @@ _NEXT: dict[tuple[State, Event], State] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds without a sign of life after which an engine is taken for lost, by state."""
-
-    starting: float = 600.0
-    serving: float = 120.0
-    syncing: float = 600.0
+COMPILING_SECONDS = 600.0
+"""How long an engine that has not answered a request yet may be silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +37,8 @@ class Health:
     since: float
     heard: float
     why: str = ""
+    answered: bool = False
+    """Whether it has answered a request: what its first ones compile is compiled."""
 
     @classmethod
     def begin(cls, now: float) -> "Health":
@@ -55,18 +52,22 @@ class Health:
             raise ValueError(f"{event} cannot happen to an engine that is {self.state}")
         if self.state == "dead":
             return self
-        return Health(after, now, now, why)
+        return Health(after, now, now, why, self.answered)
 
     def alive(self, now: float) -> "Health":
         """After a sign of life."""
         return self if self.state == "dead" else replace(self, heard=max(now, self.heard))
 
-    def overdue(self, now: float, patience: Patience) -> float | None:
-        """Seconds of silence when they are more than the state's patience, else None."""
-        if self.state == "dead":
-            return None
+    def answer(self, now: float) -> "Health":
+        """After the answer to a request."""
+        return self if self.state == "dead" else replace(self.alive(now), answered=True)
+
+    def overdue(self, now: float, patience: float) -> float | None:
+        """Seconds of silence when they are more than `patience` (more than COMPILING_SECONDS until the first answer),
+        else None. Only for an engine with requests under way: an idle one has nothing to say."""
         silence = now - self.heard
-        return silence if silence > getattr(patience, self.state) else None
+        limit = patience if self.answered else max(patience, COMPILING_SECONDS)
+        return silence if self.state != "dead" and silence > limit else None
 
     @property
     def serves(self) -> bool:

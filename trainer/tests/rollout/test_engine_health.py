@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.rollout.health import Health, Patience
+from rljob_trainer.rollout.health import COMPILING_SECONDS, Health
 
 
 def test_an_engine_serves_only_after_its_first_weights() -> None:
@@ -17,22 +17,24 @@ def test_an_engine_serves_only_after_its_first_weights() -> None:
     assert not health.on("sync", 60.0).serves
 
 
-def test_an_engine_that_compiles_is_left_alone() -> None:
-    patience = Patience(starting=600.0, serving=120.0, syncing=600.0)
-    starting = Health.begin(0.0)
-    assert starting.overdue(500.0, patience) is None
-    assert starting.overdue(601.0, patience) == 601.0
-    serving = starting.on("ready", 500.0).on("synced", 501.0)
-    assert serving.overdue(600.0, patience) is None
-    assert serving.overdue(630.0, patience) == 129.0
-    assert serving.alive(600.0).overdue(630.0, patience) is None
+def test_an_engine_that_compiles_for_its_first_requests_is_left_alone() -> None:
+    health = Health.begin(0.0).on("ready", 500.0).on("synced", 501.0)
+    assert health.overdue(501.0 + COMPILING_SECONDS, 120.0) is None
+    assert health.overdue(502.0 + COMPILING_SECONDS, 120.0) == COMPILING_SECONDS + 1
+    assert health.overdue(502.0 + COMPILING_SECONDS, 900.0) is None
+    warm = health.answer(700.0)
+    assert warm.overdue(820.0, 120.0) is None
+    assert warm.overdue(829.0, 120.0) == 129.0
+    assert warm.alive(800.0).overdue(829.0, 120.0) is None
+    assert warm.on("sync", 830.0).on("synced", 831.0).overdue(960.0, 120.0) == 129.0
 
 
 def test_the_dead_stay_dead_and_say_why() -> None:
     dead = Health.begin(0.0).on("lost", 3.0, "process 7 is gone")
     assert dead.on("lost", 4.0, "again").why == "process 7 is gone"
     assert dead.alive(5.0) == dead
-    assert dead.overdue(1e9, Patience()) is None
+    assert dead.overdue(1e9, 120.0) is None
+    assert dead.answer(5.0) == dead
     with pytest.raises(ValueError, match="dead"):
         dead.on("synced", 6.0)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -298,6 +299,38 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on(monkeypatch: pytest.M
     assert made.engine.asked == [[4, 5], [4, 5, 10]]
     assert engine.stats()["interrupted"] == 1.0
     assert made.engine.tokenizer_manager.frozen == 1
+
+
+async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script, passed = Script(), 0.0
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed)
+    engine = SglangEngine(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=lambda **arguments: script)
+
+    async def agreed(table: Any, wanted: str) -> str:
+        return wanted
+
+    monkeypatch.setattr(engine, "_verify", agreed)
+    await engine.begin_update()
+    await engine.finish_update(1, "one", {})
+    async with engine.open(0) as session:
+        task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=1)))
+        await asyncio.sleep(0.01)
+        passed = 500.0
+        engine.check(120.0)
+        script.tokenizer_manager.waiting[-1].set_result("length")
+        await task
+        passed = 1000.0  # with nothing under way
+        task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=1)))
+        await asyncio.sleep(0.01)
+        passed = 1119.0
+        engine.check(120.0)
+        passed = 1121.0
+        with pytest.raises(EngineError, match="not answered for 121 s"):
+            engine.check(120.0)
+        task.cancel()
 
 
 async def test_an_aborted_turn_gives_what_it_has_and_can_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:

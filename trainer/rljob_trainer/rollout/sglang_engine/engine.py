@@ -118,6 +118,8 @@ class SglangEngine:
         self._manager.abort_request(rid=request)
 
     async def _request(self, request: str, ids: list[int], params: dict[str, Any]) -> Part:
+        if not self._in_flight:  # it had nothing to say
+            self.health = self.health.alive(time.monotonic())
         self._in_flight += 1
         self._requests += 1
         try:
@@ -131,7 +133,7 @@ class SglangEngine:
         finally:
             self._in_flight -= 1
         part = read_answer(answer)
-        self.health = self.health.alive(time.monotonic())
+        self.health = self.health.answer(time.monotonic())
         self._generated += len(part.token_ids)
         self._prompted += len(ids)
         return part
@@ -324,7 +326,8 @@ class SglangEngine:
         }
 
     def check(self, stuck_seconds: float) -> None:
-        """Raises EngineError when a child process is gone, or nothing came back for `stuck_seconds` under load."""
+        """Raises EngineError when a child process is gone, or nothing came back for `stuck_seconds` under load (longer
+        while the first requests compile)."""
         now = time.monotonic()
         if not self._in_flight:
             self.health = self.health.alive(now)
@@ -334,8 +337,10 @@ class SglangEngine:
         if self.health.state == "dead":
             raise EngineError(f"the engine is dead: {self.health.why}")
         heard = float(getattr(self._manager, "last_receive_tstamp", 0.0) or 0.0)
-        silence = min(time.time() - heard, now - self.health.heard) if heard else now - self.health.heard
-        if self._in_flight and silence > stuck_seconds:
+        if heard:
+            self.health = self.health.alive(now - max(0.0, time.time() - heard))
+        silence = self.health.overdue(now, stuck_seconds)
+        if self._in_flight and silence is not None:
             raise EngineError(f"the engine has not answered for {silence:.0f} s")
 
     def stats(self) -> dict[str, float]:
