@@ -70,6 +70,13 @@ def test_two_ranks_train_as_one(job_dir: Path, algorithm: dict[str, Any]) -> Non
             assert theirs[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
 
 
+def test_parameters_that_stay_gathered_train_the_same(job_dir: Path) -> None:
+    steps = [["load", None], *STEPS[1:4]]
+    kept = job()
+    kept["spec"]["trainer"]["fsdp"] = {"reshardAfterForward": False}
+    assert run(job_dir, 2, steps, kept) == run(job_dir, 2, steps)
+
+
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("cut", [1, 4], ids=["in sft", "in rl"])
 def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, world: int, cut: int) -> None:
