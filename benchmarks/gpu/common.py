@@ -103,6 +103,29 @@ def kernel_table(step: Callable[[], object]) -> str:
     )
 
 
+def tell_bandwidth(source: int, target: int) -> None:
+    """What a link can do: bytes a second of a plain copy from one GPU to another, or within one (read and written)."""
+    import torch
+
+    size = 1 << 28
+    one = torch.empty(size, dtype=torch.uint8, device=f"cuda:{source}")
+    other = torch.empty(size, dtype=torch.uint8, device=f"cuda:{target}")
+    best = float("inf")
+    for _ in range(8):
+        torch.cuda.synchronize(source)
+        torch.cuda.synchronize(target)
+        start = time.perf_counter()
+        for _ in range(8):
+            other.copy_(one, non_blocking=True)
+        torch.cuda.synchronize(source)
+        torch.cuda.synchronize(target)
+        best = min(best, (time.perf_counter() - start) / 8)
+    if source == target:
+        emit("this GPU's copy bandwidth, read and written", round(2 * size / best / 1e9), "GB/s")
+    else:
+        emit("copy bandwidth from GPU to GPU, one way", round(size / best / 1e9), "GB/s")
+
+
 def gpu_memory(index: int = 0) -> int:
     """MiB in use on a GPU, by all processes."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", str(index)]

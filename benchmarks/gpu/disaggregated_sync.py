@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.gpu.common import SHAPES, emit, manifest, model_folder, section
+from benchmarks.gpu.common import SHAPES, emit, manifest, model_folder, section, tell_bandwidth
 from benchmarks.gpu.rank_and_engine import (
     generate,
     prompts,
@@ -57,6 +57,7 @@ def main() -> int:
         emit("weight sync, disaggregated", round(statistics.median(seconds[1:]), 4), "s", 0.25, at_most=True)
         emit("weight sync, all", [round(value, 4) for value in seconds], "s")
         emit("bytes a second over the whole sync", round(size / statistics.median(seconds[1:]) / 1e9, 2), "GB/s")
+        tell_bandwidth(0, 1)
     with section("log-probs"):
         tell_log_probabilities(ranks, generate(group, samples_of(prompts(32, vocabulary)), 256))
     with section("throughput"):

@@ -89,7 +89,7 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
     if options.partial:
         spec["rollout"] |= {"overSamplingBatchSize": 64, "partialRollout": True, "partialRolloutTokens": 8}
     if placement == "async":
-        spec["placement"]["maxStaleness"] = 1
+        spec["placement"]["maxStaleness"] = options.staleness
         spec["algorithm"]["tis"] = {"enabled": True}
     spec["evaluation"] |= {"withoutRetriever": False, "interval": options.evaluate_every}
     spec["checkpoint"] = {
@@ -144,6 +144,7 @@ def main() -> int:
     parser.add_argument("--rollouts", type=int, default=25)
     parser.add_argument("--backend", default="fsdp", choices=["fsdp", "megatron"])
     parser.add_argument("--placement", default="colocated", choices=["colocated", "disaggregated", "async"])
+    parser.add_argument("--staleness", type=int, default=1, help="placement.maxStaleness of async")
     parser.add_argument("--trainer-gpus", type=int, default=1)
     parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of each engine")

@@ -11,29 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.awake import Awake
-from benchmarks.gpu.common import emit, gpu_memory, section
+from benchmarks.gpu.common import emit, gpu_memory, section, tell_bandwidth
 from benchmarks.gpu.rank_and_engine import tell_killed, tell_log_probabilities
 from benchmarks.gpu.runs import NEW_TOKENS, PROMPTS, SAMPLES, metrics_of, tell_steps
 
 CYCLES = 50
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second, read plus written, of a copy within the GPU's memory."""
-    import torch
-
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    event: Any = torch.cuda.Event
-    best = float("inf")
-    for _ in range(5):
-        start, end = (event(enable_timing=True) for _ in range(2))
-        start.record()
-        target.copy_(source)
-        end.record()
-        end.synchronize()
-        best = min(best, start.elapsed_time(end) / 1000)
-    return 2 * source.numel() / best
 
 
 def samples_of(run: Any, prompts: int, seed: int) -> list[Any]:
@@ -77,7 +59,7 @@ def syncs(run: Any) -> None:
     emit("weight sync, all", [round(value, 4) for value in seconds], "s")
     size = sum(bucket.nbytes for bucket in run.ranks.weights_plan(1 << 29))
     emit("bytes a second over the whole sync", round(size / middle / 1e9, 2), "GB/s")
-    emit("this GPU's copy bandwidth, read and written", round(copy_bandwidth() / 1e9), "GB/s")
+    tell_bandwidth(0, 0)
 
 
 def cycles(run: Any) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.awake import Awake
-from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, gpu_memory, manifest, model_folder, section
+from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, gpu_memory, manifest, model_folder, section, tell_bandwidth
 from benchmarks.gpu.rank_and_engine import (
     generate,
     prompts,
@@ -121,6 +121,9 @@ def main() -> int:
         seconds = [timed_sync(version) for version in range(1, 8)]
         emit("weight sync, colocated, awake", round(statistics.median(seconds), 4), "s", 0.15, at_most=True)
         emit("weight sync, all", [round(value, 4) for value in seconds], "s")
+        size = sum(bucket.nbytes for bucket in ranks.weights_plan(1 << 29))
+        emit("bytes a second over the whole sync", round(size / statistics.median(seconds) / 1e9, 2), "GB/s")
+        tell_bandwidth(0, 0)
         group._version = 7
     with section("disk"):
         disk = DiskSync(ranks, directory / "weights", lambda: None, memory=False)

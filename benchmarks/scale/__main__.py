@@ -87,6 +87,7 @@ def lines_until(until: Until, count: int, one: Half, other: Half) -> list[dict[s
         line("operator_rss", other.operator_rss, "MB", RSS_GOAL),
         line("kuberay_rss", other.kuberay_rss, "MB"),
         line("restart_seconds", other.restart_seconds, "s", RESTART_SECONDS_GOAL),
+        line("restart_writes", float(other.restart_writes), "writes"),
         line("restart_cpu", other.restart_cpu, "s"),
         line("restart_rss", other.restart_rss, "MB", RSS_GOAL),
     ]
