@@ -106,6 +106,7 @@ TABLE: tuple[Unavailable, ...] = (
     ),
     Unavailable("trainer.recompute.granularity", ("selective",), "use full or none", when=_fsdp),
     Unavailable("trainer.recompute.method", ("block",), "use uniform", when=_fsdp),
+    Unavailable("trainer.recompute.numLayers", range(2, 2**31), "use 1 (every layer by itself)", when=_fsdp),
     Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
     Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
     Unavailable("placement.type", ("colocated",), "use disaggregated, or SGLang on GPUs", when=_colocated_elsewhere),

@@ -51,11 +51,14 @@ SECTION_RULES = (
         f"{{self.files.map(name, self.files[name].size()).sum()}} characters in all; at most {CODE_LIMIT}",
         "files",
     ),
-    Rule(
-        "spec.retriever.autoscaling",
-        "self.minReplicas <= self.maxReplicas",
-        "{self.minReplicas} is above maxReplicas {self.maxReplicas}",
-        "minReplicas",
+    *(
+        Rule(
+            scaled,
+            "self.minReplicas <= self.maxReplicas",
+            "{self.minReplicas} is above maxReplicas {self.maxReplicas}",
+            "minReplicas",
+        )
+        for scaled in ("spec.rollout.autoscaling", "spec.retriever.autoscaling")
     ),
     Rule("spec.sft", "has(self.numSteps) != has(self.numEpochs)", "give exactly one of numSteps and numEpochs"),
     Rule(

@@ -197,11 +197,6 @@ def _retriever(spec: RLJobSpec) -> Iterator[Problem]:
     if retriever is None:
         return
     yield from _retriever_storage(spec, retriever)
-    if (scaling := retriever.autoscaling) and scaling.min_replicas > scaling.max_replicas:
-        yield Problem(
-            "spec.retriever.autoscaling.minReplicas",
-            f"{scaling.min_replicas} is above maxReplicas {scaling.max_replicas}",
-        )
     if retriever.gpus == 0:
         if retriever.index.gpu:
             yield Problem("spec.retriever.index.gpu", "needs GPUs, but spec.retriever.gpus is 0")
@@ -224,6 +219,16 @@ def _retriever_storage(spec: RLJobSpec, retriever: RetrieverSpec) -> Iterator[Pr
             "spec.evaluation.withoutRetriever",
             "the driver reads the corpus for it, which is in the retriever's own claim; keep the corpus in the job's",
         )
+
+
+def _autoscaling(spec: RLJobSpec) -> Iterator[Problem]:
+    scaled = {"rollout": spec.rollout.autoscaling, "retriever": spec.retriever.autoscaling if spec.retriever else None}
+    for section, scaling in scaled.items():
+        if scaling and scaling.min_replicas > scaling.max_replicas:
+            yield Problem(
+                f"spec.{section}.autoscaling.minReplicas",
+                f"{scaling.min_replicas} is above maxReplicas {scaling.max_replicas}",
+            )
 
 
 def _evaluation(spec: RLJobSpec) -> Iterator[Problem]:
@@ -302,6 +307,7 @@ SECTION_CHECKS: tuple[Callable[[RLJobSpec], Iterator[Problem]], ...] = (
     _generate_only,
     _reward,
     _retriever,
+    _autoscaling,
     _evaluation,
     _checkpoint,
     _lifecycle,
