@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 
+from rljob_operator import log
 from rljob_operator.kube import ApiError, Kube
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import RLJOB
@@ -61,6 +62,7 @@ class Controller:
 
     async def _handle(self, key: Key) -> float | None:
         if key == CANARY:
+            log.about(None)
             self.canary.beat()
             return None
         metrics, begun = self._metrics, time.perf_counter()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rljob_operator import labels
+from rljob_operator import labels, log
 from rljob_operator.kube import ApiError, Kube, event
 from rljob_operator.objects import RAY_CLUSTER, RLJOB, WORKLOAD, Obj, controlled_by, kind_of, name_of, rfc3339
 from rljob_operator.observe import Observed, observe
@@ -39,16 +39,19 @@ async def reconcile(
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
     what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
     behind; `settling` lets a status wait that only counts pods. Raises ApiError."""
+    log.about(f"{namespace}/{name}")
     observed = await observe(kube, namespace, name)
     if observed is None:
         return None, None
     now = now or kube.clock()
+    _log_about(observed)
     wanted = plan(observed, now, settings)
     if live is not None and _rests_on_absence(observed, wanted):
         observed = await _observe_live(live, observed, namespace, name)
         if observed is None:
             return None, None
         wanted = plan(observed, now, settings)
+    _log_about(observed, wanted)
     if settling is not None:
         wanted = _settled(observed, wanted, settling)
     try:
@@ -61,6 +64,12 @@ async def reconcile(
         wanted = invalid(observed, now, str(refused))
         await _write(kube, observed, wanted, now)
     return wanted.requeue, observed
+
+
+def _log_about(observed: Observed, wanted: Plan | None = None) -> None:
+    """Log lines from here on are of the attempt that there is, or that the plan begins."""
+    status = (wanted and wanted.status) or observed.job.get("status") or {}
+    log.about(f"{observed.job['metadata']['namespace']}/{observed.name}", status.get("attempt") or None)
 
 
 def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
