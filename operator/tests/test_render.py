@@ -312,6 +312,71 @@ def test_config_is_the_manifest():
     assert job.spec == RLJob.model_validate(FULL).spec
 
 
+PLACED = {"head": ("trainer", "headPod"), "trainer": ("trainer", "pod"), "rollout": ("rollout", "pod"),
+          "retriever": ("retriever", "pod")}  # fmt: skip
+"""Where the spec says of a group's pods."""
+
+
+def placement_of(group: str) -> dict:
+    """Every override of placement, with values that no other group has."""
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": f"{group}-nodes", "operator": "Exists"}]}]}}}  # fmt: skip
+    spread = {"maxSkew": 1, "topologyKey": f"example.com/{group}-rack", "whenUnsatisfiable": "DoNotSchedule"}
+    return {
+        "nodeSelector": {"pool": group},
+        "tolerations": [{"key": f"{group}-taint", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
+        "affinity": affinity,
+        "topologySpreadConstraints": [spread],
+        "schedulerName": f"{group}-scheduler",
+        "priorityClassName": f"{group}-first",
+        "runtimeClassName": f"{group}-runtime",
+    }
+
+
+def test_every_group_is_placed_as_its_own_section_says():
+    manifest = job_manifest()
+    for group, (section, field) in PLACED.items():
+        patch = {"metadata": {"annotations": {"patched": group}}, "spec": {"hostname": f"{group}-host"}}
+        manifest["spec"][section][field] = placement_of(group) | {"podTemplatePatch": patch}
+    made = _pod_specs(rendered(manifest))
+    assert made.keys() == {*PLACED, "prepare"}
+    for group, template in made.items():
+        spec = template["spec"]
+        said = "retriever" if group == "prepare" else group  # the index is made where the retriever may run
+        wanted = placement_of(said)
+        (spread,) = wanted.pop("topologySpreadConstraints")
+        assert {field: spec.get(field) for field in wanted} == wanted, group
+        own = {"matchLabels": {"rljob.io/job": "demo", "rljob.io/role": group}}
+        assert spec["topologySpreadConstraints"] == [spread | {"labelSelector": own}], group
+        patched = (None, None) if group == "prepare" else (group, f"{group}-host")  # a patch is of one template
+        assert (template["metadata"].get("annotations", {}).get("patched"), spec.get("hostname")) == patched, group
+
+
+def test_what_is_said_of_one_groups_pods_is_said_of_no_others():
+    plain = _pod_specs(rendered(job_manifest()))
+    for placed, (section, field) in PLACED.items():
+        manifest = job_manifest()
+        manifest["spec"][section][field] = placement_of(placed)
+        made = _pod_specs(rendered(manifest))
+        changed = {group for group, template in made.items() if template != plain[group]}
+        assert changed == ({"retriever", "prepare"} if placed == "retriever" else {placed})
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({}, True),
+        ({"ray_version": "2.52.0"}, True),
+        ({"ray_version": "2.51.9"}, False),  # does not know tokens
+        ({"ray_token_auth": False}, False),
+    ],
+    ids=["default", "since", "before", "off"],
+)
+def test_rays_own_ports_ask_for_a_token_where_ray_can(settings, asked):
+    (job,) = (made for made in rendered(job_manifest(), **settings) if made["kind"] == "RayJob")
+    assert job["spec"]["rayClusterSpec"].get("authOptions") == ({"mode": "token"} if asked else None)
+
+
 def test_a_models_claim_is_mounted_read_only_in_every_pod():
     manifest = copy.deepcopy(FULL)
     manifest["spec"]["model"]["source"] = {"type": "persistentVolumeClaim", "claimName": "models"}

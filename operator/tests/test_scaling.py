@@ -148,3 +148,67 @@ async def test_autoscaling_scales_the_group_and_says_so(make_world, manifest):
     assert group(world)["replicas"] == 2
     assert world.status["autoscaling"]["replicas"] == 2
     assert world.kube.objects["RLJob", "demo"]["spec"]["rollout"]["replicas"] == 1, "the spec is the user's"
+
+
+async def scaled_async(make_world, manifest, max_staleness=2):
+    """A job whose engines run ahead of the trainer, with two of at most eight engines."""
+    rollout = manifest()["spec"]["rollout"] | {"replicas": 2, "autoscaling": {"maxReplicas": 8}}
+    world = make_world(manifest(rollout=rollout, placement={"type": "async", "maxStaleness": max_staleness}))
+    await start(world, engines={"serving": PODS[:2], "drained": []})
+    return world
+
+
+@pytest.mark.parametrize(
+    ("said", "recommended"),
+    [
+        ({"trainerWait": 0.9, "stalenessMax": 1.0}, 4),
+        ({"trainerWait": 0.9}, 4),  # nothing is known of the samples' age
+        ({"trainerWait": 0.9, "stalenessMax": 2.0}, None),  # engines wait for the trainer: more would wait as well
+        ({"trainerWait": 0.9, "stalenessMax": 3.0}, None),
+        ({"trainerWait": 0.1, "stalenessMax": 2.0}, 1),  # fewer are enough whatever the age
+        ({"trainerWait": 0.5, "stalenessMax": 0.0}, None),
+        ({"stalenessMax": 0.0}, None),  # how long the trainer waits is not known
+        ({"trainerWait": 0.9, "stalenessMax": 0.0, "stage": "SFT"}, None),  # no samples are waited for here
+    ],
+)  # fmt: skip
+async def test_the_drivers_report_decides(make_world, manifest, said, recommended):
+    world = await scaled_async(make_world, manifest)
+    world.report(**said)
+    await world.settle()
+    assert world.status["autoscaling"].get("recommended") == recommended
+    assert world.status["autoscaling"]["replicas"] == 2, "a recommendation must last first"
+
+
+async def test_without_staleness_allowed_the_age_of_samples_says_nothing(make_world, manifest):
+    world = await scaled_async(make_world, manifest, max_staleness=0)
+    world.report(trainerWait=0.9, stalenessMax=0.0)
+    await world.settle()
+    assert world.status["autoscaling"]["recommended"] == 4
+
+
+async def test_samples_that_grow_stale_end_the_wish_for_more_engines(make_world, manifest):
+    world = await scaled_async(make_world, manifest)
+    world.report(trainerWait=0.9, stalenessMax=1.0)
+    await world.settle()
+    assert world.status["autoscaling"]["recommended"] == 4
+    world.later(59)
+    world.report(stalenessMax=2.0, time="2026-01-01T00:00:59Z")
+    await world.settle()
+    world.later(2)
+    world.report(stalenessMax=1.0, time="2026-01-01T00:01:01Z")
+    await world.settle()
+    assert group(world)["replicas"] == 2, "the window began anew"
+    world.later(61)
+    world.report(time="2026-01-01T00:02:02Z")
+    await world.settle()
+    assert group(world)["replicas"] == 4
+
+
+@pytest.mark.parametrize(("asked", "begins"), [(1, 2), (3, 3), (9, 4)])
+async def test_a_job_begins_with_the_engines_it_asks_for_within_the_bounds(make_world, manifest, asked, begins):
+    scaling = {"minReplicas": 2, "maxReplicas": 4}
+    rollout = manifest()["spec"]["rollout"] | {"replicas": asked, "autoscaling": scaling}
+    world = make_world(manifest(rollout=rollout))
+    await start(world)
+    assert group(world)["replicas"] == begins
+    assert world.status["autoscaling"]["replicas"] == begins

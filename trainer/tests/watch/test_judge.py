@@ -1,11 +1,15 @@
 """Who is named as stuck, from pulses and waits alone."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_trainer.config.health import StallLimits
 from rljob_trainer.watch.judge import DRIVER, Picture, Waiting, stalls
-from rljob_trainer.watch.pulse import Beat
+from rljob_trainer.watch.pulse import EVERY_SECONDS, Beat
+from rljob_trainer.watch.watchdog import LOOK_SECONDS
 
+PROMISED_SECONDS = 120.0
+"""A stuck job says within this time who is stuck."""
 LIMITS = StallLimits(silent_seconds=30, still_seconds=90, give_up_seconds=90)
 
 
@@ -75,3 +79,35 @@ def test_nobody_is_named_who_was_not_waited_for_long(beats: list[tuple[int, int,
 def test_a_process_in_the_place_of_another_begins_anew() -> None:
     seen = picture((0.0, [beat("engine 0", 50)]), (200.0, [beat("engine 0", 1, pid=8)]))
     assert stalls(seen, [Waiting("engine 0", "generating", 0.0)], 210.0, LIMITS) == []
+
+
+def named_after(who: str, *, silent: bool, offset: float) -> float | None:
+    """Seconds from getting stuck until the watchdog, by the shipped limits, names `who`, which has a pulse still or,
+    `silent`, none from then on. `offset`: of the watchdog's looks from the pulses."""
+    limits, stuck, seen = StallLimits(), 10.0, Picture()
+    waits = [Waiting(who, "RL step 3", stuck)]
+    now = offset
+    while now < stuck + 2 * PROMISED_SECONDS:
+        last = min(now, stuck if silent else now) // EVERY_SECONDS * EVERY_SECONDS
+        beats = {DRIVER: beat(DRIVER, round(now / LOOK_SECONDS))}
+        if who != "reward functions":
+            beats[who] = beat(who, int(last), still=max(0.0, last - stuck), work=min(last, stuck))
+        seen = seen.after(beats, now)
+        if found := stalls(seen, waits, now, limits):
+            assert [stall.who for stall in found] == [who]
+            return now - stuck
+        now += LOOK_SECONDS
+    return None
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1, 1.0, 1.9])
+@pytest.mark.parametrize(
+    ("who", "silent"),
+    [("rank 0", True), ("rank 0", False), ("engine 1", True), ("engine 1", False), ("reward functions", False)],
+)
+def test_by_the_shipped_limits_whoever_is_stuck_is_named_within_two_minutes(
+    who: str, silent: bool, offset: float
+) -> None:
+    after = named_after(who, silent=silent, offset=offset)
+    assert after is not None
+    assert 0.0 < after <= PROMISED_SECONDS
