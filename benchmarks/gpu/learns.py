@@ -85,7 +85,7 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
     if placement == "colocated":
         spec["rollout"]["replicas"] = gpus // options.engine_gpus
     spec["placement"] = {"type": placement, "offloadTrainer": options.offload}
-    spec["rollout"]["gpusPerEngine"] = options.engine_gpus
+    spec["rollout"] |= {"gpusPerEngine": options.engine_gpus, "weightSync": options.weight_sync}
     if options.partial:
         spec["rollout"] |= {"overSamplingBatchSize": 64, "partialRollout": True, "partialRolloutTokens": 8}
     if placement == "async":
@@ -148,6 +148,7 @@ def main() -> int:
     parser.add_argument("--trainer-gpus", type=int, default=1)
     parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of each engine")
+    parser.add_argument("--weight-sync", default="auto", choices=["auto", "disk"])
     parser.add_argument("--partial", action="store_true", help="partial rollouts")
     parser.add_argument("--offload", action="store_true", help="the trainer is in host memory meanwhile")
     parser.add_argument("--save-every", type=int, default=0, help="rollouts between commits, 0: none but the last")
