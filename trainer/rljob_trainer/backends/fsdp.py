@@ -120,7 +120,7 @@ class FsdpRank:
         Returns the stage that the state belongs to.
         """
         self.tokenizer = self.tokenizer or load_tokenizer(self.spec.model, self.job_dir)
-        recompute = self.spec.sft is not None and self.spec.sft.gradient_checkpointing
+        recompute = self._recomputes or (self.spec.sft is not None and self.spec.sft.gradient_checkpointing)
         weights = None if commit_dir else actor_weights(self.spec, self.job_dir)
         self.policy = self._construction().policy(weights, recompute=recompute)
         torch.manual_seed(self.spec.seed + self.rank)
@@ -163,12 +163,15 @@ class FsdpRank:
             self.reference = self._construction().policy(weights, recompute=False).eval()
             self.reference.requires_grad_(False)
         self.optimizer = adamw(self.policy, self.spec.optimizer)
-        recompute = self.spec.trainer.recompute.granularity == "full"
         if self.spec.algorithm.advantage_estimator == "gae":
-            self.critic = self._construction().critic(recompute=recompute)
+            self.critic = self._construction().critic(recompute=self._recomputes)
             self.critic_optimizer = adamw(self.critic, self.spec.algorithm.critic.optimizer)
-        if recompute:
-            recompute_blocks(self.policy.hf)
+        recompute_blocks(self.policy.hf, self._recomputes)
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether whole layers are recomputed in either stage; `sft.gradientCheckpointing` asks for it in one."""
+        return self.spec.trainer.recompute.granularity == "full"
 
     def _warm_start(self, stage: Stage) -> None:
         """Take up the optimizer's states of `checkpoint.warmStart` when they are of this stage."""

@@ -36,9 +36,13 @@ def shard_policy(policy: nn.Module, layers: nn.ModuleList, spec: FsdpSpec, dtype
             module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
-def recompute_blocks(model: Any) -> None:
-    """Recompute the activations of each block of a transformers model in the backward pass (non-reentrant)."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+def recompute_blocks(model: Any, on: bool = True) -> None:
+    """Recompute the activations of each block of a transformers model in the backward pass (non-reentrant), or keep
+    them."""
+    if on:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
 
 
 def local(tensor: Tensor) -> Tensor:
