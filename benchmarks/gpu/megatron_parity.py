@@ -2,6 +2,7 @@
 
 `--gpus 1`: log-probabilities of tiny random Qwen2, Qwen3, Llama and Qwen3-MoE models against transformers (float32);
 five steps against fsdp in float32; recomputation, packing, a commit taken up again, an export, a converted checkpoint.
+Where TransformerEngine is installed all of that is with its layers, and those are compared with megatron-core's own.
 `--gpus 2`: TP, TP with SP, PP, CP, DP and EP on two GPUs against one, over five steps.
 
 Every check is a group of processes of its own, with a time limit; one that fails is reported and the others go on.
@@ -9,6 +10,7 @@ Goals: loss within 1e-2 and gradient norm within 3e-2, relative; log-probabiliti
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -31,6 +33,8 @@ STEPS: list[list[Any]] = [
     ["load", None], ["logprobs", 9, 4], ["sft", 1, 12], ["sft", 2, 12], ["begin_rl"], ["rl", 3, 12], ["rl", 4, 12],
     ["rl", 5, 12],
 ]  # fmt: skip
+FUSED = importlib.util.find_spec("transformer_engine") is not None
+LOCAL = {"transformer_impl": "local"}
 LOSS, NORM, LOGPROB = 1e-2, 3e-2, 0.02
 LIMIT = 150.0
 """Seconds that the ranks of a check may take; compiling the kernels is most of it."""
@@ -133,6 +137,16 @@ class Proof:
         job = self.job(self.models["qwen2"], useDynamicBatchSize=True, maxTokensPerGpu=700)
         return lines_of("dynamic_batches", self.run("dynamic", job, STEPS)[1:], self.one("qwen2")[1:])
 
+    def local(self, kind: str) -> list[Line]:
+        """TransformerEngine's layers against megatron-core's own."""
+        name = f"transformer_engine_vs_local.{kind}"
+        local = self.run(f"{kind}.local", self.job(self.models[kind], megatronArgs=LOCAL), STEPS, limit=LIMIT)
+        mine = self.one(kind)
+        mean, top = difference(mine[FIRST_LOGPROBS], local[FIRST_LOGPROBS])
+        line = {"name": f"{name}.logprob", "value": mean, "unit": "mean |Δ|", "goal": LOGPROB, "met": mean <= LOGPROB,
+                "max": top}  # fmt: skip
+        return [line, *lines_of(name, mine[1:], local[1:])]
+
     def packing(self) -> list[Line]:
         job = self.job(self.models["qwen3"])
         packed, unpacked = (
@@ -146,6 +160,11 @@ class Proof:
                                 ["export", str(folder / "export")]])  # fmt: skip
         again = run_ranks(job, [["load", str(folder / "commit")], ["rl", 6, 12], ["digest"]])
         lines = lines_of("resumed", again[:1], whole[-2:-1])
+        if FUSED:
+            local = run_ranks(
+                self.job(self.models["qwen2"], megatronArgs=LOCAL), [["load", str(folder / "commit")], ["rl", 6, 12]]
+            )
+            lines += lines_of("resumed_with_local_layers", local, whole[-2:-1])
         same = again[-1] == whole[-1]
         exported = self.job(folder / "export")
         first = run_ranks(exported, [["load", None], ["digest"]])
@@ -197,6 +216,8 @@ def one_gpu(proof: Proof, folder: Path) -> dict[str, Check]:
     checks: dict[str, Check] = {f"hf.{kind}": partial(references, kind) for kind in KINDS}
     checks |= {"packing": proof.packing, "commit": partial(proof.commit, folder), "dynamic": proof.dynamic}
     checks |= {f"recompute.{name}": partial(proof.recompute, name, way) for name, way in ways.items()}
+    if FUSED:
+        checks |= {f"local.{kind}": partial(proof.local, kind) for kind in KINDS}
     return checks | {f"converted.{kind}": partial(proof.converted, kind, folder) for kind in ("qwen2", "qwen3_moe")}
 
 

@@ -88,6 +88,14 @@ def _fused_rotate() -> Any:
     return torch.compile(rotate, dynamic=True)
 
 
+def turned(query: Tensor, key: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+    """[T, heads, D] queries and [T, groups, D] keys, rotated by each token's place in its sequence."""
+    assert packed.cos is not None
+    assert packed.sin is not None
+    turn = _fused_rotate() if query.is_cuda else rotate
+    return turn(query, packed.cos, packed.sin), turn(key, packed.cos, packed.sin)
+
+
 class VarlenAttention(nn.Module):
     """Rotates queries and keys, then attends. Has the constructor and call of Megatron's core attentions."""
 
@@ -120,8 +128,5 @@ class VarlenAttention(nn.Module):
         packed = packed_seq_params
         assert packed is not None
         assert packed.attend is not None
-        assert packed.cos is not None
-        assert packed.sin is not None
-        turn = _fused_rotate() if query.is_cuda else rotate
-        query, key = turn(query, packed.cos, packed.sin), turn(key, packed.cos, packed.sin)
+        query, key = turned(query, key, packed)
         return packed_attention(query, key, value, packed.attend, packed.context_group).flatten(1)

@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.extensions.transformer_engine import HAVE_TE
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from rljob_trainer.backends.megatron.attention import Packed
 from rljob_trainer.backends.megatron.collectives import sum_over
+from rljob_trainer.backends.megatron.implementation import TRANSFORMER_ENGINE, implementation
 from rljob_trainer.backends.megatron.packing import Pack
 from rljob_trainer.backends.megatron.rope import angles, inverse_frequencies
 from rljob_trainer.backends.megatron.spec import block_spec
@@ -106,8 +108,12 @@ def build_policy(options: dict[str, Any], arch: Architecture, hf_config: Any, dt
     options: of `options.model_options` and `recompute_options`. Needs model parallelism to be initialised.
     """
     fused = dtype != torch.float32
+    chosen = implementation(options.get("transformer_impl"), available=HAVE_TE)
     config = TransformerConfig(
-        **{"bias_activation_fusion": fused, "bias_dropout_fusion": fused} | options,
+        **{"bias_activation_fusion": fused, "bias_dropout_fusion": fused}
+        | {"moe_grouped_gemm": chosen == TRANSFORMER_ENGINE}
+        | options
+        | {"transformer_impl": chosen},
         activation_func=nn.functional.silu,
         params_dtype=dtype,
         pipeline_dtype=dtype,

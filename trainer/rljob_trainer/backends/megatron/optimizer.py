@@ -11,9 +11,9 @@ from megatron.core.distributed import (
     finalize_model_grads,
 )
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from torch import Tensor
 
 from rljob_trainer.backends.megatron.model import PolicyModel
+from rljob_trainer.backends.megatron.slot import Slot
 from rljob_trainer.config.optimizer import OptimizerSpec
 
 
@@ -68,12 +68,14 @@ class Optimizer:
             group["lr"] = lr
         self.inner.step()
 
-    def tensors(self) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
-        """This rank's float32 weights by a stable name, each with its optimizer state."""
+    def slots(self) -> Iterator[Slot]:
+        """This rank's float32 weights, each with its optimizer state."""
         for number, part in enumerate(self._parts()):
+            counts = isinstance(part.optimizer, torch.optim.AdamW)
             for group_number, group in enumerate(part.optimizer.param_groups):
-                for place, parameter in enumerate(group["params"]):
-                    yield f"{number}.{group_number}.{place}", parameter, part.optimizer.state[parameter]
+                for place, weight in enumerate(group["params"]):
+                    state = part.optimizer.state[weight]
+                    yield Slot(f"{number}.{group_number}.{place}", weight, state, state if counts else group)
 
     def publish(self) -> None:
         """Take the float32 weights over into the model, on all ranks (after loading them)."""

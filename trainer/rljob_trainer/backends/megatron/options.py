@@ -74,7 +74,6 @@ def model_options(arch: Architecture, config: Any, layout: Layout, extra: dict[s
             "moe_router_pre_softmax": not config.norm_topk_prob,
             "moe_router_load_balancing_type": "none",
             "moe_router_dtype": "fp32",
-            "moe_grouped_gemm": False,
         }
     return options | extra
 

@@ -130,10 +130,10 @@ class MegatronRank:
             if self.spec.checkpoint.ref_load is not None:
                 self._load_weights(self.reference, self.spec.checkpoint.ref_load)
         # The new optimizer starts from the old one's float32 weights, not from the model's rounded ones.
-        exact = {name: weight.data.clone() for name, weight, _ in self.optimizer.tensors()}
+        exact = {slot.name: slot.weight.data.clone() for slot in self.optimizer.slots()}
         self.optimizer = Optimizer(self.spec.optimizer, self.model, self.dtype)
-        for name, weight, _ in self.optimizer.tensors():
-            weight.data.copy_(exact[name])
+        for slot in self.optimizer.slots():
+            slot.weight.data.copy_(exact[slot.name])
         for key, value in recompute_options(self.spec.trainer.recompute).items():
             setattr(self.model.module.config, key, value)
 
@@ -282,9 +282,9 @@ class MegatronRank:
         yield from self.model.module.parameters()
         if self.reference is not None:
             yield from self.reference.parameters()
-        for _, weight, state in self.optimizer.tensors():
-            yield weight
-            yield from (value for value in state.values() if isinstance(value, Tensor))
+        for slot in self.optimizer.slots():
+            yield slot.weight
+            yield from (value for value in slot.state.values() if isinstance(value, Tensor))
 
     # -- inside -------------------------------------------------------------------------------------------------
 

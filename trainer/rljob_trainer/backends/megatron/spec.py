@@ -1,4 +1,5 @@
-"""The layers that Megatron's model is built of: its own parallel linear layers, our norm and core attention."""
+"""The layers that Megatron's model is built of: TransformerEngine's where they are chosen (`fused_layer`), else
+megatron-core's own parallel linear layers with our norm and core attention."""
 
 from typing import Any
 
@@ -7,10 +8,15 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_submodu
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, get_transformer_layer_offset
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 from torch import Tensor, nn
 
 from rljob_trainer.backends.megatron.attention import VarlenAttention
+from rljob_trainer.backends.megatron.implementation import TRANSFORMER_ENGINE
 
 
 class RmsNorm(nn.Module):
@@ -33,12 +39,20 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     frequency = config.moe_layer_freq if config.num_moe_experts else [0] * config.num_layers
     first = get_transformer_layer_offset(config)
     mine = range(first, first + config.num_layers // config.pipeline_model_parallel_size)
+    layer_of, norm = _local_layer, RmsNorm
+    if config.transformer_impl == TRANSFORMER_ENGINE:
+        from rljob_trainer.backends.megatron.fused_layer import final_norm, fused_layer
+
+        layer_of, norm = fused_layer, final_norm
     return TransformerBlockSubmodules(
-        layer_specs=[_layer(config, bool(frequency[layer])) for layer in mine], layer_norm=RmsNorm
+        layer_specs=[
+            ModuleSpec(module=TransformerLayer, submodules=layer_of(config, bool(frequency[layer]))) for layer in mine
+        ],
+        layer_norm=norm,
     )
 
 
-def _layer(config: TransformerConfig, sparse: bool) -> ModuleSpec:
+def _local_layer(config: TransformerConfig, sparse: bool) -> TransformerLayerSubmodules:
     parts = get_gpt_layer_local_submodules(
         num_experts=config.num_moe_experts if sparse else None,
         moe_grouped_gemm=False,
@@ -50,4 +64,4 @@ def _layer(config: TransformerConfig, sparse: bool) -> ModuleSpec:
     attention.core_attention = VarlenAttention
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RmsNorm
-    return ModuleSpec(module=TransformerLayer, submodules=parts)
+    return parts

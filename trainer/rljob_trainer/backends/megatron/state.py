@@ -40,13 +40,13 @@ def _about(rank: "MegatronRank") -> dict[str, Any]:
 
 def _tensors(rank: "MegatronRank") -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for name, weight, state in rank.optimizer.tensors():
-        tensors[f"weight.{name}"] = weight.data
+    for slot in rank.optimizer.slots():
+        tensors[f"weight.{slot.name}"] = slot.weight.data
         for key in MOMENTS:
-            if key in state:
-                tensors[f"optimizer.{key}.{name}"] = state[key]
-        if "step" in state:
-            tensors[f"optimizer.step.{name}"] = torch.as_tensor(state["step"]).reshape(1)
+            if key in slot.state:
+                tensors[f"optimizer.{key}.{slot.name}"] = slot.state[key]
+        if slot.steps is not None:
+            tensors[f"optimizer.step.{slot.name}"] = slot.steps
     if rank.reference is not None and _keeps_reference(rank, rank.place):
         for name, parameter in named_parameters(rank.reference, rank.layout, rank.place):
             tensors[f"reference.{name}"] = parameter.data
@@ -86,13 +86,13 @@ def load_state(rank: "MegatronRank", directory: str | Path) -> None:
         rank.enter_rl()
     with ShardReader(directory, rank.world_size) as reader:
         stepped = bool(reader.names("optimizer.step."))
-        for name, weight, state in rank.optimizer.tensors():
-            weight.data.copy_(reader.own(f"weight.{name}", rank.rank))
+        for slot in rank.optimizer.slots():
+            slot.weight.data.copy_(reader.own(f"weight.{slot.name}", rank.rank))
             if stepped:
-                step = reader.own(f"optimizer.step.{name}", rank.rank).reshape(())
-                state["step"] = step if step.is_floating_point() else step.float()
-                for key in MOMENTS:
-                    state[key] = reader.own(f"optimizer.{key}.{name}", rank.rank).to(weight.device)
+                slot.restore(
+                    reader.own(f"optimizer.step.{slot.name}", rank.rank),
+                    {key: reader.own(f"optimizer.{key}.{slot.name}", rank.rank) for key in MOMENTS},
+                )
         rank.optimizer.publish()
         if rank.reference is not None:
             source = rank.rank if _keeps_reference(rank, rank.place) else _keeper(rank)
