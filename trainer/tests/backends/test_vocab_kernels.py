@@ -1,45 +1,20 @@
-"""The Triton kernels against the plain functions: compiled where there is a GPU, else by Triton's interpreter, in a
-process of its own, since Triton chooses it when it is imported."""
+"""The Triton kernels against the plain functions."""
 
-import os
-import subprocess
-import sys
 from types import ModuleType
 
 import pytest
 import torch
 from rljob_trainer.backends.vocab import chunk_grad, chunk_stats, vocab_logprobs
 
+from trainer.tests.backends.interpreter import DEVICE, GPU, check_interpreted, needs_triton, starts_interpreter
+
 ROWS, COLUMNS = 5, 9001
 """Columns of more than two blocks, the last one not full."""
 
 
-INTERPRET = "TRITON_INTERPRET"
-GPU = torch.cuda.is_available()
-needs_triton = pytest.mark.skipif(not (GPU or INTERPRET in os.environ), reason="the interpreter's process runs it")
-
-
-@pytest.mark.skipif(GPU or INTERPRET in os.environ, reason="the kernels are compiled here, or interpreted already")
+@starts_interpreter
 def test_the_kernels_as_interpreted() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "-o",
-        "addopts=",
-        __file__,
-    ]
-    done = subprocess.run(
-        command, env=environment | {INTERPRET: "1"}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    assert "8 passed" in done.stdout
+    check_interpreted(__file__, passing=8)
 
 
 @pytest.fixture
@@ -55,8 +30,7 @@ def problem(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     logits = 4 * torch.randn(ROWS, COLUMNS, generator=draw)
     logits[1] = torch.linspace(-30, 30, COLUMNS)
     targets = torch.tensor([0, COLUMNS - 1, -3, COLUMNS, 4096])
-    device = "cuda" if GPU else "cpu"
-    return logits.to(device, dtype), targets.to(device)
+    return logits.to(DEVICE, dtype), targets.to(DEVICE)
 
 
 @needs_triton

@@ -9,18 +9,9 @@ from rljob_trainer.backends import rank
 from rljob_trainer.loops import weight_sync
 from rljob_trainer.loops.weight_sync import IpcSync
 
+from .actors import Told
+
 GIB = 1 << 30
-
-
-class Call:
-    """An actor's method that notes that it was called."""
-
-    def __init__(self, log: list[Any], name: str, value: Any = None) -> None:
-        self._log, self._name, self._value = log, name, value
-
-    def remote(self, *args: Any) -> Any:
-        self._log.append(self._name)
-        return self._value
 
 
 def test_ranks_make_the_room_that_engines_gave_before_these_wake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,8 +27,7 @@ def test_ranks_make_the_room_that_engines_gave_before_these_wake(monkeypatch: py
     for _ in range(2):
         with sync.giving_back():
             pass
-    names = ("begin_update", "wake", "finish_update")
-    engine = SimpleNamespace(**{name: Call(log, name) for name in names})
+    engine = Told(lambda call, *args: log.append(call))
     monkeypatch.setattr(weight_sync, "gather", lambda calls, **options: calls)
     sync.send(1, {0: engine})
     assert log == ["begin_update", ("room", [30, 30]), "wake", "wake", "finish_update"]
@@ -55,8 +45,7 @@ def test_ranks_leave_the_gpu_between_the_engines_weights_and_their_caches(monkey
         put_away=lambda *after: log.append("away") or [None],
     )
     sync = IpcSync(ranks, lambda: None, offload=True)
-    names = ("begin_update", "wake", "load_bucket", "finish_update")
-    engine = SimpleNamespace(**{name: Call(log, name) for name in names})
+    engine = Told(lambda call, *args: log.append(call))
     monkeypatch.setattr(weight_sync, "gather", lambda calls, **options: calls)
     sync.send(1, {0: engine})
     assert log == ["begin_update", "wake", "export", "load_bucket", "exported", "away", "wake", "finish_update"]

@@ -1,6 +1,5 @@
 """Ways from ranks to engines: what is called of whom, and when, with actors that run at once."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,40 +7,22 @@ import pytest
 import torch
 from rljob_trainer.loops import weight_sync
 from rljob_trainer.loops.weight_sync import DiskSync, NcclSync
-from rljob_trainer.weights.buckets import Bucket, TensorInfo
+from rljob_trainer.weights.buckets import Bucket
 from rljob_trainer.weights.export import WeightExporter
 from rljob_trainer.weights.fingerprint import entries
 
+from trainer.tests.weights.source import Source
 
-class Method:
-    """An actor's method that runs when it is called."""
-
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
-
-    def remote(self, *args: Any) -> Any:
-        return self._run(*args)
-
-
-class Weights:
-    """One rank's tensors."""
-
-    def __init__(self) -> None:
-        draw = torch.Generator().manual_seed(1)
-        self.tensors = {name: torch.randn(4, 3, generator=draw) for name in ("a", "b", "c")}
-
-    def weights_layout(self) -> list[TensorInfo]:
-        return [TensorInfo(name, tuple(tensor.shape), "float32") for name, tensor in self.tensors.items()]
-
-    def gather_weights(self, names):  # type: ignore[no-untyped-def]
-        return ((name, self.tensors[name]) for name in names)
+from .actors import Method, Told
 
 
 class Ranks:
     """The trainer's ranks as a weight sync sees them."""
 
     def __init__(self, log: list[Any]) -> None:
-        self.log, self.weights = log, Weights()
+        draw = torch.Generator().manual_seed(1)
+        tensors = {name: torch.randn(4, 3, generator=draw) for name in ("a", "b", "c")}
+        self.log, self.weights = log, Source(tensors)
         self._exporter = WeightExporter(self.weights, 0)
 
     def weights_plan(self, size: int) -> list[Bucket]:
@@ -65,14 +46,12 @@ class Ranks:
         return self._exporter.finish()
 
 
-class Engine:
+class Engine(Told):
     """An engine's actor that notes what it is told."""
 
     def __init__(self, name: str, log: list[Any]) -> None:
-        self.name, self.log, self.loaded = name, log, dict[str, torch.Tensor]()
-
-    def __getattr__(self, call: str) -> Method:
-        return Method(lambda *args: self.log.append((self.name, call, *args)))
+        super().__init__(lambda call, *args: log.append((name, call, *args)))
+        self.loaded = dict[str, torch.Tensor]()
 
     @property
     def load_folder(self) -> Method:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -263,21 +262,24 @@ class Script:
         return answer(made, kind)
 
 
-async def test_new_weights_interrupt_a_turn_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = SimpleNamespace()
+class Agreed(SglangEngine):
+    """Serves what it was sent, whatever that is."""
 
-    def make(**arguments: Any) -> Script:
-        made.engine = Script()
-        return made.engine
-
-    engine = SglangEngine(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=make)
-
-    async def agreed(table: Any, wanted: str) -> str:
+    async def _verify(self, table: Any, wanted: str) -> str:
         return wanted
 
-    monkeypatch.setattr(engine, "_verify", agreed)
+
+async def scripted(version: int) -> tuple[SglangEngine, Script]:
+    """An engine with its first weights, and the script it goes by."""
+    script = Script()
+    engine = Agreed(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=lambda **arguments: script)
     await engine.begin_update()
-    await engine.finish_update(1, "one", {})
+    await engine.finish_update(version, "first", {})
+    return engine, script
+
+
+async def test_new_weights_interrupt_a_turn_and_it_goes_on() -> None:
+    engine, script = await scripted(version=1)
 
     async def turn() -> Any:
         async with engine.open(0) as session:
@@ -291,30 +293,22 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on(monkeypatch: pytest.M
     assert engine.version is None
     await engine.finish_update(2, "two", {})
     await asyncio.sleep(0.01)
-    made.engine.tokenizer_manager.waiting[-1].set_result("length")
+    script.tokenizer_manager.waiting[-1].set_result("length")
     generation = await task
     assert generation.token_ids == [10, 11, 11, 11]
     assert generation.policy_versions == [1, 2, 2, 2]
     assert generation.finish_reason == "length"
-    assert made.engine.asked == [[4, 5], [4, 5, 10]]
+    assert script.asked == [[4, 5], [4, 5, 10]]
     assert engine.stats()["interrupted"] == 1.0
-    assert made.engine.tokenizer_manager.frozen == 1
+    assert script.tokenizer_manager.frozen == 1
 
 
 async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    script, passed = Script(), 0.0
-    monotonic = time.monotonic
+    passed, monotonic = 0.0, time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed)
-    engine = SglangEngine(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=lambda **arguments: script)
-
-    async def agreed(table: Any, wanted: str) -> str:
-        return wanted
-
-    monkeypatch.setattr(engine, "_verify", agreed)
-    await engine.begin_update()
-    await engine.finish_update(1, "one", {})
+    engine, script = await scripted(version=1)
     async with engine.open(0) as session:
         task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=1)))
         await asyncio.sleep(0.01)
@@ -333,16 +327,8 @@ async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(
         task.cancel()
 
 
-async def test_an_aborted_turn_gives_what_it_has_and_can_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script()
-    engine = SglangEngine(TextTokenizer(plain_tokens(97)), 64, {}, vocab_size=97, make=lambda **arguments: script)
-
-    async def agreed(table: Any, wanted: str) -> str:
-        return wanted
-
-    monkeypatch.setattr(engine, "_verify", agreed)
-    await engine.begin_update()
-    await engine.finish_update(3, "three", {})
+async def test_an_aborted_turn_gives_what_it_has_and_can_be_continued() -> None:
+    engine, script = await scripted(version=3)
     async with engine.open(0) as session:
         task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=4)))
         await asyncio.sleep(0.01)

@@ -10,6 +10,8 @@ from rljob_trainer.weights.buckets import TensorInfo, plan_buckets
 from rljob_trainer.weights.export import WeightExporter
 from rljob_trainer.weights.fingerprint import block_sum, differing, digest, entries, tensor_sum, tensor_sums
 
+from trainer.tests.weights.source import Source
+
 TENSORS = st.lists(
     st.tuples(
         st.lists(st.integers(1, 64), min_size=1, max_size=2).map(tuple), st.sampled_from(["bfloat16", "float32"])
@@ -66,27 +68,11 @@ def test_many_tensors_sum_together_as_each_does_alone(chunk: int, monkeypatch: p
     assert tensor_sums([]).tolist() == []
 
 
-class Source:
-    """A rank's weights."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(1)
-        self.tensors = {"a": torch.randn(3, 4), "b": torch.randn(5), "c": torch.randn(2, 2).bfloat16()}
-
-    def weights_layout(self) -> list[TensorInfo]:
-        return [
-            TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in self.tensors.items()
-        ]
-
-    def gather_weights(self, names):  # type: ignore[no-untyped-def]
-        return ((name, self.tensors[name]) for name in names)
-
-
 def test_files_hold_what_the_table_says(tmp_path) -> None:  # type: ignore[no-untyped-def]
     from safetensors.torch import load_file
 
-    source = Source()
+    torch.manual_seed(1)
+    source = Source({"a": torch.randn(3, 4), "b": torch.randn(5), "c": torch.randn(2, 2).bfloat16()})
     exporter = WeightExporter(source, 0)
     plan = exporter.plan(60)
     assert len(plan) == 3

@@ -1,31 +1,16 @@
-"""The Triton kernel of fingerprints against the plain functions: compiled where there is a GPU, else by Triton's
-interpreter, in a process of its own, since Triton chooses it when it is imported."""
-
-import os
-import subprocess
-import sys
+"""The Triton kernel of fingerprints against the plain functions."""
 
 import pytest
 import torch
 from rljob_trainer.weights import fingerprint
 from rljob_trainer.weights.fingerprint import block_sum, block_sums, tensor_sum, tensor_sums
 
-INTERPRET = "TRITON_INTERPRET"
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
-needs_triton = pytest.mark.skipif(not (GPU or INTERPRET in os.environ), reason="the interpreter's process runs it")
+from trainer.tests.backends.interpreter import DEVICE, check_interpreted, needs_triton, starts_interpreter
 
 
-@pytest.mark.skipif(GPU or INTERPRET in os.environ, reason="the kernel is compiled here, or interpreted already")
+@starts_interpreter
 def test_the_kernel_as_interpreted() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=",
-               __file__]  # fmt: skip
-    done = subprocess.run(
-        command, env=environment | {INTERPRET: "1"}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
+    check_interpreted(__file__, passing=2)
 
 
 @pytest.fixture
