@@ -1,7 +1,10 @@
 """One training rank as the driver sees it. A Ray actor by `ray.remote(TrainerRank)`, or a plain object."""
 
+import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from rljob_trainer.backends.interface import BackendRank
     from rljob_trainer.weights.buckets import Bucket
     from rljob_trainer.weights.fingerprint import Entry
+
+logger = logging.getLogger(__name__)
 
 
 def _backend(name: str) -> "Callable[[RLJob, str, int, int], BackendRank]":
@@ -67,6 +72,13 @@ def make_room(wanted: int) -> bool:
     return True
 
 
+def _device(on_gpu: bool) -> str:
+    """What this process trains on, as its log names it."""
+    import torch
+
+    return torch.cuda.get_device_name() if on_gpu and torch.cuda.is_available() else "the CPU"
+
+
 class TrainerRank:
     """Chooses the backend and passes calls on. Importing this module imports neither Ray, torch nor a backend.
 
@@ -90,6 +102,7 @@ class TrainerRank:
         self.spec = parsed.spec
         self._exported = ProcessMetrics(parsed.metadata.name, "rank", rank)
         self._metrics_port, self._job_dir = parsed.spec.tracking.metrics_port, job_dir
+        self._world_size = world_size
         self._rank: BackendRank = _backend(parsed.spec.trainer.backend)(parsed, job_dir, rank, world_size)
         self._exporter = WeightExporter(self._rank, rank)
         self._stash = HostStash(self._rank.held)
@@ -110,8 +123,21 @@ class TrainerRank:
     def load(self, commit_dir: str | None) -> str:
         """Take up a commit, or start from `spec.model`. Returns the stage of the state: `sft` (before reinforcement
         learning) or `rl`."""
+        start = time.monotonic()
         with self._exported.call("load"):
-            return self._rank.load(commit_dir)
+            stage = self._rank.load(commit_dir)
+        logger.info(
+            "rank %d of %d has loaded %s in %.1f s: backend %s, stage %s, on %s of %s",
+            self._rank.rank,
+            self._world_size,
+            "the weights that the job starts from" if commit_dir is None else f"the commit {commit_dir}",
+            time.monotonic() - start,
+            self.spec.trainer.backend,
+            stage if self.spec.sft is not None else "rl",  # without demonstrations `begin_rl` follows at once
+            _device(on_gpu=self.spec.trainer.gpus_per_replica > 0),
+            socket.gethostname(),
+        )
+        return stage
 
     def sft_step(self, rows: Sequence[Any], lr_step: int, total_steps: int) -> dict[str, float]:
         """One step on this rank's share of the demonstrations (`input_ids`, `loss_mask`). `lr_step` counts from 0

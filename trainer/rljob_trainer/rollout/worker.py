@@ -1,6 +1,9 @@
 """The rollout worker: one engine behind a Ray actor, made by `ray.remote(RolloutWorker)`, or a plain object."""
 
+import logging
 import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +12,8 @@ from rljob_trainer.config.job import RLJob
 from rljob_trainer.metrics import exporter
 from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.watch.pulse import Pulse
+
+logger = logging.getLogger(__name__)
 
 
 class RolloutWorker:
@@ -31,6 +36,7 @@ class RolloutWorker:
         that is off. `devices`: CUDA_VISIBLE_DEVICES, when it is to see other GPUs than Ray has it see."""
         if devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = devices
+        begun = time.monotonic()
         from rljob_trainer.rollout.service import RolloutService
 
         self._service = RolloutService(self._job, self._job_dir, self._engine_index)
@@ -38,6 +44,16 @@ class RolloutWorker:
         self._ready = True
         self._exported = exporter.ProcessMetrics(self._job.metadata.name, "engine", self._engine_index)
         port = exporter.serve_worker(self._exported.registry, self._job.spec.tracking.metrics_port, self._job_dir)
+        logger.info(
+            "engine %d is ready for weights after %.1f s: %s on %s of %s, %s, up to %d tokens",
+            self._engine_index,
+            time.monotonic() - begun,
+            self._job.spec.rollout.engine,
+            _devices(started),
+            socket.gethostname(),
+            started["dtype"],
+            started["max_context_length"],
+        )
         return started | {"pid": os.getpid(), "pod": os.environ.get("RLJOB_POD_NAME", ""), "metrics_port": port}
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Any] | str) -> str:
@@ -130,3 +146,12 @@ class RolloutWorker:
 
     def _where(self) -> str:
         return self._service.where() if self._ready else "starting"
+
+
+def _devices(facts: Mapping[str, Any]) -> str:
+    """What an engine runs on, as its log names it. Nothing is asked of CUDA: SGLang's engine is in other processes, and
+    this one would take memory of the GPU for the answer."""
+    if facts["device"] == "cpu":
+        return "the CPU"
+    count, visible = facts.get("tp_size", 1), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"{count} GPU{'s' if count > 1 else ''}" + (f" (CUDA_VISIBLE_DEVICES {visible})" if visible else "")

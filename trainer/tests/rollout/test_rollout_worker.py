@@ -30,7 +30,7 @@ MANIFEST = {
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_worker_as_an_actor(tmp_path: Path) -> None:
+def test_the_worker_as_an_actor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import ray
     from rljob_trainer.config.job import RLJob
 
@@ -59,5 +59,8 @@ def test_the_worker_as_an_actor(tmp_path: Path) -> None:
         page = urllib.request.urlopen(f"http://127.0.0.1:{started['metrics_port']}/metrics", timeout=10).read().decode()
         assert 'rljob_engine_generated_tokens_total{index="5",job_name="worker-test"} 90.0' in page
         ray.get(worker.shutdown.remote(), timeout=60)
+        logs = Path(ray._private.worker._global_node.get_session_dir_path(), "logs")
+        assert any("engine 5 is ready" in file.read_text() for file in logs.glob("worker-*.err"))
     finally:
         ray.shutdown()
+    assert "engine 5" not in "".join(capfd.readouterr())  # the terminal is the live display's

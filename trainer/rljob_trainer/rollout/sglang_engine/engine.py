@@ -11,8 +11,8 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ class SglangEngine:
         self._asleep = self._frozen = False
         self._folder = folder or tempfile.TemporaryDirectory(prefix="rljob-engine-")
         try:
-            self._engine = (make or _sglang)(**self._arguments)
+            with _own_logging():
+                self._engine = (make or _sglang)(**self._arguments)
         except (TypeError, ValueError, AssertionError) as error:
             raise UserError(f"spec.rollout.engineArgs: SGLang does not start with them: {error}") from error
         self._manager = self._engine.tokenizer_manager
@@ -408,6 +409,20 @@ class SglangSession:
         self.stopped = True
         if self.request:
             self._engine.abort(self.request)
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """SGLang sets up the root logger of the process that starts it: our lines would no longer say whose they are, and
+    those below its `log_level` be lost. The level becomes its own loggers' alone, all else is as before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        logging.getLogger("sglang").setLevel(root.level)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _sglang(**arguments: Any) -> Any:
