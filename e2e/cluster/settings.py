@@ -36,7 +36,7 @@ HOST_SERVER = f"https://{CLUSTER_ADDRESS}:{API_PORT}"
 
 PAUSE_IMAGE = "localhost/rljob-e2e-pause:1"
 STORAGE_CLASS = "standard"
-VOLUMES = 16
+VOLUMES = 24
 
 # Programs that Debian packages, and the package of each.
 CONTROL_PLANE_PACKAGES = {

@@ -41,21 +41,21 @@ def system(kubeconfig: str) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def installed_operator(kubeconfig: str, system: Kubectl) -> Iterator[str]:
+def installed_operator(kubeconfig: str, system: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The release name of an operator installed by Helm, ready."""
     values = {"image": {"repository": f"{_REGISTRY}/operator", "tag": _TAG}, "jobs": {"images": IMAGES}}
     helm(
         kubeconfig,
         "upgrade", "--install", RELEASE, str(ROOT / "charts/rljob"),
         "--namespace", SYSTEM, "--create-namespace", "--take-ownership", "--wait", "--timeout", "120s",
-        "--values", _write_values(values),
+        "--values", _write_values(tmp_path_factory.mktemp("helm"), values),
     )  # fmt: skip
     yield RELEASE
     helm(kubeconfig, "uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s")
 
 
-def _write_values(values: dict[str, object]) -> str:
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"rljob-e2e-values-{os.getpid()}.yaml"
+def _write_values(folder: Path, values: dict[str, object]) -> str:
+    path = folder / "values.yaml"
     path.write_text(yaml.safe_dump(values))
     return str(path)
 
