@@ -82,6 +82,8 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
                         "maxTokensPerGpu": options.max_tokens}  # fmt: skip
     if options.tensor > 1:
         spec["trainer"]["parallelism"] = {"tensor": options.tensor, "sequence": True}
+    if options.parallelism:
+        spec["trainer"]["parallelism"] = options.parallelism
     if placement == "colocated":
         spec["rollout"]["replicas"] = gpus // options.engine_gpus
     spec["placement"] = {"type": placement, "offloadTrainer": options.offload}
@@ -147,6 +149,7 @@ def main() -> int:
     parser.add_argument("--staleness", type=int, default=1, help="placement.maxStaleness of async")
     parser.add_argument("--trainer-gpus", type=int, default=1)
     parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--parallelism", type=json.loads, help="trainer.parallelism as JSON, in place of --tensor")
     parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of each engine")
     parser.add_argument("--weight-sync", default="auto", choices=["auto", "disk"])
     parser.add_argument("--partial", action="store_true", help="partial rollouts")
@@ -165,7 +168,8 @@ def main() -> int:
     from rljob_trainer.quickstart.world import prepare
 
     prepare(directory)
-    name = f"{options.placement}, {options.backend}, {options.trainer_gpus} GPUs of the trainer, TP {options.tensor}"
+    cut = options.parallelism or f"TP {options.tensor}"
+    name = f"{options.placement}, {options.backend}, {options.trainer_gpus} GPUs of the trainer, {cut}"
     emit("run", name)
     manifest = job(options, serve(directory / "world/corpus.jsonl"))
     out = Path(os.environ.get("OUT", directory))

@@ -4,6 +4,7 @@
 five steps against fsdp in float32; recomputation, packing, a commit taken up again, an export, a converted checkpoint.
 Where TransformerEngine is installed all of that is with its layers, and those are compared with megatron-core's own.
 `--gpus 2`: TP, TP with SP, PP, CP, DP and EP on two GPUs against one, over five steps.
+`--gpus 4`: two of these ways at once, on four GPUs against one.
 
 Every check is a group of processes of its own, with a time limit; one that fails is reported and the others go on.
 Goals: loss within 1e-2 and gradient norm within 3e-2, relative; log-probabilities within 0.02 in the mean.
@@ -73,6 +74,12 @@ def deviation(mine: list[dict[str, float]], reference: list[dict[str, float]], k
     return max(abs(a[key] - b[key]) / max(abs(b[key]), floor) for a, b in zip(mine, reference, strict=True))
 
 
+def logprob_line(name: str, mine: list[list[float]], reference: list[list[float]]) -> Line:
+    """Log-probabilities against a reference."""
+    mean, top = difference(mine, reference)
+    return {"name": name, "value": mean, "unit": "mean |Δ|", "goal": LOGPROB, "met": mean <= LOGPROB, "max": top}
+
+
 def lines_of(name: str, mine: list[dict[str, float]], reference: list[dict[str, float]]) -> list[Line]:
     """Loss and gradient norm against a reference."""
     loss = deviation(mine, reference, "loss", 0.1)
@@ -115,18 +122,14 @@ class Proof:
         if "RESULT" not in done.stdout:
             raise RuntimeError(done.stderr[-2000:])
         reference = json.loads(done.stdout.split("RESULT")[1])
-        mean, top = difference(self.one(kind)[FIRST_LOGPROBS], reference)
-        return [{"name": f"{kind}.logprob_vs_hf", "value": mean, "unit": "mean |Δ|", "goal": LOGPROB,
-                 "met": mean <= LOGPROB, "max": top}]  # fmt: skip
+        return [logprob_line(f"{kind}.logprob_vs_hf", self.one(kind)[FIRST_LOGPROBS], reference)]
 
     def against_fsdp(self, kind: str) -> list[Line]:
         job = self.job(self.models[kind], backend="fsdp", gpusPerReplica=0, threadsPerRank=2)
         job["spec"]["model"]["dtype"] = "float32"
         reference = self.run(f"{kind}.fsdp", job, STEPS, limit=LIMIT)
         mine = self.one(kind)
-        mean, top = difference(mine[FIRST_LOGPROBS], reference[FIRST_LOGPROBS])
-        line = {"name": f"{kind}.logprob_vs_fsdp", "value": mean, "unit": "mean |Δ|", "goal": LOGPROB,
-                "met": mean <= LOGPROB, "max": top}  # fmt: skip
+        line = logprob_line(f"{kind}.logprob_vs_fsdp", mine[FIRST_LOGPROBS], reference[FIRST_LOGPROBS])
         return [line, *lines_of(f"{kind}.vs_fsdp_cpu", mine[1:], reference[1:])]
 
     def recompute(self, name: str, recompute: dict[str, Any]) -> list[Line]:
@@ -142,9 +145,7 @@ class Proof:
         name = f"transformer_engine_vs_local.{kind}"
         local = self.run(f"{kind}.local", self.job(self.models[kind], megatronArgs=LOCAL), STEPS, limit=LIMIT)
         mine = self.one(kind)
-        mean, top = difference(mine[FIRST_LOGPROBS], local[FIRST_LOGPROBS])
-        line = {"name": f"{name}.logprob", "value": mean, "unit": "mean |Δ|", "goal": LOGPROB, "met": mean <= LOGPROB,
-                "max": top}  # fmt: skip
+        line = logprob_line(f"{name}.logprob", mine[FIRST_LOGPROBS], local[FIRST_LOGPROBS])
         return [line, *lines_of(name, mine[1:], local[1:])]
 
     def packing(self) -> list[Line]:
@@ -191,14 +192,12 @@ class Proof:
         job = self.job(self.models[kind], microBatchSize=3)
         return lines_of(name, self.run(name, job, STEPS, limit=LIMIT)[1:], self.one(kind)[1:])
 
-    def spread(self, name: str, kind: str, parallelism: dict[str, Any]) -> list[Line]:
+    def spread(self, name: str, kind: str, parallelism: dict[str, Any], world: int) -> list[Line]:
         job = self.job(self.models[kind], parallelism=parallelism)
         steps = [*STEPS, ["digest"]]
-        mine = self.run(name, job, steps, world=2, limit=LIMIT)
+        mine = self.run(name, job, steps, world=world, limit=LIMIT)
         reference = self.one(kind)
-        mean, top = difference(mine[FIRST_LOGPROBS], reference[FIRST_LOGPROBS])
-        line = {"name": f"{name}.logprob_vs_one_gpu", "value": mean, "unit": "mean |Δ|", "goal": LOGPROB,
-                "met": mean <= LOGPROB, "max": top}  # fmt: skip
+        line = logprob_line(f"{name}.logprob_vs_one_gpu", mine[FIRST_LOGPROBS], reference[FIRST_LOGPROBS])
         return [line, *lines_of(name, mine[1:6], reference[1:6])]
 
 
@@ -221,9 +220,8 @@ def one_gpu(proof: Proof, folder: Path) -> dict[str, Check]:
     return checks | {f"converted.{kind}": partial(proof.converted, kind, folder) for kind in ("qwen2", "qwen3_moe")}
 
 
-def two_gpus(proof: Proof) -> dict[str, Check]:
-    """Ways to cut a model over two GPUs, by name."""
-    ways: tuple[tuple[str, str, dict[str, Any]], ...] = (
+WAYS: dict[int, tuple[tuple[str, str, dict[str, Any]], ...]] = {
+    2: (
         ("tp2", "qwen2", {"tensor": 2}),
         ("tp2_sp", "qwen3", {"tensor": 2, "sequence": True}),
         ("pp2", "qwen2", {"pipeline": 2}),
@@ -231,8 +229,22 @@ def two_gpus(proof: Proof) -> dict[str, Check]:
         ("dp2", "qwen2", {}),
         ("ep2", "qwen3_moe", {"expert": 2}),
         ("tp2_sp_moe", "qwen3_moe", {"tensor": 2, "sequence": True}),
-    )
-    checks: dict[str, Check] = {name: partial(proof.spread, name, kind, way) for name, kind, way in ways}
+    ),
+    4: (
+        ("tp2_sp_cp2", "llama", {"tensor": 2, "sequence": True, "context": 2}),
+        ("tp2_pp2", "qwen2", {"tensor": 2, "pipeline": 2}),
+        ("pp2_cp2", "qwen3", {"pipeline": 2, "context": 2}),
+        ("dp2_tp2", "qwen2", {"tensor": 2}),
+        ("ep2_pp2", "qwen3_moe", {"expert": 2, "pipeline": 2}),
+        ("ep4", "qwen3_moe", {"expert": 4}),
+    ),
+}
+"""Ways to cut a model over so many GPUs: a name, the model, `trainer.parallelism`."""
+
+
+def several_gpus(proof: Proof, gpus: int) -> dict[str, Check]:
+    """The checks that so many GPUs can do, by name."""
+    checks: dict[str, Check] = {name: partial(proof.spread, name, kind, way, gpus) for name, kind, way in WAYS[gpus]}
     return checks | {f"rounding.{kind}": partial(proof.rounding, f"rounding.{kind}", kind) for kind in ROUNDED}
 
 
@@ -244,7 +256,7 @@ def needed(checks: Sequence[tuple[str, Check]]) -> set[str]:
 def main() -> int:
     """Prints a JSON line for every figure; exit code 1 when a goal was missed or a check broke."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--gpus", type=int, default=1, choices=[1, *WAYS])
     parser.add_argument("--only", nargs="*", default=[""], help="run only checks whose name contains one of these")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of the steps")
     parser.add_argument("--jobs", type=int, default=4, help="checks at a time")
@@ -252,7 +264,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         proof = Proof(folder, arguments.lr)
-        checks = one_gpu(proof, folder) if arguments.gpus == 1 else two_gpus(proof)
+        checks = one_gpu(proof, folder) if arguments.gpus == 1 else several_gpus(proof, arguments.gpus)
 
         def attempt(item: tuple[str, Check]) -> bool:
             name, check = item

@@ -1,14 +1,12 @@
 """One SGLang engine and one fsdp rank on one GPU, through the product's own groups: weight sync by CUDA IPC and disk
-with digests, generation with log-probs, interruption, sleep and wake, a killed engine; and its speed ÷ bare SGLang.
+with digests, generation with log-probs, interruption, sleep and wake, a killed engine. (Beside bare SGLang:
+`benchmarks.gpu.beside_bare`.)
 
 `python -m benchmarks.gpu.sglang_engine [--shape 0.5B] [--cycles 50]`
 """
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.awake import Awake
-from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, gpu_memory, manifest, model_folder, section, tell_bandwidth
+from benchmarks.gpu.common import SHAPES, emit, gpu_memory, manifest, model_folder, section, tell_bandwidth
 from benchmarks.gpu.rank_and_engine import (
     generate,
     prompts,
@@ -31,41 +29,12 @@ from benchmarks.gpu.rank_and_engine import (
 NEW_TOKENS, REQUESTS = 512, 512
 
 
-def bare(folder: Path, shape: str) -> None:
-    """Tokens per second of SGLang itself on the same requests, in a process of its own."""
-    import asyncio
-
-    from sglang.srt.entrypoints.engine import Engine
-
-    engine = Engine(model_path=str(folder), context_length=2056, mem_fraction_static=0.6, **ENGINE_ARGS)
-    ids = prompts(REQUESTS, SHAPES[shape]["vocab_size"])
-    params = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
-
-    async def once() -> float:
-        start = time.monotonic()
-        await asyncio.gather(
-            *(
-                engine.async_generate(input_ids=list(one), sampling_params=dict(params), return_logprob=True)
-                for one in ids
-            )
-        )
-        return REQUESTS * NEW_TOKENS / (time.monotonic() - start)
-
-    speeds = [engine.loop.run_until_complete(once()) for _ in range(3)]
-    emit("bare SGLang", round(max(speeds[1:])), "tokens/s")
-    engine.shutdown()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="0.5B", choices=list(SHAPES))
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--no-kill", action="store_true", help="without the engine that is killed")
-    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.bare is not None:
-        bare(options.bare, options.shape)
-        return 0
     import ray
     from rljob_trainer.loops.weight_sync import DiskSync
     from rljob_trainer.rollout.types import SamplingParams
@@ -74,8 +43,6 @@ def main() -> int:
     folder = model_folder(directory / "model", options.shape)
     vocabulary = SHAPES[options.shape]["vocab_size"]
     made = manifest("proof", folder, placement={"type": "colocated"}, algorithm={"kl": {"monitor": False}})
-    out = Path(os.environ.get("OUT", directory)) / "sgl"
-    out.mkdir(parents=True, exist_ok=True)
     ranks, group, ipc = start(made, directory, gpus=1)
     emit("GPU memory while the engine sleeps", gpu_memory(), "MiB")
 
@@ -156,19 +123,7 @@ def main() -> int:
     if not options.no_kill:
         with section("killed"):
             tell_killed(group, samples_of(prompts(64, vocabulary)), 512)
-    with section("bare"):
-        ray.shutdown()
-        time.sleep(2)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.gpu.sglang_engine", "--bare", str(folder), "--shape", options.shape],
-            stdout=subprocess.PIPE, stderr=(out / "bare.log").open("w"), text=True, timeout=150, check=False,
-        )  # fmt: skip
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        for line in lines:
-            print(line, flush=True)
-        import json
-
-        emit("rollout ÷ bare SGLang", round(max(speeds[1:]) / json.loads(lines[-1])["value"], 3), "", 0.95)
+    ray.shutdown()
     return 0
 
 

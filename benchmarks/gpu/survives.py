@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--into", type=float, default=0.4, help="seconds after a step at which the next is hit")
     parser.add_argument("--cases", nargs="*", default=["engine", "rank"])
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each run")
+    parser.add_argument("--limit", type=float, default=420.0, help="seconds for each run; an engine may need 130")
     options = parser.parse_args()
     options.shape = "tiny" if options.cpu else options.shape
     directory = Path(tempfile.mkdtemp(prefix="survives-"))

@@ -1,0 +1,122 @@
+"""The product's engine and SGLang by itself in turns on one GPU: the same model, requests and size of the KV cache.
+
+`python -m benchmarks.gpu.beside_bare [--shape 1.5B] [--turns 6]`. Both are up all the while, and one rests while the
+other generates: hosts are unsteady by more than what is to be told apart, so that one after the other says little.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, manifest, model_folder
+from benchmarks.gpu.rank_and_engine import PROMPT_TOKENS, generate, prompts, samples_of, start
+
+NEW_TOKENS, REQUESTS = 512, 512
+ARGUMENTS = ENGINE_ARGS | {"max_total_tokens": REQUESTS * (PROMPT_TOKENS + NEW_TOKENS) + 8192}
+MARK = "tokens/s: "
+
+
+def serve(folder: Path, shape: str) -> None:
+    """SGLang itself: for each line of standard input all requests, and a line with tokens per second."""
+    from sglang.srt.entrypoints.engine import Engine
+
+    engine = Engine(model_path=str(folder), context_length=2056, mem_fraction_static=0.6, **ARGUMENTS)
+    ids = prompts(REQUESTS, SHAPES[shape]["vocab_size"])
+    params = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+
+    async def once() -> float:
+        began = time.monotonic()
+        await asyncio.gather(
+            *(
+                engine.async_generate(input_ids=list(one), sampling_params=dict(params), return_logprob=True)
+                for one in ids
+            )
+        )
+        return REQUESTS * NEW_TOKENS / (time.monotonic() - began)
+
+    print(f"{MARK}0", flush=True)
+    for _ in sys.stdin:
+        print(f"{MARK}{engine.loop.run_until_complete(once())}", flush=True)
+    engine.shutdown()
+
+
+class Bare:
+    """SGLang itself in a process of its own."""
+
+    def __init__(self, folder: Path, shape: str, log: Path, limit: float) -> None:
+        command = [sys.executable, "-m", "benchmarks.gpu.beside_bare", "--serve", str(folder), "--shape", shape]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, bufsize=1
+        )
+        self._end = threading.Timer(limit, self._process.kill)
+        self._end.start()
+        self._read()
+
+    def turn(self) -> float:
+        """All requests once; tokens per second."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("turn\n")
+        return self._read()
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._end.cancel()
+
+    def _read(self) -> float:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return float(line.removeprefix(MARK))
+        raise RuntimeError("SGLang ended, or was not done within the limit")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", default="0.5B", choices=list(SHAPES))
+    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds that bare SGLang may be up")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        serve(options.serve, options.shape)
+        return 0
+    import ray
+
+    directory = Path(tempfile.mkdtemp(prefix="beside-"))
+    folder = model_folder(directory / "model", options.shape)
+    made = manifest("beside", folder, placement={"type": "colocated"}, algorithm={"kl": {"monitor": False}})
+    made["spec"]["rollout"]["engineArgs"] = ARGUMENTS
+    _, group, _ = start(made, directory, gpus=1)
+    group.update_weights(0)
+    bare = Bare(folder, options.shape, Path(os.environ.get("OUT", directory)) / "bare.log", options.limit)
+    requests = prompts(REQUESTS, SHAPES[options.shape]["vocab_size"])
+    ours, theirs = [], []
+    for turn in range(options.turns + 1):
+        began = time.monotonic()
+        generate(group, samples_of(requests, turn), NEW_TOKENS)
+        ours.append(REQUESTS * NEW_TOKENS / (time.monotonic() - began))
+        theirs.append(bare.turn())
+        print(f"# turn {turn}: {ours[-1]:.0f}, bare {theirs[-1]:.0f} tokens/s", file=sys.stderr, flush=True)
+    bare.close()
+    for name, speeds in (("rollout", ours), ("bare SGLang", theirs)):
+        emit(f"{name}, all", [round(speed) for speed in speeds], "tokens/s")
+        emit(name, round(statistics.median(speeds[1:])), "tokens/s")
+    ratio = statistics.median(ours[1:]) / statistics.median(theirs[1:])
+    emit("rollout ÷ bare SGLang, medians", round(ratio, 3), "", 0.95)
+    emit("rollout ÷ bare SGLang, the fastest of each", round(max(ours[1:]) / max(theirs[1:]), 3))
+    ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
