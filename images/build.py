@@ -71,7 +71,7 @@ def main(words: list[str] | None = None) -> int:
     """Run; the exit code."""
     options = parser().parse_args(words)
     try:
-        builder = choose(options.builder)
+        builder = choose(options.builder, install=options.load)
         for name in dict.fromkeys(options.only or DEFAULT):
             print(build(IMAGES[name], options, builder), flush=True)
     except (BuildError, ClusterError) as error:

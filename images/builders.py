@@ -115,11 +115,16 @@ class Engine:
             node_images.load_archive(paths, Cluster(paths).containerd, file)
 
 
-def choose(name: str | None = None) -> Builder:
-    """The builder of this name, else the first that this machine has. Raises BuildError when there is none."""
+def choose(name: str | None = None, *, install: bool = False) -> Builder:
+    """The builder of this name, else the first that this machine has. Raises BuildError when there is none.
+
+    `install`: buildah comes by apt then, as what else the e2e cluster on this machine needs.
+    """
     for program in (name,) if name else ("buildah", "podman", "docker"):
         if program and shutil.which(program) and (program == "buildah" or _answers(program)):
             return Buildah() if program == "buildah" else Engine(program)
+    if install and name in (None, "buildah"):
+        return Buildah()
     wanted = name or "buildah, podman or docker"
     raise BuildError(f"found no {wanted} that works; install one (apt-get install buildah)")
 
