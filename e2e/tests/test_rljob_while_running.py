@@ -44,8 +44,8 @@ def test_a_running_job_answers(kubectl: Kubectl, kubeconfig: str) -> None:
     job = Job(kubectl, "asked")
     job.wait_step(22, stage="RL", seconds=300)
 
-    # Logs through the CLI. Ranks and engines have nothing to say as long as all goes well.
-    for role in ("driver", "retriever"):
+    # Logs through the CLI. Ranks and engines have at least said that they are ready.
+    for role in ("driver", "retriever", "trainer", "rollout"):
         told = lines(kubectl, kubeconfig, "asked", role)
         assert told, role
         assert {line["job"] for line in told} == {"asked"}, role
