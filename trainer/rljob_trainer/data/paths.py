@@ -29,6 +29,7 @@ def existing_file(path: str, job_dir: str | Path, field: str) -> Path:
     resolved = resolve(path, job_dir, field)
     if resolved.is_file():
         return resolved
-    relative = "" if Path(path).is_absolute() else f" (relative paths start at the job's directory, {job_dir})"
     found = "is a folder, not a file" if resolved.is_dir() else "does not exist"
-    raise UserError(f"{field}: {path}: {resolved} {found}{relative}")
+    if Path(path).is_absolute():
+        raise UserError(f"{field}: {path} {found}")
+    raise UserError(f"{field}: {path}: {resolved} {found} (relative paths start at the job's directory, {job_dir})")

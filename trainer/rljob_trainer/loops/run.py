@@ -58,6 +58,17 @@ class Data:
         self.tokenizer = load_tokenizer(spec.model, job_dir)
         cache = spec.model.cache_dir
         hub = HubAccess(Path(job_dir, cache) if cache else None, offline=spec.model.offline)
+        self.prompts = None
+        prompts_with = prompt_tokenizer(self.tokenizer, spec.rollout)
+        if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
+            self.prompts = PromptSource(spec.data.train, prompts_with, job_dir, spec.seed, hub)
+        self.evaluation = []
+        self.skipped: dict[str, int] = {}
+        for number, dataset in enumerate(spec.evaluation.datasets if spec.mode != "Generate" else []):
+            loaded = load_eval(dataset, prompts_with, job_dir, f"spec.evaluation.datasets[{number}]", hub)
+            self.evaluation.append(EvalSet(dataset, loaded.rows))
+            self.skipped[f"evaluation/{dataset.name}"] = loaded.skipped
+        # Last: demonstrations take minutes to tokenise, and what is wrong with the others is told before.
         self.sft = None
         if spec.sft is not None and trains(spec) and not (sft_done and spec.sft.num_steps is not None):
             self.sft = SftSource(
@@ -70,16 +81,6 @@ class Data:
                 packing=spec.sft.packing,
                 hub=hub,
             )
-        self.prompts = None
-        prompts_with = prompt_tokenizer(self.tokenizer, spec.rollout)
-        if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
-            self.prompts = PromptSource(spec.data.train, prompts_with, job_dir, spec.seed, hub)
-        self.evaluation = []
-        self.skipped: dict[str, int] = {}
-        for number, dataset in enumerate(spec.evaluation.datasets if spec.mode != "Generate" else []):
-            loaded = load_eval(dataset, prompts_with, job_dir, f"spec.evaluation.datasets[{number}]", hub)
-            self.evaluation.append(EvalSet(dataset, loaded.rows))
-            self.skipped[f"evaluation/{dataset.name}"] = loaded.skipped
         if self.prompts is not None:
             self.skipped["prompts"] = self.prompts.skipped
         if self.sft is not None:
