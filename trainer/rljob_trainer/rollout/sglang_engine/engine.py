@@ -16,10 +16,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.health import Event, Health
+from rljob_trainer.rollout.sglang_engine.decoding import Decoder
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids
 from rljob_trainer.rollout.sglang_engine.served import Told, read_told, served_name, whole
 from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer
@@ -53,6 +52,7 @@ class SglangEngine:
         """`folder` is where the engine was started from, kept while it lives. `make` builds the engine from
         `arguments`; by default SGLang's."""
         self.tokenizer, self.max_context_length = tokenizer, max_context_length
+        self.decoder = Decoder(tokenizer)
         self.version: int | None = None
         self.digest: str | None = None
         self.health = Health.begin(time.monotonic())
@@ -398,9 +398,7 @@ class SglangSession:
         versions = [] if begun is None else list(begun.policy_versions)
         turn = await engine.run_turn(self, sampling, before, versions)
         self.ids += turn.token_ids
-        shown = shown_ids(turn, engine.eos_ids)
-        as_array: Any = np.asarray(shown)  # of a list transformers looks at each element, longer than it decodes
-        text = engine.tokenizer.decode(as_array, skip_special_tokens=False) if shown else ""
+        text = await engine.decoder.text(shown_ids(turn, engine.eos_ids))
         count = len(turn.token_ids)
         return Generation(turn.token_ids, turn.logprobs, versions[:count], turn.finish_reason, turn.stop, text)
 

@@ -46,7 +46,8 @@ def read_answer(answer: Mapping[str, Any]) -> Part:
     """
     meta = answer["meta_info"]
     drawn = meta.get("output_token_logprobs") or []
-    ids = [int(entry[1]) for entry in drawn]
+    values, tokens = list(zip(*drawn, strict=True))[:2] if drawn else ((), ())
+    ids = list(map(int, tokens))
     count = int(meta.get("completion_tokens", len(ids)))
     reason = meta.get("finish_reason") or {}
     kind = reason.get("type", "abort") if isinstance(reason, Mapping) else str(reason)
@@ -55,9 +56,7 @@ def read_answer(answer: Mapping[str, Any]) -> Part:
     if kind not in _REASONS:
         raise ValueError(f"finish reason {kind!r} is unknown")
     matched = reason.get("matched") if isinstance(reason, Mapping) else None
-    return Part(
-        ids, [float(entry[0]) for entry in drawn], _REASONS[kind], matched if isinstance(matched, str) else None
-    )
+    return Part(ids, list(map(float, values)), _REASONS[kind], matched if isinstance(matched, str) else None)
 
 
 def join(parts: Sequence[Part], stop: Sequence[str], tokenizer: Tokenizer) -> Part:
