@@ -43,7 +43,7 @@ bench: setup  ## Benchmarks as JSON lines, kept under benchmarks/results/
 faults: setup  ## Kill the operator at every write of every lifecycle, on a control plane of its own (root; long)
 	scripts/faults.sh $(ARGS)
 
-chaos: setup  ## Kill what a job relies on, on a real cluster such as that of e2e-up (about 20 minutes)
+chaos: setup  ## Kill what a job relies on, on a real cluster such as that of e2e-up (about 45 minutes)
 	RLJOB_CHAOS=all $(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py \
 	  e2e/tests/test_rljob_preemption.py $(ARGS)
 

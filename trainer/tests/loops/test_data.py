@@ -1,16 +1,13 @@
 """What a run reads first: a user's mistake is told before what takes long."""
 
-import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.data.sft import CACHE
 from rljob_trainer.loops.run import Data
 
-from .conftest import MANIFEST
+from .conftest import TinyRun
 
 
 def wrong_train(spec: dict[str, Any]) -> None:
@@ -28,20 +25,15 @@ def wrong_evaluation(spec: dict[str, Any]) -> None:
         (wrong_evaluation, r"^spec\.evaluation\.datasets\[0\]\.path: /nowhere/held_out\.jsonl does not exist$"),
     ],
 )
-def test_a_missing_file_is_told_before_demonstrations_are_tokenised(
-    mistake: Any, told: str, tiny_world: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "world").symlink_to(tiny_world)
-    manifest = copy.deepcopy(MANIFEST)
-    mistake(manifest["spec"])
+def test_a_missing_file_is_told_before_demonstrations_are_tokenised(mistake: Any, told: str, tiny: TinyRun) -> None:
+    mistake(tiny.manifest["spec"])
     with pytest.raises(UserError, match=told):
-        Data(RLJob.model_validate(manifest), tmp_path)
-    assert not (tmp_path / CACHE).exists()
+        Data(tiny.job(), tiny.directory)
+    assert not (tiny.directory / CACHE).exists()
 
 
-def test_demonstrations_are_read_when_all_is_there(tiny_world: Path, tmp_path: Path) -> None:
-    (tmp_path / "world").symlink_to(tiny_world)
-    data = Data(RLJob.model_validate(MANIFEST), tmp_path)
+def test_demonstrations_are_read_when_all_is_there(tiny: TinyRun) -> None:
+    data = Data(tiny.job(), tiny.directory)
     assert data.sft is not None
     assert len(data.sft) > 0
-    assert (tmp_path / CACHE).is_dir()
+    assert (tiny.directory / CACHE).is_dir()
