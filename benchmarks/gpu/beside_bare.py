@@ -48,7 +48,7 @@ def serve(folder: Path, shape: str) -> None:
 
 
 class Bare:
-    """SGLang itself in a process of its own."""
+    """SGLang itself in a process of its own, which ends with the `with` block."""
 
     def __init__(self, folder: Path, shape: str, log: Path, limit: float) -> None:
         command = [sys.executable, "-m", "benchmarks.gpu.beside_bare", "--serve", str(folder), "--shape", shape]
@@ -65,8 +65,11 @@ class Bare:
         self._process.stdin.write("turn\n")
         return self._read()
 
-    def close(self) -> None:
-        """End it."""
+    def __enter__(self) -> "Bare":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # It ends at the end of its input; if it doesn't, its timer ends it.
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -98,16 +101,16 @@ def main() -> int:
     made["spec"]["rollout"]["engineArgs"] = ARGUMENTS
     _, group, _ = start(made, directory, gpus=1)
     group.update_weights(0)
-    bare = Bare(folder, options.shape, Path(os.environ.get("OUT", directory)) / "bare.log", options.limit)
     requests = prompts(REQUESTS, SHAPES[options.shape]["vocab_size"])
     ours, theirs = [], []
-    for turn in range(options.turns + 1):
-        began = time.monotonic()
-        generate(group, samples_of(requests, turn), NEW_TOKENS)
-        ours.append(REQUESTS * NEW_TOKENS / (time.monotonic() - began))
-        theirs.append(bare.turn())
-        print(f"# turn {turn}: {ours[-1]:.0f}, bare {theirs[-1]:.0f} tokens/s", file=sys.stderr, flush=True)
-    bare.close()
+    log = Path(os.environ.get("OUT", directory)) / "bare.log"
+    with Bare(folder, options.shape, log, options.limit) as bare:
+        for turn in range(options.turns + 1):
+            began = time.monotonic()
+            generate(group, samples_of(requests, turn), NEW_TOKENS)
+            ours.append(REQUESTS * NEW_TOKENS / (time.monotonic() - began))
+            theirs.append(bare.turn())
+            print(f"# turn {turn}: {ours[-1]:.0f}, bare {theirs[-1]:.0f} tokens/s", file=sys.stderr, flush=True)
     for name, speeds in (("rollout", ours), ("bare SGLang", theirs)):
         emit(f"{name}, all", [round(speed) for speed in speeds], "tokens/s")
         emit(name, round(statistics.median(speeds[1:])), "tokens/s")

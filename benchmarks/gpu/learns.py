@@ -1,6 +1,6 @@
 """The quickstart's world learnt on GPUs: a model of more than 100M parameters and SGLang, by the product's driver.
 
-`python -m benchmarks.gpu.learns [--backend megatron] [--placement async] [--trainer-gpus 2 --tensor 2]`. The
+`python -m benchmarks.gpu.learns [--backend megatron] [--placement async] [--trainer-gpus 2 --parallelism JSON]`. The
 retriever is a plain one over the same hashed encoder, so that the proof needs no FAISS. `--then-evaluate N`: a job with
 `mode: Evaluate` afterwards, on the exported model, by one engine over N GPUs; its score must be that of the run's end.
 `--then-generate N`: one with `mode: Generate`. `--partial`: responses cut off and continued, twice as many prompts as
@@ -80,8 +80,6 @@ def job(options: argparse.Namespace, url: str) -> dict[str, Any]:
     spec["rollout"]["generate"]["search"]["url"] = url
     spec["trainer"] |= {"backend": options.backend, "gpusPerReplica": gpus, "useDynamicBatchSize": True,
                         "maxTokensPerGpu": options.max_tokens}  # fmt: skip
-    if options.tensor > 1:
-        spec["trainer"]["parallelism"] = {"tensor": options.tensor, "sequence": True}
     if options.parallelism:
         spec["trainer"]["parallelism"] = options.parallelism
     if placement == "colocated":
@@ -148,8 +146,7 @@ def main() -> int:
     parser.add_argument("--placement", default="colocated", choices=["colocated", "disaggregated", "async"])
     parser.add_argument("--staleness", type=int, default=1, help="placement.maxStaleness of async")
     parser.add_argument("--trainer-gpus", type=int, default=1)
-    parser.add_argument("--tensor", type=int, default=1)
-    parser.add_argument("--parallelism", type=json.loads, help="trainer.parallelism as JSON, in place of --tensor")
+    parser.add_argument("--parallelism", type=json.loads, default={}, help="trainer.parallelism as JSON")
     parser.add_argument("--engine-gpus", type=int, default=1, help="GPUs of each engine")
     parser.add_argument("--weight-sync", default="auto", choices=["auto", "disk"])
     parser.add_argument("--partial", action="store_true", help="partial rollouts")
@@ -168,7 +165,7 @@ def main() -> int:
     from rljob_trainer.quickstart.world import prepare
 
     prepare(directory)
-    cut = options.parallelism or f"TP {options.tensor}"
+    cut = ", ".join(f"{key} {value}" for key, value in options.parallelism.items()) or "not cut"
     name = f"{options.placement}, {options.backend}, {options.trainer_gpus} GPUs of the trainer, {cut}"
     emit("run", name)
     manifest = job(options, serve(directory / "world/corpus.jsonl"))
