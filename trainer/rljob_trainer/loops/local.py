@@ -19,6 +19,7 @@ from typing import Any
 from rljob_trainer.config.arithmetic import generates
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.loops.jobdir import ATTEMPTS, claim, last_attempt, new_incarnation
 from rljob_trainer.loops.local_retriever import LocalRetriever
 from rljob_trainer.loops.processes import Child
@@ -87,6 +88,8 @@ class _LocalRun:
             self._say("preparing the data")
             if (code := self._step("prepare", "rljob_trainer.prepare", limit)) != EXIT_DONE:
                 return code
+        # The driver would tell as well, but only once the index is built and the retriever up.
+        check_data_files(self._job.spec, self._dir, sft_done=_last_commit(self._dir) is not None)
         if self._job.spec.retriever is not None and generates(self._job.spec):
             self._say("building the index and starting the retriever")
             spec = self._job.spec.retriever

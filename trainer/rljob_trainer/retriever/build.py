@@ -21,7 +21,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
 from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.data.files import exclusive, sync, write_atomically
-from rljob_trainer.data.paths import existing_file, resolve
+from rljob_trainer.job_paths import existing_file, resolve
 from rljob_trainer.retriever.corpus import Document, corpus_fingerprint, read_passages
 from rljob_trainer.retriever.encoder import Encoder, load_encoder
 from rljob_trainer.retriever.index import (

@@ -27,7 +27,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.hub_path import PREFIX
 from rljob_trainer.config.retriever import RETRIEVER_DIR
 from rljob_trainer.data.files import sync, write_atomically
-from rljob_trainer.data.paths import existing_file, resolve
+from rljob_trainer.job_paths import existing_file, resolve
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.retriever import RetrieverSpec
-from rljob_trainer.data.paths import existing_file
+from rljob_trainer.job_paths import existing_file
 from rljob_trainer.retriever.corpus import Corpus, Document, scan_offsets
 from rljob_trainer.retriever.encoder import Encoder, load_encoder
 from rljob_trainer.retriever.index import FlatIndex, check_encoder, is_current, offsets_path, read_manifest

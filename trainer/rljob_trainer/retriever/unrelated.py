@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from random import Random
 
 from rljob_trainer.config.retriever import RetrieverSpec
-from rljob_trainer.data.paths import existing_file
+from rljob_trainer.job_paths import existing_file
 from rljob_trainer.retriever.corpus import Corpus, scan_offsets
 from rljob_trainer.retriever.search import Hit
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.load import load
+from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.loops.local import run_local
 
 from .conftest import TinyRun, end_session
@@ -88,6 +90,36 @@ def test_code_of_a_cluster_needs_a_folder_here(tiny: TinyRun) -> None:
     tiny.manifest["spec"]["code"] = {"configMap": {"name": "hooks"}}
     with pytest.raises(UserError, match="only a cluster has"):
         run_local(tiny.job(), tiny.directory)
+
+
+RETRIEVER = {"corpus": "world/corpus.jsonl", "index": {"path": "world/index.faiss"},
+             "encoder": {"type": "hashed", "dimension": 32}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "field", ["data.train.path", "evaluation.datasets[0].path", "sft.dataset.path"], ids=lambda field: field
+)
+def test_a_missing_file_is_told_before_the_index_is_built(field: str, tiny: TinyRun) -> None:
+    spec = tiny.manifest["spec"]
+    spec["retriever"] = RETRIEVER
+    data = {"data": spec["data"]["train"], "evaluation": spec["evaluation"]["datasets"][0],
+            "sft": spec["sft"]["dataset"]}[field.split(".")[0]]  # fmt: skip
+    data["path"] = "world/missing.jsonl"
+    with pytest.raises(UserError, match=rf"^spec\.{re.escape(field)}: world/missing\.jsonl: .* does not exist"):
+        run_local(tiny.job(), tiny.directory)
+    assert not (tiny.directory / "world/index.faiss").exists()
+    assert not (tiny.directory / "logs").exists()
+
+
+def test_what_is_not_read_need_not_be_there(tiny: TinyRun) -> None:
+    check_data_files(tiny.job().spec, tiny.directory)
+    spec = tiny.manifest["spec"]
+    spec["sft"]["dataset"]["path"] = "world/gone.jsonl"
+    check_data_files(tiny.job().spec, tiny.directory, sft_done=True)
+    with pytest.raises(UserError, match=r"^spec\.sft\.dataset\.path"):
+        check_data_files(tiny.job().spec, tiny.directory)
+    spec["sft"]["dataset"]["path"] = "hf://somebody/something"
+    check_data_files(tiny.job().spec, tiny.directory)
 
 
 @pytest.mark.slow
