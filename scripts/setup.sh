@@ -46,4 +46,5 @@ if [ ! -x .venv/bin/python ] || ! works .venv/bin/python; then
     exit 1
   fi
 fi
-exec "$uv" sync -q --frozen --extra operator --extra retriever --extra trainer --extra tracking --group parity "$@"
+# Compiled now: else each process that starts reads sources anew where PYTHONDONTWRITEBYTECODE is set.
+exec "$uv" sync -q --frozen --compile-bytecode --extra operator --extra retriever --extra trainer --extra tracking --group parity "$@"
