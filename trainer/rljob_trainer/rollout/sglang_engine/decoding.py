@@ -1,7 +1,7 @@
 """Responses that end together become text together.
 
 The samples of a rollout tend to end in the same few steps of the engine. One by one, their texts are most of what
-is left to do then, while the GPU waits; a batch is decoded by all cores.
+is left to do then, while the GPU waits; a batch is decoded by all cores (one with `TOKENIZERS_PARALLELISM=false`).
 """
 
 import asyncio
