@@ -1,8 +1,8 @@
 """What a rollout costs beside the engine: from the driver's call to the engine's start, from its answers to samples.
 
-The product's worker as a Ray actor and its SGLang engine, with SGLang itself played: 512 answers of 512 tokens each
-with log-probabilities are all there at the same moment, as with `ignore_eos`. No GPU is needed; on a GPU's host the
-lines say how long the GPU waits there. Seconds of the host, so no goal; medians of five.
+The product's worker as a Ray actor and its SGLang engine, with SGLang itself played: 512 requests of 512 tokens each
+end at the same moment, as with `ignore_eos`, and become answers with log-probabilities as SGLang makes them. No GPU is
+needed; on a GPU's host the lines say how long the GPU waits there. Seconds of the host, so no goal; medians of five.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ from rljob_trainer.rollout.worker import RolloutWorker
 from benchmarks.decode_together import SAMPLES, TOKENS, VOCABULARY, tokenizer
 
 TURNS, PROMPT_TOKENS, WAIT_SECONDS = 5, 84, 0.5
+NOTIFIED = 16
+"""SGLang's `batch_notify_size`."""
 
 
 class Played:
@@ -32,17 +34,9 @@ class Played:
 
     def __init__(self, **_: Any) -> None:
         draw = random.Random(1)
-        self.tokenizer_manager = SimpleNamespace()
-        self._answers = [
-            {
-                "meta_info": {
-                    "output_token_logprobs": [
-                        (-draw.random(), draw.randrange(VOCABULARY), None) for _ in range(TOKENS)
-                    ],
-                    "completion_tokens": TOKENS,
-                    "finish_reason": {"type": "length", "length": TOKENS},
-                }
-            }
+        self.tokenizer_manager = SimpleNamespace(freeze_gc=self._freeze)
+        self._drawn = [
+            ([-draw.random() for _ in range(TOKENS)], [draw.randrange(VOCABULARY) for _ in range(TOKENS)])
             for _ in range(SAMPLES)
         ]
         self._waiting: list[asyncio.Future[dict[str, Any]]] = []
@@ -55,14 +49,27 @@ class Played:
         self._waiting.append(future)
         if len(self._waiting) == SAMPLES:
             self.all_asked = time.time()
-            loop.call_later(WAIT_SECONDS, self._answer)
+            self._answering = asyncio.create_task(self._answer())
         return await future
 
-    def _answer(self) -> None:
+    async def _answer(self) -> None:
+        """A tuple for each token, `NOTIFIED` requests in a turn of the event loop: as SGLang's tokenizer manager."""
+        await asyncio.sleep(WAIT_SECONDS)
         waiting, self._waiting = self._waiting, []
         self.answered = time.time()
-        for future, answer in zip(waiting, self._answers, strict=True):
-            future.set_result(answer)
+        for number, (future, (values, ids)) in enumerate(zip(waiting, self._drawn, strict=True), start=1):
+            meta = {
+                "output_token_logprobs": [(value, token, None) for value, token in zip(values, ids, strict=True)],
+                "completion_tokens": TOKENS,
+                "finish_reason": {"type": "length", "length": TOKENS},
+            }
+            future.set_result({"meta_info": meta})
+            if number % NOTIFIED == 0:
+                await asyncio.sleep(0)
+
+    async def _freeze(self) -> None:
+        gc.collect()
+        gc.freeze()
 
     def shutdown(self) -> None:
         """As SGLang's."""
@@ -78,8 +85,7 @@ class Worker(RolloutWorker):
         engine: Any = self._service._engine
         engine.version = 0
         engine._serves.set()
-        gc.collect()
-        gc.freeze()
+        await engine._freeze_garbage()
         return started
 
     async def marks(self) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """The product's engine and SGLang by itself in turns on one GPU: the same model, requests and size of the KV cache.
 
-`python -m benchmarks.gpu.beside_bare [--shape 1.5B] [--turns 6]`. Both are up all the while, and one rests while the
-other generates: hosts are unsteady by more than what is to be told apart, so that one after the other says little.
+`python -m benchmarks.gpu.beside_bare [--shape 1.5B] [--turns 12]`. Both are up all the while, and one rests, without a
+core of its own, while the other generates: hosts are unsteady by more than what is to be told apart (SGLang's scheduler
+has one core, and a slow one is slower than the GPU), so that one after the other says little, and few turns not much.
 """
 
 import argparse
@@ -19,7 +20,10 @@ from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, manifest, model_fol
 from benchmarks.gpu.rank_and_engine import PROMPT_TOKENS, generate, prompts, samples_of, start
 
 NEW_TOKENS, REQUESTS = 512, 512
-ARGUMENTS = ENGINE_ARGS | {"max_total_tokens": REQUESTS * (PROMPT_TOKENS + NEW_TOKENS) + 8192}
+ARGUMENTS = ENGINE_ARGS | {
+    "max_total_tokens": REQUESTS * (PROMPT_TOKENS + NEW_TOKENS) + 8192,
+    "sleep_on_idle": True,
+}
 MARK = "tokens/s: "
 
 
@@ -48,7 +52,7 @@ def serve(folder: Path, shape: str) -> None:
 
 
 class Bare:
-    """SGLang itself in a process of its own, which ends with the `with` block."""
+    """SGLang itself in a process of its own, which lives as long as the `with` block."""
 
     def __init__(self, folder: Path, shape: str, log: Path, limit: float) -> None:
         command = [sys.executable, "-m", "benchmarks.gpu.beside_bare", "--serve", str(folder), "--shape", shape]
@@ -57,13 +61,16 @@ class Bare:
         )
         self._end = threading.Timer(limit, self._process.kill)
         self._end.start()
-        self._read()
 
     def turn(self) -> float:
         """All requests once; tokens per second."""
         assert self._process.stdin is not None
         self._process.stdin.write("turn\n")
         return self._read()
+
+    def wait(self) -> None:
+        """Until it serves."""
+        self._read()
 
     def __enter__(self) -> "Bare":
         return self
@@ -86,7 +93,7 @@ class Bare:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="0.5B", choices=list(SHAPES))
-    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that bare SGLang may be up")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -102,14 +109,24 @@ def main() -> int:
     _, group, _ = start(made, directory, gpus=1)
     group.update_weights(0)
     requests = prompts(REQUESTS, SHAPES[options.shape]["vocab_size"])
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     log = Path(os.environ.get("OUT", directory)) / "bare.log"
+
+    def product(turn: int) -> None:
+        began = time.monotonic()
+        generate(group, samples_of(requests, turn), NEW_TOKENS)
+        ours.append(REQUESTS * NEW_TOKENS / (time.monotonic() - began))
+
     with Bare(folder, options.shape, log, options.limit) as bare:
+        bare.wait()
         for turn in range(options.turns + 1):
-            began = time.monotonic()
-            generate(group, samples_of(requests, turn), NEW_TOKENS)
-            ours.append(REQUESTS * NEW_TOKENS / (time.monotonic() - began))
-            theirs.append(bare.turn())
+            if turn % 2:  # whoever is first has rested longer
+                theirs.append(bare.turn())
+                product(turn)
+            else:
+                product(turn)
+                theirs.append(bare.turn())
             print(f"# turn {turn}: {ours[-1]:.0f}, bare {theirs[-1]:.0f} tokens/s", file=sys.stderr, flush=True)
     for name, speeds in (("rollout", ours), ("bare SGLang", theirs)):
         emit(f"{name}, all", [round(speed) for speed in speeds], "tokens/s")

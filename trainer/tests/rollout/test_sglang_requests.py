@@ -1,8 +1,10 @@
 """SGLang's requests, answers and arguments, without SGLang."""
 
 import asyncio
+import gc
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
-from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
+from rljob_trainer.rollout.sglang_engine.engine import YOUNG_OBJECTS, SglangEngine
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids, stop_end
 from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, report_served, served_name, table_of, whole
 from rljob_trainer.rollout.types import EngineError, SamplingParams
@@ -225,6 +227,14 @@ def test_parts_that_belong_to_no_such_tensor() -> None:
         assert place_of(part, of, 0, 4) is None
 
 
+@pytest.fixture(autouse=True)
+def own_threshold() -> Iterator[None]:
+    """An engine's process has it for itself; this one does not."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
 class Manager:
     """SGLang's tokenizer manager as far as the engine uses it; requests wait until they are told to go on."""
 
@@ -301,6 +311,7 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on() -> None:
     assert script.asked == [[4, 5], [4, 5, 10]]
     assert engine.stats()["interrupted"] == 1.0
     assert script.tokenizer_manager.frozen == 1
+    assert gc.get_threshold()[0] == YOUNG_OBJECTS
 
 
 async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(

@@ -46,8 +46,7 @@ def read_answer(answer: Mapping[str, Any]) -> Part:
     """
     meta = answer["meta_info"]
     drawn = meta.get("output_token_logprobs") or []
-    values, tokens = list(zip(*drawn, strict=True))[:2] if drawn else ((), ())
-    ids = list(map(int, tokens))
+    ids = [token for _, token, _ in drawn]
     count = int(meta.get("completion_tokens", len(ids)))
     reason = meta.get("finish_reason") or {}
     kind = reason.get("type", "abort") if isinstance(reason, Mapping) else str(reason)
@@ -56,7 +55,7 @@ def read_answer(answer: Mapping[str, Any]) -> Part:
     if kind not in _REASONS:
         raise ValueError(f"finish reason {kind!r} is unknown")
     matched = reason.get("matched") if isinstance(reason, Mapping) else None
-    return Part(ids, list(map(float, values)), _REASONS[kind], matched if isinstance(matched, str) else None)
+    return Part(ids, [value for value, _, _ in drawn], _REASONS[kind], matched if isinstance(matched, str) else None)
 
 
 def join(parts: Sequence[Part], stop: Sequence[str], tokenizer: Tokenizer) -> Part:
