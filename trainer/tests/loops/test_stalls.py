@@ -13,6 +13,14 @@ from .conftest import TinyRun, end_session
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
+def gone(pid: int) -> None:
+    """Wait for the end of a process that was killed; the kernel takes its memory back first."""
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline, psutil.Process(pid)
+        time.sleep(0.1)
+
+
 def stopped(tiny: TinyRun, who: str) -> int:
     """Start an attempt and stop `who` once reinforcement learning is under way; returns the driver's exit code."""
     tiny.manifest["spec"]["sft"]["numSteps"] = 2
@@ -41,7 +49,7 @@ def stopped(tiny: TinyRun, who: str) -> int:
         assert "it is stopped (by a signal)" in text
         assert "Thread" in text
         process.wait(timeout=900)
-        assert not psutil.pid_exists(pid)
+        gone(pid)
         return process.returncode
     finally:
         end_session(process)
