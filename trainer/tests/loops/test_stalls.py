@@ -1,7 +1,5 @@
 """A rank or an engine that is stopped is named with its stack; the attempt fails, or the engine is replaced."""
 
-import os
-import signal
 import time
 
 import psutil
@@ -11,14 +9,6 @@ from rljob_trainer.watch.pulse import read
 from .conftest import TinyRun, end_session
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-def gone(pid: int) -> None:
-    """Wait for the end of a process that was killed; the kernel takes its memory back first."""
-    deadline = time.monotonic() + 30
-    while psutil.pid_exists(pid):
-        assert time.monotonic() < deadline, psutil.Process(pid)
-        time.sleep(0.1)
 
 
 def stopped(tiny: TinyRun, who: str) -> int:
@@ -35,8 +25,8 @@ def stopped(tiny: TinyRun, who: str) -> int:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         (pulses,) = tiny.directory.glob("attempts/0001-*/pulse")
-        pid = read(pulses)[who].pid
-        os.kill(pid, signal.SIGSTOP)
+        worker = psutil.Process(read(pulses)[who].pid)
+        worker.suspend()
         while not (tiny.progress()["stalled"] or {}).get("stack"):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -49,7 +39,7 @@ def stopped(tiny: TinyRun, who: str) -> int:
         assert "it is stopped (by a signal)" in text
         assert "Thread" in text
         process.wait(timeout=900)
-        gone(pid)
+        worker.wait(timeout=30)  # it is killed with the driver; the kernel takes its memory back first
         return process.returncode
     finally:
         end_session(process)
