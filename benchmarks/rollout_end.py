@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rljob_trainer.loops.engines import CALLS_AT_ONCE, calls_of
 from rljob_trainer.rollout.sglang_engine import engine as engine_module
 from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.rollout.worker import RolloutWorker
@@ -116,7 +117,9 @@ def rollouts(directory: Path) -> Iterator[tuple[float, float]]:
     tokenizer().save_pretrained(directory / "tokenizer")
     start_local_ray(1, 1)
     try:
-        worker = ray.remote(Worker).options(num_cpus=0, max_concurrency=8).remote(manifest(), str(directory), 0)
+        worker = (
+            ray.remote(Worker).options(num_cpus=0, max_concurrency=CALLS_AT_ONCE).remote(manifest(), str(directory), 0)
+        )
         ray.get(worker.start.remote(), timeout=300)
         gc.collect()
         gc.freeze()
@@ -127,7 +130,11 @@ def rollouts(directory: Path) -> Iterator[tuple[float, float]]:
             ]
             began = time.time()
             sampling = SamplingParams(max_new_tokens=TOKENS, ignore_eos=True)
-            made = ray.get(worker.generate.remote(samples, sampling), timeout=300)
+            calls = [
+                worker.generate.remote([samples[number] for number in call], sampling)
+                for call in calls_of(range(SAMPLES))
+            ]
+            made: list[Sample] = [sample for call in ray.get(calls, timeout=300) for sample in call]
             ended = time.time()
             asked, answered = ray.get(worker.marks.remote(), timeout=60)
             if sum(len(sample.response_ids) for sample in made) != SAMPLES * TOKENS:

@@ -1,8 +1,9 @@
 """The product's engine and SGLang by itself in turns on one GPU: the same model, requests and size of the KV cache.
 
-`python -m benchmarks.gpu.beside_bare [--shape 1.5B] [--turns 12]`. Both are up all the while, and one rests, without a
+`python -m benchmarks.gpu.beside_bare [--shape 1.5B] [--turns 24]`. Both are up all the while, and one rests, without a
 core of its own, while the other generates: hosts are unsteady by more than what is to be told apart (SGLang's scheduler
 has one core, and a slow one is slower than the GPU), so that one after the other says little, and few turns not much.
+Less a matter of hosts is the share of the product's turn in which SGLang has requests: the rest is its own.
 """
 
 import argparse
@@ -93,8 +94,8 @@ class Bare:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="0.5B", choices=list(SHAPES))
-    parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds that bare SGLang may be up")
+    parser.add_argument("--turns", type=int, default=24)
+    parser.add_argument("--limit", type=float, default=450.0, help="seconds that bare SGLang may be up")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
@@ -111,12 +112,19 @@ def main() -> int:
     requests = prompts(REQUESTS, SHAPES[options.shape]["vocab_size"])
     ours: list[float] = []
     theirs: list[float] = []
+    shares: list[float] = []
     log = Path(os.environ.get("OUT", directory)) / "bare.log"
 
+    def busy() -> float:
+        (engine,) = group.metrics().values()
+        return float(engine["busy_seconds"])
+
     def product(turn: int) -> None:
-        began = time.monotonic()
+        before, began = busy(), time.monotonic()
         generate(group, samples_of(requests, turn), NEW_TOKENS)
-        ours.append(REQUESTS * NEW_TOKENS / (time.monotonic() - began))
+        seconds = time.monotonic() - began
+        ours.append(REQUESTS * NEW_TOKENS / seconds)
+        shares.append((busy() - before) / seconds)
 
     with Bare(folder, options.shape, log, options.limit) as bare:
         bare.wait()
@@ -133,6 +141,9 @@ def main() -> int:
         emit(name, round(statistics.median(speeds[1:])), "tokens/s")
     ratio = statistics.median(ours[1:]) / statistics.median(theirs[1:])
     emit("rollout ÷ bare SGLang, medians", round(ratio, 3), "", 0.95)
+    ratios = [mine / bare for mine, bare in zip(ours[1:], theirs[1:], strict=True)]
+    emit("rollout ÷ bare SGLang, median of each turn's", round(statistics.median(ratios), 3), "", 0.95)
+    emit("share of the product's turn in which SGLang has requests", round(statistics.median(shares[1:]), 3))
     emit("rollout ÷ bare SGLang, the fastest of each", round(max(ours[1:]) / max(theirs[1:]), 3))
     ray.shutdown()
     return 0

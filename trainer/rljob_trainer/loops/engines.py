@@ -39,6 +39,10 @@ HEALTH_EVERY_SECONDS = 10.0
 HEALTH_LIMIT_SECONDS = 120.0
 """An engine whose process does not answer `health` for this long is lost."""
 CALLS_AT_ONCE = 256
+CALL_SAMPLES = 32
+"""Samples of one call: while the driver takes in those of one, the engine makes or sends others. As `CALLS` allows."""
+CALLS = 16
+"""Calls of one batch on one engine at most; several batches, and `health`, share `CALLS_AT_ONCE`."""
 
 
 class EngineLimitError(RuntimeError):
@@ -284,6 +288,12 @@ class EngineGroup:
                 why = error
 
 
+def calls_of(numbers: Sequence[int]) -> list[Sequence[int]]:
+    """The samples of each call, `numbers` being those of one batch for one engine."""
+    size = max(CALL_SAMPLES, -(-len(numbers) // CALLS))
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
 class Generating:
     """Samples under way. `poll` moves them on; a lost engine is replaced there and its samples are made again."""
 
@@ -301,13 +311,14 @@ class Generating:
         for mine, index in zip(groups, route(map(len, groups), group.roster.loads(list(loads))), strict=True):
             numbers.setdefault(index, []).extend(mine)
         self._done: dict[int, Sample] = {}
-        self._calls: dict[Any, tuple[int, list[int]]] = {}
+        self._calls: dict[Any, tuple[int, Sequence[int]]] = {}
         """Engine and samples of each call under way."""
         self._actors: dict[int, Any] = {}
         self._health = _HealthWatch()
         self._since = time.monotonic()
         for index, mine in numbers.items():
-            self._submit(index, mine)
+            for call in calls_of(mine):
+                self._submit(index, call)
 
     @property
     def done(self) -> bool:
@@ -327,13 +338,17 @@ class Generating:
         return [self._done[number] for number in range(len(self._samples))]
 
     def poll(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for something to be ready, and take it in. Raises EngineLimitError."""
+        """Wait up to `timeout` seconds for something to be ready, and take in all that is. Raises EngineLimitError."""
         if not self._calls:
             return
         busy = self._busy
         with WAITS.waiting([_name(index) for index in busy], "generating", since=self._since):
-            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+            ready, others = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+        if ready and others:
+            ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
         for ref in ready:
+            if ref not in self._calls:  # its engine was replaced just now
+                continue
             index, numbers = self._calls[ref]
             try:
                 results = result_of(ref, _name(index), "generating")
@@ -364,7 +379,7 @@ class Generating:
     def _busy(self) -> list[int]:
         return sorted({index for index, _ in self._calls.values()})
 
-    def _submit(self, index: int, numbers: list[int]) -> None:
+    def _submit(self, index: int, numbers: Sequence[int]) -> None:
         mine = [self._samples[number] for number in numbers]
         self._actors[index] = self._group.actors[index]
         self._group.roster.busy[index] += 1

@@ -74,7 +74,7 @@ ENGINE = (
     Series("rljob_engine_steps", "Steps of the batched decoder.", "steps", "counter"),
     Series("rljob_engine_requests", "Generations asked for.", "requests", "counter"),
     Series("rljob_engine_interrupted", "Generations interrupted by new weights.", "interrupted", "counter"),
-    Series("rljob_engine_busy_seconds", "Seconds spent computing.", "busy_seconds", "counter"),
+    Series("rljob_engine_busy_seconds", "Seconds in which generations were under way.", "busy_seconds", "counter"),
     Series("rljob_engine_sync_seconds", "Seconds spent taking over weights.", "sync_seconds", "counter"),
     Series("rljob_engine_running_requests", "Generations under way.", "running"),
     Series("rljob_engine_waiting_requests", "Generations that wait for a slot.", "waiting"),

@@ -314,6 +314,34 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on() -> None:
     assert gc.get_threshold()[0] == YOUNG_OBJECTS
 
 
+async def test_seconds_count_while_a_generation_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed, monotonic = 0.0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed)
+    engine, script = await scripted(version=1)
+
+    def busy() -> int:
+        return round(engine.stats()["busy_seconds"] / 100)  # hundreds: what really passes does not count
+
+    async def turn() -> Any:
+        async with engine.open(0) as session:
+            return await session.generate([4, 5], SamplingParams(max_new_tokens=1))
+
+    passed = 500.0
+    tasks = [asyncio.create_task(turn()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert busy() == 0
+    passed = 700.0
+    assert busy() == 2
+    script.tokenizer_manager.waiting[0].set_result("length")
+    await tasks[0]
+    passed = 800.0
+    assert busy() == 3, "the other is still under way"
+    script.tokenizer_manager.waiting[1].set_result("length")
+    await tasks[1]
+    passed = 2000.0
+    assert busy() == 3
+
+
 async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

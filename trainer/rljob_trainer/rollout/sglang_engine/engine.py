@@ -65,8 +65,8 @@ class SglangEngine:
         self._serves = asyncio.Event()
         self._in_flight = 0
         self._generated = self._prompted = self._requests = self._interrupted = 0
-        self._sync_seconds = 0.0
-        self._update_began = 0.0
+        self._sync_seconds = self._busy_seconds = 0.0
+        self._update_began = self._busy_since = 0.0
         self._asleep = self._frozen = False
         self._folder = folder or tempfile.TemporaryDirectory(prefix="rljob-engine-")
         try:
@@ -122,7 +122,8 @@ class SglangEngine:
 
     async def _request(self, request: str, ids: list[int], params: dict[str, Any]) -> Part:
         if not self._in_flight:  # it had nothing to say
-            self.health = self.health.alive(time.monotonic())
+            self._busy_since = time.monotonic()
+            self.health = self.health.alive(self._busy_since)
         self._in_flight += 1
         self._requests += 1
         try:
@@ -135,6 +136,8 @@ class SglangEngine:
             raise EngineError(f"SGLang refused a request of {len(ids)} tokens: {error}") from error
         finally:
             self._in_flight -= 1
+            if not self._in_flight:
+                self._busy_seconds += time.monotonic() - self._busy_since
         part = read_answer(answer)
         self.health = self.health.answer(time.monotonic())
         self._generated += len(part.token_ids)
@@ -350,7 +353,9 @@ class SglangEngine:
 
     def stats(self) -> dict[str, float]:
         """Counters since the start, and what is under way."""
+        busy = time.monotonic() - self._busy_since if self._in_flight else 0.0
         return {
+            "busy_seconds": self._busy_seconds + busy,
             "generated_tokens": float(self._generated),
             "prefilled_tokens": float(self._prompted),
             "requests": float(self._requests),
