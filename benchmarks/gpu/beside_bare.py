@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, manifest, model_folder
 from benchmarks.gpu.rank_and_engine import PROMPT_TOKENS, generate, prompts, samples_of, start
+from benchmarks.gpu.runs import descendants
 
 NEW_TOKENS, REQUESTS = 512, 512
 ARGUMENTS = ENGINE_ARGS | {
@@ -91,11 +92,21 @@ class Bare:
         raise RuntimeError("SGLang ended, or was not done within the limit")
 
 
+def pin_schedulers(cores: set[int]) -> None:
+    """Both engines' schedulers, all threads of theirs, to the same cores: a slow core is then slow for both."""
+    for pid, line in descendants(os.getpid()).items():
+        if "sglang::scheduler" in line:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), cores)
+            print(f"# scheduler {pid} on cores {sorted(cores)}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="0.5B", choices=list(SHAPES))
     parser.add_argument("--turns", type=int, default=24)
     parser.add_argument("--limit", type=float, default=450.0, help="seconds that bare SGLang may be up")
+    parser.add_argument("--cores", type=int, nargs="+", help="of both schedulers; by default the kernel chooses")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
@@ -128,6 +139,8 @@ def main() -> int:
 
     with Bare(folder, options.shape, log, options.limit) as bare:
         bare.wait()
+        if options.cores:
+            pin_schedulers(set(options.cores))
         for turn in range(options.turns + 1):
             if turn % 2:  # whoever is first has rested longer
                 theirs.append(bare.turn())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 from rljob_trainer.cluster.control import ScaleRequest, wants_scale
+from rljob_trainer.loops import engines
 from rljob_trainer.loops.elastic import CLOSED_LOAD, Roster
 from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.rollout.routing import route
@@ -123,10 +124,11 @@ def test_engines_come_go_and_are_lost_and_not_a_bit_changes(
 
     def at_generate(number: int, stop: StopFlag) -> None:
         now[:] = [wishes[number]] if number in wishes else now
-        engines = scaled.progress.snapshot().get("engines")
-        if engines not in seen:
-            seen.append(engines)
+        told = scaled.progress.snapshot().get("engines")
+        if told not in seen:
+            seen.append(told)
 
+    monkeypatch.setattr(engines, "CALL_SAMPLES", 2)  # so few samples would be one call of each engine
     scaled.run(at_generate, lambda: next(iter(now), None))
     assert lost == [2]
     assert {"serving": ["pod-0", "pod-1", "pod-2"], "drained": []} in seen
