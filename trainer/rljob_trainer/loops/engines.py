@@ -38,11 +38,13 @@ UPDATE_SECONDS = 600.0
 HEALTH_EVERY_SECONDS = 10.0
 HEALTH_LIMIT_SECONDS = 120.0
 """An engine whose process does not answer `health` for this long is lost."""
-CALLS_AT_ONCE = 256
+CALLS_AT_ONCE = 4096
+"""Further calls of an engine wait, `health` among them. Generating while training has a call for every group."""
 CALL_SAMPLES = 32
-"""Samples of one call: while the driver takes in those of one, the engine makes or sends others. As `CALLS` allows."""
+"""Samples of one call: the driver takes them in while the engine makes or sends others. More where there would be more
+than `CALLS` calls."""
 CALLS = 16
-"""Calls of one batch on one engine at most; several batches, and `health`, share `CALLS_AT_ONCE`."""
+"""Calls of one batch on one engine at most."""
 
 
 class EngineLimitError(RuntimeError):

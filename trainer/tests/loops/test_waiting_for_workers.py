@@ -1,5 +1,6 @@
 """A worker that dies, hangs or fails is found within a limit and named."""
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.loops.engines import CALLS_AT_ONCE
 from rljob_trainer.loops.placement import PlacementError, make_actor, start_local_ray, wait_for_resources
 from rljob_trainer.loops.stop import Stop, StopFlag
 from rljob_trainer.loops.waiting import (
@@ -37,6 +39,16 @@ class Worker:
 
     def complain(self) -> None:
         raise UserError("spec.model.path: 'x' is not there", hint="write it right")
+
+
+class BusyEngine:
+    """Its generations do not end."""
+
+    async def generate(self) -> None:
+        await asyncio.sleep(3600)
+
+    async def health(self) -> str:
+        return "serving"
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +116,12 @@ def test_a_lost_lease_overrides_a_suspend() -> None:
     with pytest.raises(Stop) as raised:
         stop.check()
     assert (raised.value.kind, raised.value.reason) == ("fenced", "lease taken")
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_an_engine_with_a_thousand_groups_under_way_still_tells_its_health() -> None:
+    actor = make_actor(BusyEngine, "rljob_rollout", name="engine 0", concurrency=CALLS_AT_ONCE)
+    calls = [actor.generate.remote() for _ in range(1000)]
+    assert ray.get(actor.health.remote(), timeout=120.0) == "serving"
+    assert not ray.wait(calls, timeout=0)[0]
+    ray.kill(actor)
