@@ -37,7 +37,6 @@ class Cluster:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.wait_calls = 0
 
     def make_actor(
         self, cls: type, resource: str, manifest: Any, directory: str, index: int, *_: Any, **__: Any
@@ -49,7 +48,6 @@ class Cluster:
         return Told(note)
 
     def wait(self, refs: list[Call], *, num_returns: int = 1, timeout: float = 0) -> tuple[list[Call], list[Call]]:
-        self.wait_calls += 1
         ready = [ref for ref in refs if ref.ready][:num_returns]
         return ready, [ref for ref in refs if ref not in ready]
 
