@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.gpu.common import ENGINE_ARGS, SHAPES, emit, manifest, model_folder
 from benchmarks.gpu.rank_and_engine import PROMPT_TOKENS, generate, prompts, samples_of, start
-from benchmarks.gpu.runs import descendants
+from benchmarks.gpu.runs import SCHEDULER, descendants
 
 NEW_TOKENS, REQUESTS = 512, 512
 ARGUMENTS = ENGINE_ARGS | {
@@ -95,7 +95,7 @@ class Bare:
 def pin_schedulers(cores: set[int]) -> None:
     """Both engines' schedulers, all threads of theirs, to the same cores: a slow core is then slow for both."""
     for pid, line in descendants(os.getpid()).items():
-        if "sglang::scheduler" in line:
+        if SCHEDULER in line:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 os.sched_setaffinity(int(thread), cores)
             print(f"# scheduler {pid} on cores {sorted(cores)}", file=sys.stderr, flush=True)

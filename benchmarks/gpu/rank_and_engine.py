@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.common import emit
-from benchmarks.gpu.runs import descendants
+from benchmarks.gpu.runs import ENGINE_PROCESSES, descendants
 
 PROMPT_TOKENS = 84
-PROCESSES = ("sglang::scheduler", "ray::RolloutWorker")
-"""An engine's processes, the one to kill first."""
 
 
 def start(made: dict[str, Any], directory: Path, *, gpus: int, ranks: int = 1) -> tuple[Any, Any, Any]:
@@ -111,7 +109,7 @@ def tell_killed(group: Any, samples: list[Any], tokens: int) -> None:
     pending = group.submit(samples, SamplingParams(max_new_tokens=tokens, ignore_eos=True), None)
     pending.poll(0.5)
     below = descendants(os.getpid())
-    victim = next(pid for word in PROCESSES for pid, line in below.items() if word in line)
+    victim = next(pid for word in ENGINE_PROCESSES for pid, line in below.items() if word in line)
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     _wait(pending, 200.0)

@@ -16,8 +16,9 @@ from benchmarks.gpu.common import ENGINE_ARGS, emit, manifest, model_folder
 
 PROMPTS, SAMPLES, NEW_TOKENS = 32, 16, 512
 PHASES = ("generate", "reward", "train", "sync", "commit", "idle")
-
-
+SCHEDULER = "sglang::scheduler"
+ENGINE_PROCESSES = (SCHEDULER, "ray::RolloutWorker")
+"""Titles of an engine's processes, the one to kill first."""
 TINY: dict[str, Any] = {
     "model": {"dtype": "float32"},
     "rollout": {"engine": "torch", "engineArgs": {}, "gpusPerEngine": 0, "batchSize": 4, "nSamplesPerPrompt": 4,

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.common import SHAPES, emit, section
-from benchmarks.gpu.runs import TINY, descendants, job, metrics_of
+from benchmarks.gpu.runs import ENGINE_PROCESSES, TINY, descendants, job, metrics_of
 
-ENGINE, RANK = ("sglang::scheduler", "ray::RolloutWorker"), ("ray::TrainerRank",)
+RANK_PROCESSES = ("ray::TrainerRank",)
 
 
 def run(
@@ -97,7 +97,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="survives-"))
     for name in options.cases:
         with section(name):
-            killed, steps = run(directory, name, options, {"engine": ENGINE, "rank": RANK}[name])
+            killed, steps = run(directory, name, options, {"engine": ENGINE_PROCESSES, "rank": RANK_PROCESSES}[name])
             numbers = [int(line["rollout"]) for line in steps]
             emit(f"{name}: last rollout", max(numbers, default=0), "", options.rollouts)
             emit(f"{name}: rollouts, as they were done", numbers)

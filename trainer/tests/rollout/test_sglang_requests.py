@@ -314,9 +314,20 @@ async def test_new_weights_interrupt_a_turn_and_it_goes_on() -> None:
     assert gc.get_threshold()[0] == YOUNG_OBJECTS
 
 
-async def test_seconds_count_while_a_generation_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    passed, monotonic = 0.0, time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed)
+class Clock:
+    """Seconds that have passed beside those that really have."""
+
+    passed = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made, monotonic = Clock(), time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + made.passed)
+    return made
+
+
+async def test_seconds_count_while_a_generation_is_under_way(clock: Clock) -> None:
     engine, script = await scripted(version=1)
 
     def busy() -> int:
@@ -326,41 +337,37 @@ async def test_seconds_count_while_a_generation_is_under_way(monkeypatch: pytest
         async with engine.open(0) as session:
             return await session.generate([4, 5], SamplingParams(max_new_tokens=1))
 
-    passed = 500.0
+    clock.passed = 500.0
     tasks = [asyncio.create_task(turn()) for _ in range(2)]
     await asyncio.sleep(0.01)
     assert busy() == 0
-    passed = 700.0
+    clock.passed = 700.0
     assert busy() == 2
     script.tokenizer_manager.waiting[0].set_result("length")
     await tasks[0]
-    passed = 800.0
+    clock.passed = 800.0
     assert busy() == 3, "the other is still under way"
     script.tokenizer_manager.waiting[1].set_result("length")
     await tasks[1]
-    passed = 2000.0
+    clock.passed = 2000.0
     assert busy() == 3
 
 
-async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    passed, monotonic = 0.0, time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed)
+async def test_a_silent_engine_is_lost_but_not_while_its_first_requests_compile(clock: Clock) -> None:
     engine, script = await scripted(version=1)
     async with engine.open(0) as session:
         task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=1)))
         await asyncio.sleep(0.01)
-        passed = 500.0
+        clock.passed = 500.0
         engine.check(120.0)
         script.tokenizer_manager.waiting[-1].set_result("length")
         await task
-        passed = 1000.0  # with nothing under way
+        clock.passed = 1000.0  # with nothing under way
         task = asyncio.create_task(session.generate([4, 5], SamplingParams(max_new_tokens=1)))
         await asyncio.sleep(0.01)
-        passed = 1119.0
+        clock.passed = 1119.0
         engine.check(120.0)
-        passed = 1121.0
+        clock.passed = 1121.0
         with pytest.raises(EngineError, match="not answered for 121 s"):
             engine.check(120.0)
         task.cancel()
