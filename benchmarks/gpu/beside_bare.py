@@ -61,8 +61,13 @@ class Bare:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, bufsize=1
         )
+        self._until = time.monotonic() + limit
         self._end = threading.Timer(limit, self._process.kill)
         self._end.start()
+
+    def seconds_left(self) -> float:
+        """Of its limit."""
+        return self._until - time.monotonic()
 
     def turn(self) -> float:
         """All requests once; tokens per second."""
@@ -105,7 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="0.5B", choices=list(SHAPES))
     parser.add_argument("--turns", type=int, default=24)
-    parser.add_argument("--limit", type=float, default=450.0, help="seconds that bare SGLang may be up")
+    parser.add_argument("--limit", type=float, default=450.0, help="seconds for bare SGLang; ends the turns")
     parser.add_argument("--cores", type=int, nargs="+", help="of both schedulers; by default the kernel chooses")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -142,6 +147,7 @@ def main() -> int:
         if options.cores:
             pin_schedulers(set(options.cores))
         for turn in range(options.turns + 1):
+            began = time.monotonic()
             if turn % 2:  # whoever is first has rested longer
                 theirs.append(bare.turn())
                 product(turn)
@@ -149,6 +155,8 @@ def main() -> int:
                 product(turn)
                 theirs.append(bare.turn())
             print(f"# turn {turn}: {ours[-1]:.0f}, bare {theirs[-1]:.0f} tokens/s", file=sys.stderr, flush=True)
+            if bare.seconds_left() < 2 * (time.monotonic() - began):
+                break
     for name, speeds in (("rollout", ours), ("bare SGLang", theirs)):
         emit(f"{name}, all", [round(speed) for speed in speeds], "tokens/s")
         emit(name, round(statistics.median(speeds[1:])), "tokens/s")
