@@ -33,10 +33,13 @@ def lines_of(directory: Path, placement: str, options: argparse.Namespace) -> li
     made["spec"]["placement"] = PLACEMENTS[placement]
     if not options.cpu:
         made["spec"]["rollout"]["sampling"]["maxResponseLength"] = options.new_tokens
-        # An engine that has its GPU for itself.
+        # An engine that has its GPU for itself. How large its CUDA graphs are is the product's to say.
         made["spec"]["rollout"]["engineArgs"]["mem_fraction_static"] = 0.8
+        del made["spec"]["rollout"]["engineArgs"]["cuda_graph_max_bs_decode"]
     lines = run("benchmarks.gpu.runs", made, target, f"async-rate-{placement}.log", options.limit)
     tell_steps(placement, lines)
+    emit(f"{placement}: waited for samples, all", [round(line["seconds/generate"], 2) for line in lines], "s")
+    emit(f"{placement}: staleness, all", [round(line["staleness"], 3) for line in lines])
     return lines
 
 

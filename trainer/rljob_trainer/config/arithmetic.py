@@ -186,6 +186,19 @@ def engine_gpus(spec: RLJobSpec) -> int:
     return spec.rollout.gpus_per_engine
 
 
+def samples_under_way(spec: RLJobSpec) -> int:
+    """Most samples of training that one engine generates at once; evaluations may be larger."""
+    prompts = max(spec.rollout.batch_size, spec.rollout.over_sampling_batch_size or 0)
+    return math.ceil(prompts * (1 + max_staleness(spec)) / spec.rollout.replicas) * spec.rollout.n_samples_per_prompt
+
+
+def max_staleness(spec: RLJobSpec) -> int:
+    """Policy versions by which a sample may lag behind: 0 where engines and trainer take turns."""
+    if spec.placement.type != "async":
+        return 0
+    return 1 if spec.placement.max_staleness is None else spec.placement.max_staleness
+
+
 def retriever_gpus(spec: RLJobSpec) -> int:
     """GPUs of the retriever Deployment, at most."""
     if (retriever := spec.retriever) is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import rollout_due
+from rljob_trainer.config.arithmetic import max_staleness
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.data.prompts import PromptRow, PromptSource
 from rljob_trainer.loops.collect import DRAWS, TOO_LITTLE, make_filter
@@ -30,9 +31,14 @@ from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.samples import advantages_of, make_samples, rollout_metrics, sampling_params, staleness_of
 from rljob_trainer.loops.selection import Dropped
 from rljob_trainer.loops.staleness import Ledger
-from rljob_trainer.loops.waiting import TICK_SECONDS
+from rljob_trainer.loops.waiting import TICK_SECONDS, WorkerError
 from rljob_trainer.rollout.types import Sample
 
+FULL = 0.5
+"""Engines that generate this share of a batch gain little from more samples."""
+PATIENCE = 0.5
+"""Of the time that the step trained, how long it waits for samples that end soon: what has been generated meanwhile is
+read again in a quarter of the time and more."""
 NUMBER = "group"
 """Key of a pending entry in the loop's state: the number of a group, counted over the whole run."""
 
@@ -65,8 +71,10 @@ class Pump:
     def __init__(self, run: Run, engines: EngineGroup, prompts: PromptSource) -> None:
         spec = run.job.spec
         self._run, self._engines, self._prompts = run, engines, prompts
-        staleness = 1 if spec.placement.max_staleness is None else spec.placement.max_staleness
-        self.ledger = Ledger(spec.rollout.batch_size, staleness)
+        self.ledger = Ledger(spec.rollout.batch_size, max_staleness(spec))
+        self._served = run.state.policy_version
+        """The version that groups are started with: the trainer's is one ahead until the engines have it."""
+        self._samples = spec.rollout.batch_size * spec.rollout.n_samples_per_prompt
         self._sampling = sampling_params(spec.rollout.sampling)
         self._keep = make_filter(spec.rollout)
         self._most = spec.rollout.max_prompts_per_rollout or DRAWS * spec.rollout.batch_size
@@ -132,6 +140,21 @@ class Pump:
         """Where the prompts stand; those before it are trained, dropped or under way."""
         return self._prompts.state()
 
+    def ends_soon(self) -> bool:
+        """In training: whether the next step's samples are not there yet, and the engines are still full of such."""
+        if self.ledger.next(self._served + 1) is not None or not self._generating:
+            return False
+        try:
+            engines = self._engines.metrics()
+        except WorkerError:  # found lost, and replaced, where its samples are waited for
+            return False
+        return sum(engine["running"] for engine in engines.values()) >= FULL * self._samples
+
+    def trained(self) -> None:
+        """The step is over, and what it made is served."""
+        self._served = self._run.state.policy_version
+        self.ledger.trained()
+
     def take(self) -> list[Sample] | None:
         """The samples of the next step, groups numbered from 0; None: not yet."""
         numbers = self.ledger.take(self._run.state.policy_version)
@@ -178,7 +201,7 @@ class Pump:
         return self._prompts.drawn, self._prompts.next(1)[0]
 
     def _start(self) -> None:
-        spec, version = self._run.job.spec, self._run.state.policy_version
+        spec = self._run.job.spec
         while self.ledger.room() > 0 and self._missing > 0:
             number, row = self._row()
             rollout, group = divmod(number, spec.rollout.batch_size)
@@ -187,7 +210,7 @@ class Pump:
                 rollout=rollout, first_group=group,
             )  # fmt: skip
             loads = [sum(each) for each in zip(*(one.loads for one in self._generating.values()), strict=True)]
-            self.ledger.start([number], version)
+            self.ledger.start([number], self._served)
             self._generating[number] = self._engines.submit(
                 samples, self._sampling, self._run.retriever_url, loads=loads
             )
@@ -198,7 +221,6 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
     state = run.state
     with run.timer.phase("generate"):
         samples = _wait_for_batch(run, pump)
-    waited = run.timer.seconds("generate")
     dropped, dropped_tokens = pump.take_dropped()
     if not pump.filters:
         with run.timer.phase("reward"):
@@ -217,16 +239,31 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
             raise
     tokens = sum(sum(sample.loss_mask) for sample in samples) + dropped_tokens
     values |= staleness_of(samples, state.policy_version)
+    with run.timer.phase("generate"):
+        let_end(run, pump, PATIENCE * run.timer.seconds("train"))
+    state.add_seconds("generate", run.timer.seconds("generate"))
     state.rollout += 1
     state.tokens_generated += tokens
-    state.add_seconds("generate", waited)
     run.sync_weights()
-    pump.ledger.trained()
+    pump.trained()
     state.data, state.pending = pump.cursor(), [{NUMBER: number} for number in pump.ledger.pending]
     values["tokens_per_second"] = tokens / max(sum(run.timer.seconds(p) for p in ("generate", "train", "sync")), 1e-9)
     keep_completions(run, samples, advantages)
     run.recorder.prometheus.generated(tokens, statuses_of(samples))
     return values
+
+
+def let_end(run: Run, pump: Pump, patience: float) -> None:
+    """Wait up to `patience` seconds for the next step's samples where they are about to end.
+
+    New weights cost what they interrupt: all tokens so far are read again, and samples started meanwhile share the
+    engine with what is left. So once nothing else is to be done than to wait for them, samples that end nearly at the
+    same time are let end. Where a few long ones are left, the engines have room, and new samples come first.
+    """
+    start = time.monotonic()
+    while pump.ends_soon() and time.monotonic() - start < patience:
+        pump(TICK_SECONDS / 20)
+        run.beat()
 
 
 def _wait_for_batch(run: Run, pump: Pump) -> list[Sample]:

@@ -65,10 +65,18 @@ class Ledger:
         del self._born[number]
 
     def take(self, version: int) -> list[int] | None:
-        """The groups of the step that makes `version` + 1, the oldest of the finished ones first; None: wait.
+        """`next`, and these groups leave the ledger; tell it when the step is over."""
+        chosen = self.next(version)
+        if chosen is None:
+            return None
+        for number in chosen:
+            del self._born[number]
+            self._ready.remove(number)
+        self._training = True
+        return sorted(chosen)
 
-        They leave the ledger; tell it when the step is over.
-        """
+    def next(self, version: int) -> list[int] | None:
+        """The groups of the step that makes `version` + 1, the oldest of the finished ones first; None: wait."""
         if len(self._ready) < self.batch:
             return None
         order = {number: place for place, number in enumerate(self._ready)}
@@ -80,11 +88,7 @@ class Ledger:
                 return None
         if any(born < version + 1 - self.max_staleness for born in left):
             return None
-        for number in chosen:
-            del self._born[number]
-            self._ready.remove(number)
-        self._training = True
-        return sorted(chosen)
+        return chosen
 
     def trained(self) -> None:
         """The step is over: from here on groups are started with the next version."""

@@ -49,6 +49,31 @@ def test_the_users_arguments_win() -> None:
     assert arguments["context_length"] >= 100
 
 
+GRAPH = "cuda_graph_max_bs_decode"
+
+
+@pytest.mark.parametrize(
+    ("rollout", "placement", "graph"),
+    [
+        ({"batchSize": 16, "nSamplesPerPrompt": 16}, "colocated", None),  # SGLang's own choice is large enough
+        ({"batchSize": 32, "nSamplesPerPrompt": 16}, "colocated", 512),
+        ({"batchSize": 32, "nSamplesPerPrompt": 16}, "async", 1024),
+        ({"batchSize": 32, "nSamplesPerPrompt": 16, "replicas": 2}, "async", 512),
+        ({"batchSize": 32, "nSamplesPerPrompt": 16, "overSamplingBatchSize": 48}, "colocated", 768),
+        ({"batchSize": 1024, "nSamplesPerPrompt": 8}, "colocated", 1024),
+        ({"batchSize": 32, "nSamplesPerPrompt": 16, "engineArgs": {"disable_cuda_graph": True}}, "colocated", None),
+    ],
+)
+def test_graphs_hold_what_the_job_has_under_way(rollout: dict[str, Any], placement: str, graph: int | None) -> None:
+    spec = spec_of(**rollout)
+    spec = spec.model_copy(update={"placement": spec.placement.model_copy(update={"type": placement})})
+    assert server_arguments(spec, "/folder", 100, 0, KNOWN | {GRAPH}).get(GRAPH) == graph
+
+
+def test_graphs_are_left_to_an_sglang_that_calls_them_otherwise() -> None:
+    assert GRAPH not in server_arguments(spec_of(batchSize=64, nSamplesPerPrompt=16), "/folder", 100, 0, KNOWN)
+
+
 def test_sampling_becomes_a_request() -> None:
     request = sampling_request(SamplingParams(temperature=0.7, top_p=0.9, top_k=5, stop=("</a>",)), 33, 2**40)
     assert (request["max_new_tokens"], request["stop"], request["no_stop_trim"]) == (33, ["</a>"], True)

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rljob_trainer.config.arithmetic import engine_gpus, shares_gpus
+from rljob_trainer.config.arithmetic import engine_gpus, samples_under_way, shares_gpus
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJobSpec
 
@@ -27,6 +27,8 @@ DECIDED = {
 }
 """Arguments that follow from the rest of the job, and the field that says them."""
 COLOCATED_MEMORY = 0.6
+GRAPHS, MOST_GRAPHS = 256, 1024
+"""Sequences of the largest CUDA graph: SGLang's own choice for a GPU of 80 GB, and the most that we ask for."""
 SLACK_TOKENS = 8
 """SGLang keeps a few positions of the context to itself."""
 
@@ -53,11 +55,27 @@ def known_arguments() -> frozenset[str] | None:
     return frozenset(field.name for field in dataclasses.fields(ServerArgs))
 
 
-def server_arguments(spec: RLJobSpec, model_folder: str, max_context_length: int, engine_index: int) -> dict[str, Any]:
+def graph_arguments(spec: RLJobSpec, known: Collection[str] | None) -> dict[str, Any]:
+    """CUDA graphs as large as the job needs them: beyond the largest a step of a small model takes three times as long
+    for each sequence. What the user says of graphs is left alone."""
+    name, under_way = "cuda_graph_max_bs_decode", samples_under_way(spec)
+    asked = any("cuda_graph" in given for given in spec.rollout.engine_args)
+    if under_way <= GRAPHS or asked or name not in (known or ()):
+        return {}
+    return {name: min(under_way, MOST_GRAPHS)}
+
+
+def server_arguments(
+    spec: RLJobSpec,
+    model_folder: str,
+    max_context_length: int,
+    engine_index: int,
+    known: Collection[str] | None = None,
+) -> dict[str, Any]:
     """Keyword arguments of `sglang.srt.entrypoints.engine.Engine`; the user's own win over our defaults.
 
     `model_folder` holds config and tokenizer alone: the engine starts with weights of no meaning, and serves only
-    after the trainer's have arrived.
+    after the trainer's have arrived. `known`: see `known_arguments`.
     """
     arguments: dict[str, Any] = {
         "model_path": model_folder,
@@ -72,6 +90,7 @@ def server_arguments(spec: RLJobSpec, model_folder: str, max_context_length: int
     }
     if shares_gpus(spec):
         arguments |= {"enable_memory_saver": True, "mem_fraction_static": COLOCATED_MEMORY}
+    arguments |= graph_arguments(spec, known)
     if spec.deterministic:
         arguments |= {"enable_deterministic_inference": True}
     given = dict(spec.rollout.engine_args)

@@ -16,7 +16,8 @@ def build(
 ) -> SglangEngine:
     """The engine of `spec`, started, without weights. `context_length` gives the longest sequence from the model's
     number of positions. Raises UserError for arguments that SGLang does not know or does not start with."""
-    check_arguments(spec.rollout.engine_args, known_arguments())
+    known = known_arguments()
+    check_arguments(spec.rollout.engine_args, known)
     tokenizer = load_tokenizer(spec.model, job_dir)
     config = build_config(spec.model, job_dir, tokenizer)
     longest = context_length(config.max_position_embeddings)
@@ -26,7 +27,7 @@ def build(
     return SglangEngine(
         tokenizer,
         longest,
-        server_arguments(spec, str(model), longest, engine_index),
+        server_arguments(spec, str(model), longest, engine_index, known),
         vocab_size=int(config.vocab_size),
         eos_ids=[i for i in eos if i is not None],
         deterministic=bool(spec.deterministic),
