@@ -37,8 +37,8 @@ from rljob_trainer.rollout.types import Sample
 FULL = 0.5
 """Engines that generate this share of a batch gain little from more samples."""
 PATIENCE = 0.5
-"""Of the time that the step trained, how long it waits for samples that end soon: what has been generated meanwhile is
-read again in a quarter of the time and more."""
+"""Of the time that a step trained: how long it waits for samples that end soon, at most. What the engines generate in
+that time is read again in a fraction of it, so a longer wait would cost more than the interruption."""
 NUMBER = "group"
 """Key of a pending entry in the loop's state: the number of a group, counted over the whole run."""
 
