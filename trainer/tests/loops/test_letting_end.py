@@ -75,10 +75,8 @@ class Prompts:
         return [row] * count
 
 
-def waited(monkeypatch: pytest.MonkeyPatch, ends: list[list[float]], patience: float, *, lost: bool = False) -> float:
-    """Seconds between a step's end and its sync, the next step's groups ending at `ends`, those after it later."""
-    clock = Clock()
-    monkeypatch.setattr(asynchronous, "time", clock)
+def training(clock: Clock, ends: list[list[float]]) -> tuple[Any, Engines, Pump]:
+    """A run in its first step, the next step's groups under way: they end at `ends`."""
     manifest = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "x"}, "spec": SPEC}
     run: Any = SimpleNamespace(
         job=RLJob.model_validate(manifest),
@@ -89,6 +87,14 @@ def waited(monkeypatch: pytest.MonkeyPatch, ends: list[list[float]], patience: f
     pump = Pump(run, engines, Prompts())  # type: ignore[arg-type]
     pump(0.0)
     assert pump.take() is not None
+    return run, engines, pump
+
+
+def waited(monkeypatch: pytest.MonkeyPatch, ends: list[list[float]], patience: float, *, lost: bool = False) -> float:
+    """Seconds between a step's end and its sync, the next step's groups ending at `ends`."""
+    clock = Clock()
+    monkeypatch.setattr(asynchronous, "time", clock)
+    run, engines, pump = training(clock, ends)
     engines.lost = lost
     let_end(run, pump, patience)
     return clock.now
@@ -114,3 +120,22 @@ def test_a_few_long_samples_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_lost_engine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited(monkeypatch, [[1.0, 1.0]] * BATCH, patience=3.0, lost=True) == 0.0
+
+
+def test_what_starts_during_a_sync_is_as_old_as_what_is_served() -> None:
+    """A group that is dropped leaves its place to one that the old weights begin: it is trained in the next step, or
+    that step waits for it."""
+    clock = Clock()
+    run, _, pump = training(clock, [[9.0, 9.0]] * (BATCH + 1 + BATCH))
+    pump.ledger.drop(pump.ledger.pending[0])
+    run.state.policy_version = run.state.rollout = 1  # trained; the engines are being told
+    pump(0.0)
+    assert len(pump.ledger.pending) == BATCH
+    late = pump.ledger.pending[-1]
+    pump.trained()
+    pump(0.0)
+    for number in set(pump.ledger.pending) - {late}:
+        pump.ledger.finish(number)
+    assert pump.ledger.next(1) is None, "it would be two versions old in the step after"
+    pump.ledger.finish(late)
+    assert late in (pump.ledger.next(1) or [])
