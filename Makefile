@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types generate bench faults chaos scale e2e-up e2e e2e-down images clean
+.PHONY: help setup demo test test-fast test-nightly lint types generate bench faults chaos scale e2e-up e2e e2e-down images clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -29,10 +29,13 @@ types: setup
 	$(PY) -m mypy
 
 test-fast: setup lint types  ## Lint, types and the quick tests (under 3 minutes)
-	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not helm and not gpu"
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not helm and not gpu and not nightly"
 
-test: setup lint types  ## Everything: lint, types, unit, integration, Helm, the real-cluster e2e
-	scripts/test.sh
+test: setup  ## Everything, or PART=quick|slow|faults|apiserver|kueue|helm|images|jobs
+	$(PY) scripts/test.py
+
+test-nightly: setup  ## What is too long for every change: long runs, a kill at every write, chaos (hours)
+	$(PY) scripts/test.py --nightly
 
 generate: setup  ## Rewrite what is generated from the models: CRD, chart copy, API docs
 	scripts/generate.sh
@@ -44,7 +47,7 @@ faults: setup  ## Kill the operator at every write of every lifecycle, on a cont
 	scripts/faults.sh $(ARGS)
 
 chaos: setup  ## Kill what a job relies on, on a real cluster such as that of e2e-up (about 45 minutes)
-	RLJOB_CHAOS=all $(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py \
+	$(PY) -m pytest -v -s -m cluster e2e/tests/test_rljob_chaos.py e2e/tests/test_rljob_chaos_all.py \
 	  e2e/tests/test_rljob_preemption.py $(ARGS)
 
 scale: setup  ## RLJobs by the thousand beside bare RayJobs, as JSON lines (root; about 30 minutes)
@@ -57,8 +60,8 @@ e2e-up: setup  ## Bring up a real cluster on this machine (root; Debian), with K
 	$(PY) -m e2e.cluster up
 	$(PY) -m images.build --load
 
-e2e: setup  ## Run the e2e against it, or against any cluster: KUBECONFIG=... make e2e
-	$(PY) -m pytest -v -m cluster e2e
+e2e: setup  ## Run the e2e against it, or another cluster: RLJOB_E2E_KUBECONFIG=FILE make e2e (asks first)
+	scripts/e2e.sh $(ARGS)
 
 e2e-down: setup  ## Take that cluster away
 	$(PY) -m e2e.cluster down

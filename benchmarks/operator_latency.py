@@ -1,9 +1,9 @@
 """The operator: seconds from applying an RLJob to its RayJob being there, and the process's memory.
 
-Against $KUBECONFIG (with the CRDs of RLJob and KubeRay, and kubectl on the PATH), else against a control plane that
-is brought up for the purpose and taken down again unless one was up. The operator is a process of its own that serves
-one namespace; jobs have no retriever, for which a RayJob would wait. Latencies are by this machine's clock, from the
-return of the create call to the RayJob's ADDED event in a watch.
+Against $RLJOB_E2E_KUBECONFIG (with RLJOB_E2E_YES=1, the CRDs of RLJob and KubeRay, and kubectl on the PATH), else
+against a control plane that is brought up for the purpose and taken down again unless one was up. The operator is a
+process of its own that serves one namespace; jobs have no retriever, for which a RayJob would wait. Latencies are by
+this machine's clock, from the return of the create call to the RayJob's ADDED event in a watch.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ from typing import Any
 import aiohttp
 import psutil
 import yaml
+
+from e2e import which_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = 20
@@ -54,7 +56,7 @@ def manifest(name: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
     """Path of a kubeconfig."""
-    if given := os.environ.get("KUBECONFIG"):
+    if given := which_cluster.given():
         yield given
         return
     from e2e.cluster import kuberay

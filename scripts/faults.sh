@@ -4,12 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 py=.venv/bin/python
-cleanup() { $py -m e2e.cluster down || true; }
+export RLJOB_CLUSTER_INDEX=${RLJOB_CLUSTER_INDEX:-60}
 
-if [[ -z "${KUBECONFIG:-}" ]]; then
-  trap cleanup EXIT
-  $py -m e2e.cluster up --control-plane-only
-  eval "$($py -m e2e.cluster env)"
-fi
+trap '$py -m e2e.cluster down || true' EXIT
+$py -m e2e.cluster up --control-plane-only
 RLJOB_FAULTS=all $py -m pytest -v -m cluster e2e/faults --deselect e2e/faults/test_kill.py
 $py -m e2e.faults "$@"

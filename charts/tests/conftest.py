@@ -1,6 +1,5 @@
 """Helm, and what it renders of the chart."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,11 +25,10 @@ def helm() -> Helm:
     program = shutil.which("helm") or (str(built) if built.exists() else None)
     if program is None:
         pytest.skip("no helm on the PATH nor in RLJob's cache (make e2e-up builds it)")
-    environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [program, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     return run
 

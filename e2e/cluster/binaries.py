@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .paths import Paths
-from .run import ClusterError, lock, run, say, write
+from .run import ClusterError, lock, run, run_counting, say, write
 
 KUBERNETES_VERSION = "v1.34.4"
 KUBERAY_VERSION = "v1.6.1"
@@ -159,7 +159,13 @@ def _build(paths: Paths, module: Module, names: list[str]) -> None:
         out.mkdir()
         packages = [f"{module.path}/{module.programs[name]}".rstrip("/") for name in names]
         # One call for all programs of a module: what one links while another still compiles.
-        run(["go", "build", *module.flags, "-o", f"{out}/", *packages], env=_ENV, cwd=work, timeout=3600)
+        run_counting(
+            ["go", "build", "-v", *module.flags, "-o", f"{out}/", *packages],
+            lambda lines: f"building {', '.join(names)}: {lines} packages so far",
+            env=_ENV,
+            cwd=work,
+            timeout=3600,
+        )
         for name, package in zip(names, packages, strict=True):
             built = out / package.rsplit("/", 1)[-1]
             built.chmod(0o755)

@@ -73,7 +73,7 @@ class Cluster:
         apt.ensure(CONTROL_PLANE_PACKAGES if control_plane_only else NODE_PACKAGES)
         wanted = binaries.CONTROL_PLANE if control_plane_only else binaries.FULL
         binaries.ensure(self.paths, wanted)
-        self._link_tools()
+        self.link_tools()
         with lock(self._lock):
             mode = self.mode()
             if mode == "full" or (mode == "control-plane" and control_plane_only):
@@ -159,7 +159,7 @@ class Cluster:
         for source in sources:
             shutil.copytree(source, self.paths.last_logs, dirs_exist_ok=True, symlinks=True)
 
-    def _link_tools(self) -> None:
+    def link_tools(self) -> None:
         folder = self.tools()
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("kubectl", "helm"):

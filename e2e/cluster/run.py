@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import selectors
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +74,47 @@ def run(
     if check and done.returncode != 0:
         raise ClusterError(f"{' '.join(words[:6])} …: exit code {done.returncode}\n{tail(done.stdout + done.stderr)}")
     return done
+
+
+def run_counting(
+    command: Sequence[Word],
+    count: Callable[[int], str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout: float,
+    every: float = 30.0,
+) -> None:
+    """Run a command that prints a line to stderr for each thing done, and say `count(lines)` every so many seconds.
+
+    Raises ClusterError with the last lines when it fails or takes longer than `timeout` seconds.
+    """
+    words = [str(word) for word in command]
+    last: deque[str] = deque(maxlen=25)
+    lines, said, end = 0, time.monotonic(), time.monotonic() + timeout
+    try:
+        process = subprocess.Popen(
+            words, env={**os.environ, **env}, cwd=cwd, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+    except FileNotFoundError as error:
+        raise ClusterError(f"{words[0]}: not found") from error
+    with process, selectors.DefaultSelector() as selector:
+        assert process.stderr is not None
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while True:
+            if selector.select(1.0):
+                if not (line := process.stderr.readline()):
+                    break
+                lines += 1
+                last.append(line.rstrip())
+            if time.monotonic() > end:
+                process.kill()
+                raise ClusterError(f"{' '.join(words[:4])} …: not finished after {timeout:.0f} s")
+            if time.monotonic() - said >= every:
+                said = time.monotonic()
+                say(count(lines))
+    if process.returncode:
+        raise ClusterError(f"{' '.join(words[:6])} …: exit code {process.returncode}\n" + "\n".join(last))
 
 
 def succeeds(command: Sequence[Word], timeout: float = 20) -> bool:

@@ -1,10 +1,9 @@
-"""`python -m e2e.faults`: the operator killed at every write of every lifecycle, on the cluster of $KUBECONFIG."""
+"""`python -m e2e.faults`: the operator killed at every write of every lifecycle, on the control plane that is up."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import sys
 import tempfile
@@ -12,6 +11,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from e2e import which_cluster
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.paths import Paths
 from e2e.faults.access import Access, Admin
 from e2e.faults.kill import Outcome, Point, Suite
 from e2e.faults.stories import LIFECYCLES
@@ -61,6 +63,12 @@ async def kill_all(
     return list(await asyncio.gather(*(one(run) for run in runs)))
 
 
+def _own() -> str | None:
+    """The kubeconfig of the cluster that `e2e.cluster` has brought up."""
+    cluster = Cluster(Paths.from_env())
+    return str(cluster.paths.admin_kubeconfig) if cluster.mode() else None
+
+
 async def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m e2e.faults", description=__doc__)
@@ -72,8 +80,12 @@ async def main() -> int:
     parser.add_argument("--point", help="one kill point: STORY:N:before|after")
     parser.add_argument("--logs", type=Path, help="folder for the operators' logs")
     options = parser.parse_args()
-    if not (kubeconfig := os.environ.get("KUBECONFIG")):
-        parser.error("KUBECONFIG is not set: bring a control plane up, or run `make faults`")
+    try:
+        kubeconfig = which_cluster.given() or _own()
+    except which_cluster.NotConfirmedError as error:
+        parser.error(str(error))
+    if kubeconfig is None:
+        parser.error("no control plane is up: `python -m e2e.cluster up --control-plane-only`, or run `make faults`")
     stories = options.story or list(LIFECYCLES)
     folder = options.logs or Path(tempfile.mkdtemp(prefix="rljob-faults-"))
     access = Access.load(kubeconfig)

@@ -13,6 +13,7 @@ from e2e.support.jobs import Job
 from e2e.support.kubectl import Kubectl
 from e2e.support.wait import wait_for
 
+OPERATOR_LABELS = "app.kubernetes.io/name=rljob-operator"
 KUBERAY_LABELS = "app.kubernetes.io/component=kuberay-operator"
 
 
@@ -105,6 +106,13 @@ def kill_retriever(job: Job) -> None:
         return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
     wait_for("another retriever", another, seconds=120)
+
+
+def kill_operator(system: Kubectl) -> None:
+    """Kill the operator's pod, and wait until it is gone."""
+    pods = wait_for("an operator's pod", lambda: system.names("pods", "-l", OPERATOR_LABELS), seconds=60)
+    kill_pods(system, *(name.removeprefix("pod/") for name in pods))
+    wait_for("it gone", lambda: not set(pods) & set(system.names("pods", "-l", OPERATOR_LABELS)), seconds=60)
 
 
 @contextlib.contextmanager

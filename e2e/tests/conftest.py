@@ -11,6 +11,7 @@ import yaml
 
 from e2e.support.diagnose import collect
 from e2e.support.kubectl import Kubectl
+from e2e.support.shared import folder_of_run, shared
 from e2e.support.wait import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,17 +42,23 @@ def system(kubeconfig: str) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def installed_operator(kubeconfig: str, system: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The release name of an operator installed by Helm, ready."""
+def installed_operator(kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The release name of an operator installed by Helm, ready; one for all processes of the run."""
     values = {"image": {"repository": f"{_REGISTRY}/operator", "tag": _TAG}, "jobs": {"images": IMAGES}}
-    helm(
-        kubeconfig,
-        "upgrade", "--install", RELEASE, str(ROOT / "charts/rljob"),
-        "--namespace", SYSTEM, "--create-namespace", "--take-ownership", "--wait", "--timeout", "120s",
-        "--values", _write_values(tmp_path_factory.mktemp("helm"), values),
-    )  # fmt: skip
-    yield RELEASE
-    helm(kubeconfig, "uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s")
+
+    def install() -> None:
+        helm(
+            kubeconfig,
+            "upgrade", "--install", RELEASE, str(ROOT / "charts/rljob"),
+            "--namespace", SYSTEM, "--create-namespace", "--take-ownership", "--wait", "--timeout", "120s",
+            "--values", _write_values(tmp_path_factory.mktemp("helm"), values),
+        )  # fmt: skip
+
+    def uninstall() -> None:
+        helm(kubeconfig, "uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s")
+
+    with shared(folder_of_run(tmp_path_factory), "operator", install, uninstall):
+        yield RELEASE
 
 
 def _write_values(folder: Path, values: dict[str, object]) -> str:

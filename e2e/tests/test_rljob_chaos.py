@@ -6,13 +6,25 @@ between two commits.
 
 import pytest
 
-from e2e.support.chaos import kill_engine, kill_group, kill_retriever, strike, without_kuberay
+from e2e.support.chaos import (
+    OPERATOR_LABELS,
+    kill_engine,
+    kill_group,
+    kill_operator,
+    kill_retriever,
+    strike,
+    without_kuberay,
+)
 from e2e.support.jobs import Job, example
 from e2e.support.kubectl import Kubectl
 from e2e.tests.conftest import RELEASE, ROOT, SYSTEM, helm
-from e2e.tests.test_rljob_faults import OPERATOR
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.serial,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("installed_operator"),
+]
 
 SAVE_INTERVAL = 4
 SHORT = {
@@ -21,30 +33,39 @@ SHORT = {
     },
     "sft": {"numSteps": 20, "batchSize": 32},
     # Each blow takes two reports, that is, ten seconds of training: enough steps for a machine of three a second.
-    "rollout": {"numRollout": 120},
+    "rollout": {"numRollout": 150},
     "evaluation": {"interval": 0, "withoutRetriever": False},
     "checkpoint": {"saveInterval": SAVE_INTERVAL, "sftSaveInterval": 5},
     "lifecycle": {"terminationGracePeriodSeconds": 15},
 }
-TOTAL = 140
+TOTAL = 170
 
 
 def upgrade(system: Kubectl) -> None:
     """Another value: another revision, another pod; the CRD is applied again."""
-    before = set(system.names("pods", "-l", OPERATOR))
+    before = set(system.names("pods", "-l", OPERATOR_LABELS))
     helm(
         system.kubeconfig, "upgrade", RELEASE, str(ROOT / "charts/rljob"), "--namespace", SYSTEM, "--reuse-values",
         "--set", "operator.resyncSeconds=240", "--wait", "--timeout", "120s",
     )  # fmt: skip
-    assert not before & set(system.names("pods", "-l", OPERATOR))
+    assert not before & set(system.names("pods", "-l", OPERATOR_LABELS))
 
 
-def test_a_job_outlives_its_engine_its_retriever_kuberay_an_upgrade_and_its_head(
+def test_a_job_outlives_its_operator_engine_retriever_kuberay_an_upgrade_and_its_head(
     kubectl: Kubectl, system: Kubectl
 ) -> None:
     kubectl.apply(example("quickstart.yaml", "struck", SHORT))
     job = Job(kubectl, "struck")
+    # Three operators in a row die while the job comes up: each goes on where the one before stood.
+    phases = ("Pending", "Preparing", "Starting", "Running")
+    for first in (0, 2, 3):
+        job.wait_phase(*phases[first:], seconds=240)
+        kill_operator(system)
     job.wait_step(22, stage="RL", seconds=300)
+    assert (job.status()["attempt"], job.status().get("failedAttempts", 0)) == (1, 0)
+
+    killed = strike(job, "operator killed", lambda: kill_operator(system))
+    assert killed.attempts == 0, "nothing of an attempt asks the operator"
 
     engine = strike(job, "rollout pod killed", lambda: kill_engine(job))
     assert engine.attempts == 0, "an engine is replaced, its samples are made again"

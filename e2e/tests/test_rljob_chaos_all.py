@@ -1,9 +1,8 @@
-"""The slow half of the chaos: `make chaos`, or RLJOB_CHAOS=all.
+"""The slow half of the chaos: `make chaos`, `make test-nightly`.
 
 What needs the machine that the node is (its processes, its kubelet, a disk of its own) is skipped on other clusters.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +22,8 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(2400),
     pytest.mark.usefixtures("installed_operator"),
-    pytest.mark.skipif(os.environ.get("RLJOB_CHAOS") != "all", reason="RLJOB_CHAOS=all runs these, too"),
+    pytest.mark.nightly,
+    pytest.mark.serial,
 ]
 
 

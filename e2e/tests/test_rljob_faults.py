@@ -1,6 +1,4 @@
-"""The worst days: pods killed, the operator killed, suspended in the middle, deleted in the middle."""
-
-import time
+"""The worst days of one job: a pod killed, suspended in the middle, deleted in the middle."""
 
 import pytest
 
@@ -23,7 +21,6 @@ SHORT = {
     "lifecycle": {"terminationGracePeriodSeconds": 15},
 }
 TOTAL = 65
-OPERATOR = "app.kubernetes.io/name=rljob-operator"
 
 
 def start(kubectl: Kubectl, name: str) -> Job:
@@ -46,28 +43,6 @@ def test_killed_trainer_pod_costs_one_attempt_and_no_step(kubectl: Kubectl) -> N
     assert first["state"] == "Failed"
     assert second["startStep"] >= struck - SAVE_INTERVAL, "no more than one save interval was lost"
     assert "Retrying" in job.phases
-
-
-def kill_operator(system: Kubectl) -> None:
-    pods = wait_for("an operator's pod", lambda: system.names("pods", "-l", OPERATOR), seconds=60)
-    for pod in pods:
-        system("delete", pod, "--force", "--grace-period=0")
-    wait_for("it gone", lambda: not set(pods) & set(system.names("pods", "-l", OPERATOR)), seconds=60)
-
-
-def test_killed_operator_changes_nothing_for_the_job(kubectl: Kubectl, system: Kubectl) -> None:
-    job = start(kubectl, "operator-killed")
-    job.wait_phase("Pending", "Preparing", "Starting", "Running", seconds=60)
-    for _ in range(3):
-        kill_operator(system)
-        time.sleep(8)
-    job.wait_step(21, stage="RL", seconds=300)
-    kill_operator(system)
-
-    done = job.wait_phase("Succeeded", seconds=420)
-    assert done["step"] == done["totalSteps"] == TOTAL
-    assert done["attempt"] == 1
-    assert done["failedAttempts"] == 0
 
 
 def test_suspend_commits_releases_the_pods_and_resume_goes_on(kubectl: Kubectl) -> None:

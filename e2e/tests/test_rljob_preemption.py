@@ -3,7 +3,6 @@ again. `e2e/kueue` has the queue itself, with nodes that are simulated; here dri
 """
 
 import json
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +23,8 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(1200),
     pytest.mark.usefixtures("installed_operator"),
-    pytest.mark.skipif(os.environ.get("RLJOB_CHAOS") != "all", reason="RLJOB_CHAOS=all runs this, too"),
+    pytest.mark.nightly,
+    pytest.mark.serial,
 ]
 QUEUE, CLUSTER_QUEUE, FLAVOR = "team", "preempted", "any-node"
 
