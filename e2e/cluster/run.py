@@ -8,7 +8,6 @@ import selectors
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,11 +89,10 @@ def run_counting(
     Raises ClusterError with the last lines when it fails or takes longer than `timeout` seconds.
     """
     words = [str(word) for word in command]
-    last: deque[str] = deque(maxlen=25)
-    lines, said, end = 0, time.monotonic(), time.monotonic() + timeout
+    printed, lines, said, end = b"", 0, time.monotonic(), time.monotonic() + timeout
     try:
         process = subprocess.Popen(
-            words, env={**os.environ, **env}, cwd=cwd, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            words, env={**os.environ, **env}, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
     except FileNotFoundError as error:
         raise ClusterError(f"{words[0]}: not found") from error
@@ -103,10 +101,10 @@ def run_counting(
         selector.register(process.stderr, selectors.EVENT_READ)
         while True:
             if selector.select(1.0):
-                if not (line := process.stderr.readline()):
+                if not (chunk := os.read(process.stderr.fileno(), 65536)):
                     break
-                lines += 1
-                last.append(line.rstrip())
+                lines += chunk.count(b"\n")
+                printed = (printed + chunk)[-8192:]
             if time.monotonic() > end:
                 process.kill()
                 raise ClusterError(f"{' '.join(words[:4])} …: not finished after {timeout:.0f} s")
@@ -114,7 +112,8 @@ def run_counting(
                 said = time.monotonic()
                 say(count(lines))
     if process.returncode:
-        raise ClusterError(f"{' '.join(words[:6])} …: exit code {process.returncode}\n" + "\n".join(last))
+        said_last = tail(printed.decode(errors="replace"))
+        raise ClusterError(f"{' '.join(words[:6])} …: exit code {process.returncode}\n{said_last}")
 
 
 def succeeds(command: Sequence[Word], timeout: float = 20) -> bool:
