@@ -12,11 +12,18 @@ from rljob_trainer.config.arithmetic import engine_gpus, generates, shares_gpus,
 from rljob_trainer.config.errors import Problem
 from rljob_trainer.config.job import RLJobSpec
 
-Applies = Callable[[RLJobSpec], bool]
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """The jobs that a refusal concerns."""
+
+    words: str
+    """For people: completes "not available in this version …", with fields in backticks."""
+    holds: Callable[[RLJobSpec], bool]
+    """Whether a job is one of them. A part of a job that is not used is not looked at."""
 
 
-def _always(spec: RLJobSpec) -> bool:
-    return True
+ALWAYS = When("always", lambda spec: True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,8 @@ class Unavailable:
     """Refused values; None: any value that is set and is neither false, nor empty, nor zero."""
     use: str = ""
     """What to write instead."""
-    when: Applies = _always
-    """A part of the job that is not used is not looked at."""
+    when: When = ALWAYS
+    """The jobs in which it is refused."""
 
     def refuses(self, value: object) -> bool:
         """Whether a value of the field asks for what is not there."""
@@ -77,42 +84,68 @@ def _async(spec: RLJobSpec) -> bool:
     return trains_rl(spec) and spec.placement.type == "async"
 
 
+FSDP = When("with `trainer.backend: fsdp`", _fsdp)
+MEGATRON = When("with `trainer.backend: megatron`", _megatron)
+TORCH = When("with `rollout.engine: torch`", _torch)
+ASYNC = When("with `placement.type: async`", _async)
+COLOCATED_ELSEWHERE = When(
+    "with `trainer.gpusPerReplica: 0`, or with `rollout.engine: torch` and a trainer of several GPUs",
+    _colocated_elsewhere,
+)
+UNEVEN = When(
+    "with `rollout.engine: sglang` and `placement.type: colocated`, where GPUs of a trainer pod cannot be shared out "
+    "evenly among engines",
+    _uneven,
+)
+
 TABLE: tuple[Unavailable, ...] = (
     # Model
     Unavailable("model.source.type", ("objectStore",), "use auto, hub, path or persistentVolumeClaim"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
-    Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=_fsdp),
+    Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=FSDP),
     # Code
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
     # Algorithm
-    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=_megatron),
+    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=MEGATRON),
     # Rollout
-    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1, and more replicas", when=_torch),
+    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1 and more replicas, or the engine sglang", when=TORCH),
     Unavailable(
         "rollout.replicas",
         use="colocated SGLang engines have equal shares of the trainer's GPUs, each within one pod: "
         "trainer.gpusPerReplica must be a multiple of gpusPerEngine",
-        when=_uneven,
+        when=UNEVEN,
     ),
-    Unavailable("rollout.overSamplingBatchSize", use="placement.maxStaleness says how far ahead it runs", when=_async),
+    Unavailable("rollout.overSamplingBatchSize", use="placement.maxStaleness says how far ahead it runs", when=ASYNC),
     Unavailable(
-        "rollout.partialRollout", use="what is under way goes on with the next weights, without it", when=_async
+        "rollout.partialRollout", use="what is under way goes on with the next weights, without it", when=ASYNC
     ),
     # Trainer
     *(
-        Unavailable(f"trainer.parallelism.{degree}", range(2, 1025), "use 1 (data parallelism alone)", when=_fsdp)
+        Unavailable(
+            f"trainer.parallelism.{degree}",
+            range(2, 1025),
+            "use 1 (data parallelism alone), or the backend megatron",
+            when=FSDP,
+        )
         for degree in ("tensor", "pipeline", "context", "expert")
     ),
-    Unavailable("trainer.recompute.granularity", ("selective",), "use full or none", when=_fsdp),
-    Unavailable("trainer.recompute.method", ("block",), "use uniform", when=_fsdp),
-    Unavailable("trainer.recompute.numLayers", range(2, 2**31), "use 1 (every layer by itself)", when=_fsdp),
-    Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
-    Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=_megatron),
-    Unavailable("placement.type", ("colocated",), "use disaggregated, or SGLang on GPUs", when=_colocated_elsewhere),
+    Unavailable(
+        "trainer.recompute.granularity", ("selective",), "use full or none, or the backend megatron", when=FSDP
+    ),
+    Unavailable("trainer.recompute.method", ("block",), "use uniform, or the backend megatron", when=FSDP),
+    Unavailable(
+        "trainer.recompute.numLayers",
+        range(2, 2**31),
+        "use 1 (every layer by itself), or the backend megatron",
+        when=FSDP,
+    ),
+    Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=MEGATRON),
+    Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=MEGATRON),
+    Unavailable("placement.type", ("colocated",), "use disaggregated, or SGLang on GPUs", when=COLOCATED_ELSEWHERE),
     # Retriever
     Unavailable("retriever.gpus", use="use 0 (CPU)"),
-    Unavailable("retriever.index.gpu"),
+    Unavailable("retriever.index.gpu", use="leave it out (CPU)"),
     Unavailable("retriever.encoder.device", ("cuda",), "use cpu"),
 )
 
@@ -121,16 +154,17 @@ def unavailable(spec: RLJobSpec) -> Iterator[Problem]:
     """Each thing that the job asks for and this version does not do."""
     tree = spec.to_api()
     for entry in TABLE:
-        if not entry.when(spec):
+        if not entry.when.holds(spec):
             continue
         for path, value in _lookup(tree, entry.path.split("."), "spec"):
             if entry.refuses(value):
-                yield Problem(path, _sentence(value, entry.use))
+                yield Problem(path, _sentence(value, entry))
 
 
-def _sentence(value: object, use: str) -> str:
+def _sentence(value: object, entry: Unavailable) -> str:
     named = f"{value} is" if isinstance(value, str | int | float) and not isinstance(value, bool) else "is"
-    return f"{named} not available in this version{f'; {use}' if use else ''}"
+    when = "" if entry.when is ALWAYS else f" {entry.when.words.replace('`', '')}"
+    return f"{named} not available in this version{when}{f'; {entry.use}' if entry.use else ''}"
 
 
 def _lookup(tree: Any, keys: list[str], path: str) -> Iterable[tuple[str, Any]]:

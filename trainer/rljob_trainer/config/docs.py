@@ -40,15 +40,17 @@ Before that, and for a job that was not accepted, everything may be corrected.
 
 
 def _not_yet() -> str:
-    lines = [f"| `spec.{entry.path}`{_refused(entry)} | {entry.use or '–'} |" for entry in TABLE]
+    lines = [f"| `spec.{entry.path}`{_refused(entry)} | {entry.when.words} | {entry.use} |" for entry in TABLE]
     rows = "\n".join(lines)
     return f"""\
 ## Not in this version
 
-The API has these; asked for, they are refused by name (`Accepted=False` on a cluster).
+The API has these; asked for, they are refused by name (`Accepted=False` on a cluster). What "when" says is the condition:
+without it the field is available. A part that a job does not use is not looked at: the trainer outside `mode: Train`, engines where nothing
+is generated.
 
-| field | instead |
-| --- | --- |
+| field | when | instead |
+| --- | --- | --- |
 {rows}
 """
 
