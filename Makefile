@@ -5,10 +5,11 @@ export OMP_NUM_THREADS ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-nightly lint types generate bench faults chaos scale e2e-up e2e e2e-down images clean
+.PHONY: help setup setup-operator demo test test-fast test-nightly test-operator lint types generate bench faults chaos scale \
+  e2e-up e2e e2e-down images clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.synced  ## Make .venv with the locked dependencies (leaves .venv/bin/rljob working)
 
@@ -16,6 +17,15 @@ setup: .venv/.synced  ## Make .venv with the locked dependencies (leaves .venv/b
 	@echo "setup: installing the locked dependencies (about 6 GB, most of it torch)"
 	@scripts/setup.sh
 	@touch $@
+
+setup-operator: .venv-operator/.synced  ## Make .venv-operator: operator, API and CLI with their tests, without torch
+
+.venv-operator/.synced: pyproject.toml uv.lock scripts/setup.sh
+	@scripts/setup.sh --operator
+	@touch $@
+
+test-operator: setup-operator  ## Quick tests of operator, API, CLI, images and charts, without torch (under 3 minutes)
+	scripts/test_operator.sh
 
 demo: setup  ## Run the quickstart: retriever, rollout and training on a local Ray, report at the end
 	.venv/bin/rljob run examples/quickstart.yaml --dir runs/quickstart --fresh

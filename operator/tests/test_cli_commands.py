@@ -88,7 +88,7 @@ def test_problems_between_fields_have_lines_too(manifest: str) -> None:
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_programs_read_the_same_facts(manifest: str, form: str) -> None:
-    Path("bad.yaml").write_text(MANIFEST.replace("fsdp", "megatron"))
+    Path("bad.yaml").write_text(MANIFEST.replace("fsdp", "megatron").replace("float32", "bfloat16"))
     result = runner.invoke(app, ["validate", "bad.yaml", "-o", form])
     assert result.exit_code == 2
     facts = yaml.safe_load(result.stdout)["files"][0]

@@ -103,6 +103,7 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("model.source.type", ("objectStore",), "use auto, hub, path or persistentVolumeClaim"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
     Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=FSDP),
+    Unavailable("model.dtype", ("float32", "float16"), "use bfloat16", when=MEGATRON),
     # Code
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),

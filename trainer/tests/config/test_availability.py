@@ -51,6 +51,16 @@ def test_tensor_parallelism_is_denied_to_fsdp_alone() -> None:
     assert not [*unavailable(spec(trainer=trainer | {"backend": "megatron"}))]
 
 
+def test_megatron_trains_in_bfloat16_alone_and_a_job_in_float16_is_told_so_beforehand() -> None:
+    trainer = {"backend": "megatron", "gpusPerReplica": 1}
+    for dtype in field("model.dtype")["enum"]:
+        said = [str(problem) for problem in unavailable(spec(model={"path": "m", "dtype": dtype}, trainer=trainer))]
+        refused = (
+            f"spec.model.dtype: {dtype} is not available in this version with trainer.backend: megatron; use bfloat16"
+        )
+        assert said == ([] if dtype == "bfloat16" else [refused])
+
+
 @pytest.mark.parametrize("words", [words for words in CONDITIONS if re.fullmatch(ONE_FIELD, words)])
 def test_a_condition_on_one_field_holds_for_the_value_that_it_names_alone(words: str) -> None:
     found = re.fullmatch(ONE_FIELD, words)

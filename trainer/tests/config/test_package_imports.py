@@ -39,3 +39,18 @@ def test_the_folder_operator_does_not_hide_the_standard_library() -> None:
         cwd=ROOT,
     )
     assert done.stdout.strip() == "3"
+
+
+@pytest.mark.slow
+def test_tests_of_operator_api_and_cli_are_collected_without_torch() -> None:
+    """`make test-operator` runs them in an environment without it."""
+    code = (
+        "import sys, pytest\n"
+        f"sys.modules.update(dict.fromkeys({HEAVY!r}))\n"
+        "sys.exit(pytest.main(['-q', '--collect-only', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    )
+    folders = ("operator/tests", "trainer/tests/config", "images/tests", "charts/tests", "e2e")
+    command = [sys.executable, "-c", code, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "operator/tests/test_lifecycle.py::" in done.stdout
