@@ -2,7 +2,7 @@
 
 HTTPMode: KubeRay submits the entrypoint over the dashboard's API and Ray starts it on the head. No submitter pod, no
 second image. Its one trap, resubmission after a lost head, is closed by an annotation that keeps KubeRay from making
-a new head, by `restartPolicy: Never`, and by the driver's Lease. See docs/decisions/operator.md.
+a new head, by `restartPolicy: Never`, and by the driver's Lease. See docs/decisions/0005-ray-jobs-over-http.md.
 """
 
 import json
