@@ -25,7 +25,7 @@ setup-operator: .venv-operator/.synced  ## Make .venv-operator: operator, API an
 	@touch $@
 
 test-operator: setup-operator  ## Quick tests of operator, API, CLI, images and charts, without torch (under 3 minutes)
-	scripts/test_operator.sh
+	scripts/test_operator.sh $(ARGS)
 
 demo: setup  ## Run the quickstart: retriever, rollout and training on a local Ray, report at the end
 	.venv/bin/rljob run examples/quickstart.yaml --dir runs/quickstart --fresh

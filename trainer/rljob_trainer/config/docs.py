@@ -45,9 +45,8 @@ def _not_yet() -> str:
     return f"""\
 ## Not in this version
 
-The API has these; asked for, they are refused by name (`Accepted=False` on a cluster). What "when" says is the condition:
-without it the field is available. A part that a job does not use is not looked at: the trainer outside `mode: Train`, engines where nothing
-is generated.
+The API has these; asked for, they are refused by name (`Accepted=False` on a cluster), and only where "when" holds.
+A part that a job does not use is not looked at: the trainer outside `mode: Train`, engines where nothing is generated.
 
 | field | when | instead |
 | --- | --- | --- |
