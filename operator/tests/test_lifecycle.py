@@ -1,7 +1,6 @@
 """A job's way through its phases, as a user sees it in the status."""
 
 import pytest
-from rljob_operator.kube import ApiError
 
 
 async def start(world, attempt=1, **progress):

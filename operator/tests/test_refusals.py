@@ -94,8 +94,7 @@ async def test_it_is_tried_again_with_growing_distance_and_not_for_every_look(wo
     for _ in range(8):
         before = len(world.kube.tries)
         await world.settle()
-        for _ in range(5):  # progress, pods, a resync: each is a reason to look
-            waits.append(await world.reconcile())
+        waits += [await world.reconcile() for _ in range(5)]  # progress, pods, a resync: each is a reason to look
         tries.append(len(world.kube.tries) - before)
         world.later(waits[-1])
     assert tries == [1] * 8
