@@ -109,12 +109,12 @@ class Refusals:
     ) -> tuple[Refusal, bool] | None:
         """Take note of a write that failed: as what it is refused, and whether that is new. None: as it looks, the
         apiserver is not well, and the job is to be looked at again as a whole."""
-        trials = self._trials.setdefault(job, {})
-        trial = trials.get(key)
-        if trial is None or trial.digest != digest:
-            trial = trials[key] = _Trial(digest)
-        trial.failures += 1
-        if isinstance(error, ApiError) and not judged(key[0], error) and trial.failures < FAILURES:
+        trial = self._trials.setdefault(job, {}).setdefault(key, _Trial(digest))
+        verdict = isinstance(error, NameConflictError) or judged(key[0], error)
+        if verdict and trial.digest != digest:  # something else is refused now
+            trial.failures = 0
+        trial.digest, trial.failures = digest, trial.failures + 1
+        if not verdict and trial.failures < FAILURES:
             return None
         refusal = _refusal(key, error, needed)
         new, trial.refusal = trial.refusal != refusal, refusal

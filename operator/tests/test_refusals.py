@@ -332,6 +332,27 @@ async def test_what_fails_again_and_again_without_a_verdict_is_told_as_well(worl
     assert len(world.get("Role", "demo-driver")["rules"]) == 3
 
 
+async def test_a_request_that_cannot_be_written_is_told_though_it_has_another_time_with_each_try(world):
+    await start(world)
+    world.kube.refuse("apply", "ConfigMap", 503, "no endpoints available for service")
+    world.change(lifecycle={"suspend": True})
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            await world.reconcile()
+        world.later(1)
+    for _ in range(2):  # the other ConfigMap, with the spec in it
+        with pytest.raises(ApiError):
+            await world.reconcile()
+        world.later(1)
+    await world.settle()
+    assert "ConfigMap demo-control could not be written so far" in told(world)[2]
+    assert world.status["phase"] == "Suspending"
+    world.kube.refused.clear()
+    world.later(LONGEST_SECONDS)
+    await world.settle()
+    assert request(world)["suspend"] is True
+
+
 async def test_a_failure_now_and_then_is_not_told(world):
     await start(world)
     for _ in range(6):
