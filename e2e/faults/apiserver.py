@@ -26,6 +26,20 @@ class Answers(Fault):
         return self._answer
 
 
+class Refuses(Fault):
+    """The first writes to a kind are refused, as by a quota or a policy that is mended later."""
+
+    def __init__(self, plural: str, answer: Answer, times: int) -> None:
+        self._plural, self._answer, self._times = plural, answer, times
+        self.given = 0
+
+    async def before(self, call: Call) -> Answer | None:
+        if not call.write or self._plural not in call.path.split("/") or self.given >= self._times:
+            return None
+        self.given += 1
+        return self._answer
+
+
 class Closed(Fault):
     """Connections break: some before the apiserver has seen the call, some after it has done what was asked."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.faults.access import Access, Admin
-from e2e.faults.apiserver import Answers, Away, Closed, Slow, WatchesDrop, WatchesMute
+from e2e.faults.apiserver import Answers, Away, Closed, Refuses, Slow, WatchesDrop, WatchesMute
 from e2e.faults.kill import Outcome, Suite
 from e2e.faults.proxy import Answer, Call, Fault
 from e2e.faults.world import World
@@ -34,6 +34,9 @@ FAULTS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
         lambda: Answers(Answer(429, "TooManyRequests", {"Retry-After": "1"}), 0.1), "create", {},
     ),
     "500 internal error": (lambda: Answers(Answer(500, "InternalError"), 0.15), "suspend", {}),
+    "403 for the claim": (lambda: Refuses("persistentvolumeclaims", Answer(403, "Forbidden"), 2), "create", {}),
+    "403 for the first RayJobs": (lambda: Refuses("rayjobs", Answer(403, "Forbidden"), 2), "retry", {}),
+    "422 for what is asked of the driver": (lambda: Refuses("job-control", Answer(422, "Invalid"), 2), "suspend", {}),
     "410 watch expired": (lambda: Answers(Answer(410, "Expired"), 0.5, _watch), "scale", {}),
     "connections closed": (lambda: Closed(0.1), "retry", {}),
     "no answer in time": (lambda: Slow(0.05, 2.0), "delete", {"request_timeout_seconds": 1.0}),

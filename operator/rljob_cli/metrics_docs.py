@@ -46,7 +46,7 @@ def rows() -> dict[str, list[Row]]:
     """The metrics of each process, by name."""
     operator = CollectorRegistry()
     made = Metrics(operator)
-    troubled = [{"type": "Stalled", "status": "True"}]
+    troubled = [{"type": "Stalled", "status": "True"}, {"type": "ResourcesApplied", "status": "False"}]
     made.job(("namespace", "name"), {"phase": "Running", "conditions": troubled})
     found = {
         "Operator": _of(operator),

@@ -12,6 +12,7 @@ from rljob_operator.kube import ApiError, Kube
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import RLJOB
 from rljob_operator.reconcile import reconcile
+from rljob_operator.refusals import Refusals
 from rljob_operator.server import Canary
 from rljob_operator.settings import Settings
 from rljob_operator.settling import Settling
@@ -36,6 +37,7 @@ class Controller:
         self._kube, self._settings, self._metrics, self._live = kube, settings, metrics, live
         self.queue: WorkQueue[Key] = WorkQueue(distance=DISTANCE_SECONDS)
         self._settling: Settling[Key] = Settling(settings.settle_seconds)
+        self._refusals = Refusals()
         metrics.depth.set_function(lambda: self.queue.depth)
         self.canary = Canary(CANARY_LIMIT)
         self.synced = asyncio.Event()
@@ -70,7 +72,12 @@ class Controller:
             # Every call has a limit of its own; this one is for what nobody thought of.
             async with asyncio.timeout(20 * self._settings.request_timeout_seconds):
                 after, observed = await reconcile(
-                    self._kube, *key, self._settings, live=self._live, settling=self._settling
+                    self._kube,
+                    *key,
+                    self._settings,
+                    live=self._live,
+                    settling=self._settling,
+                    refusals=self._refusals,
                 )
         except Exception as error:
             metrics.reconciles.labels("error").inc()
@@ -83,6 +90,7 @@ class Controller:
             metrics.job(key, None)
             self.queue.forget(key)
             self._settling.forget(key)
+            self._refusals.forget(key)
             return None
         metrics.reconciles.labels("ok").inc()
         metrics.job(key, observed.job.get("status") or {})

@@ -14,14 +14,17 @@ from rljob_trainer.config.status import AttemptReason, AttemptStatus
 from rljob_operator import disruption, health, kueue, names, preparation
 from rljob_operator.causes import action
 from rljob_operator.conditions import find as condition_of
-from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, rfc3339
+from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, parse_time, rfc3339
 from rljob_operator.reasons import PAUSED, Reason
+from rljob_operator.refusals import said
 from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import find
 from rljob_operator.verdict import TERMINAL, USER_ERROR, Verdict, judge, uncommitted
 from rljob_operator.view import View
 
 KEPT_ATTEMPTS = 32
+_MADE_SECONDS = 60.0
+"""A RayJob is made within a moment of its attempt; the time of one that comes later is the attempt's."""
 _STOPPED = (Reason.STOPPED, "the job has finished")
 
 
@@ -57,6 +60,7 @@ def advance(view: View) -> Step:
     preparation.fold(view)
     kueue.fold(view)
     kueue.settle(view)
+    _fold_start(view)
     health.lift(view)
     if view.finished:
         return _finished(view)
@@ -79,6 +83,17 @@ def _reopen(view: View) -> None:
     if status.failed_attempts <= limit:
         status.conditions.remove(failed)
         status.completion_time = None
+
+
+def _fold_start(view: View) -> None:
+    """An attempt starts when its RayJob is made, which may have been refused for long."""
+    attempt = view.active
+    ray_job = view.observed.ray_job(attempt.number) if attempt and attempt.state == "Starting" else None
+    if attempt is None or ray_job is None or attempt.start_time is None:
+        return
+    made = ray_job["metadata"]["creationTimestamp"]
+    if (parse_time(made) - parse_time(attempt.start_time)).total_seconds() > _MADE_SECONDS:
+        attempt.start_time = made
 
 
 def request(view: View, scaling: Scaling) -> dict[str, Any]:
@@ -120,6 +135,8 @@ def _active(view: View, attempt: AttemptStatus, step: Step) -> Step:
         if view.occupied:
             return step.wait(Reason.WAITING_FOR_CLEANUP, _what_is_left(view), 5.0)
         step.create = attempt.number
+        if view.lacking or view.refuses(RAY_JOB.kind, attempt.ray_job):
+            return step.wait(*said(view.refused))
         return step.wait(Reason.PODS_STARTING, "the RayJob is being created")
     if kueue.queued(view):
         return step  # Kueue's word on it is an event
@@ -164,8 +181,12 @@ def _idle(view: View, step: Step) -> Step:
         return step.wait(Reason.SUSPENDED, _what_is_left(view) if view.occupied else health.why_suspended(view))
     if not view.observed.kuberay:
         return step.wait(*_no_kuberay(view))
+    if view.lacking:  # nothing begins, not even the time in which it is to start
+        return step.wait(*said(view.refused))
     if preparing := preparation.advance(view):
         step.make, step.finish = preparing.make, preparing.finish
+        if any(view.refuses(job["kind"], name_of(job)) for job in step.make):
+            return step.wait(*said(view.refused))
         return step.wait(Reason.WAITING_FOR_RETRIEVER, preparing.message)
     if view.context.spec.retriever and not view.retriever_ready:
         trouble = find(view.retriever_pods)
@@ -244,8 +265,11 @@ def _close(
 ) -> None:  # fmt: skip
     """The end of an attempt: how, why, and what the next one starts from."""
     status = view.status
+    made = view.begun(attempt) is not None or view.context.spec.lifecycle.queue is not None
     attempt.state, attempt.reason, attempt.message = state, reason, message
     attempt.end_time = rfc3339(view.now)
+    if not made:  # its RayJob was refused: no time of it counts
+        attempt.start_time = attempt.end_time
     attempt.committed_step = status.last_commit.step if status.last_commit else 0
     attempt.end_step = max(status.step if view.report else 0, attempt.committed_step)
     if state != "Succeeded":

@@ -39,7 +39,8 @@ class Metrics:
         )
         self._phases: dict[tuple[str, str], str] = {}
         self._troubles: dict[tuple[str, str], tuple[str, ...]] = {}
-        registry.register(_Jobs(self._phases, self._troubles))
+        self._refused: dict[tuple[str, str], None] = {}
+        registry.register(_Jobs(self._phases, self._troubles, self._refused))
         for phase in PHASES:
             self.jobs.labels(phase).set(0)
 
@@ -51,6 +52,10 @@ class Metrics:
             self._troubles[key] = troubles
         else:
             self._troubles.pop(key, None)
+        if any(its["type"] == "ResourcesApplied" and its["status"] == "False" for its in conditions):
+            self._refused[key] = None
+        else:
+            self._refused.pop(key, None)
         if self._phases.get(key) == phase:
             return
         if (old := self._phases.pop(key, None)) is not None:
@@ -63,8 +68,13 @@ class Metrics:
 class _Jobs(Collector):
     """One series a job, made when it is asked for: thousands of jobs cost no memory in between."""
 
-    def __init__(self, phases: dict[tuple[str, str], str], troubles: dict[tuple[str, str], tuple[str, ...]]) -> None:
-        self._phases, self._troubles = phases, troubles
+    def __init__(
+        self,
+        phases: dict[tuple[str, str], str],
+        troubles: dict[tuple[str, str], tuple[str, ...]],
+        refused: Iterable[tuple[str, str]],
+    ) -> None:
+        self._phases, self._troubles, self._refused = phases, troubles, refused
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client. `namespace` would collide with the label that Prometheus puts on the operator."""
@@ -82,4 +92,12 @@ class _Jobs(Collector):
         for (namespace, name), conditions in list(self._troubles.items()):
             for condition in conditions:
                 family.add_metric([namespace, name, condition], 1)
+        yield family
+        family = GaugeMetricFamily(
+            "rljob_job_resources_refused",
+            "1 for a job of which the apiserver refuses an object: its condition ResourcesApplied is False.",
+            labels=["job_namespace", "job_name"],
+        )
+        for namespace, name in list(self._refused):
+            family.add_metric([namespace, name], 1)
         yield family

@@ -16,11 +16,12 @@ from rljob_operator.conditions import Conditions
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
 from rljob_operator.manifest import readable, status_of, whole
-from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
+from rljob_operator.objects import AUTOSCALER, CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
 from rljob_operator.recent import Recent
-from rljob_operator.render import prepare
+from rljob_operator.refusals import Refusal
+from rljob_operator.render import prepare, storage
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
@@ -66,8 +67,9 @@ class Plan:
         return bool(self.finalizer or self.apply or self.create or self.patch or self.delete or self.status)
 
 
-def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
-    """What to write for a job as it was observed."""
+def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[Refusal, ...] = ()) -> Plan:
+    """What to write for a job as it was observed, while these writes are refused (they are part of the plan: whether it
+    is time to try them again is not the plan's to say)."""
     job = observed.job
     old = status_of(job)
     if deleting(job):
@@ -83,11 +85,11 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     problems, context = _ACCEPTED.get((*key, old.attempt > 0), lambda: accept(raw, settings, started=old.attempt > 0))
     if context is None or problems:
         return _refused(observed, old, problems, now)
-    view = View(observed, context, status_of(job), now, settings)
+    view = View(observed, context, status_of(job), now, settings, refused)
     step = advance(view)
     autoscale(view)
-    refused = kueue.pin(view)
-    scaling = replace(scale(view), refused=refused)
+    pinned = kueue.pin(view)
+    scaling = replace(scale(view), refused=pinned)
     step.requeue += scaling.requeue
     summarise(view, step, scaling)
     serves = retriever_needed(view) and preparation.done(view)
@@ -153,34 +155,14 @@ def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], C
 
 def _refused(observed: Observed, old: RLJobStatus, problems: Iterable[str], now: datetime) -> Plan:
     """Nothing is made for a job that cannot work; the condition says why."""
-    generation = observed.job["metadata"].get("generation", 0)
-    return _not_accepted(observed, old, Reason.INVALID_SPEC, "; ".join(problems), generation, now, None)
-
-
-def conflicting(observed: Observed, now: datetime, why: str) -> Plan:
-    """A child's name is taken by something that is not the job's: say so, and look again soon."""
-    old = status_of(observed.job)
-    generation = observed.job["metadata"].get("generation", 0)
-    return _not_accepted(observed, old, Reason.NAME_CONFLICT, why, generation, now, 15.0)
-
-
-def invalid(observed: Observed, now: datetime, why: str) -> Plan:
-    """The apiserver refuses a child: say so, and try again now and then (a policy may be to blame, and mended)."""
-    old = status_of(observed.job)
-    generation = observed.job["metadata"].get("generation", 0)
-    return _not_accepted(observed, old, Reason.INVALID_SPEC, why, generation, now, 60.0)
-
-
-def _not_accepted(
-    observed: Observed, old: RLJobStatus, reason: Reason, why: str, generation: int, now: datetime, again: float | None
-) -> Plan:
+    generation, why = observed.job["metadata"].get("generation", 0), "; ".join(problems)
     new = old.model_copy(deep=True)
     conditions = Conditions(new.conditions, generation, now)
-    conditions.set("Accepted", False, reason, why)
+    conditions.set("Accepted", False, Reason.INVALID_SPEC, why)
     new.conditions, new.observed_generation, new.message = conditions.all(), generation, why[:60000]
     status = new.to_api()
     changed = status != (observed.job.get("status") or {})
-    return Plan(status=status if changed else None, events=tuple(between(old, new)), requeue=again)
+    return Plan(status=status if changed else None, events=tuple(between(old, new)))
 
 
 def _children(context: Context, wanted: Wanted) -> list[tuple[Obj, str]]:
@@ -196,11 +178,13 @@ def _unwanted(observed: Observed, rendered: Iterable[tuple[Obj, str]]) -> list[O
 
 
 def _applies(observed: Observed, wanted: Iterable[tuple[Obj, str]]) -> tuple[Obj, ...]:
-    return tuple(
-        stamped(child, its)
-        for child, its in wanted
-        if needs_apply(child, its, observed.child(child["kind"], name_of(child)))
-    )
+    found = []
+    for child, its in wanted:
+        live = observed.child(child["kind"], name_of(child))
+        child = storage.no_smaller(child, live) if live and child["kind"] == CLAIM.kind else child
+        if needs_apply(child, its, live):
+            found.append(stamped(child, its))
+    return tuple(found)
 
 
 def _creates(context: Context, step: Step, view: View) -> tuple[Obj, ...]:

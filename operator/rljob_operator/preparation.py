@@ -39,7 +39,8 @@ def advance(view: View) -> Preparing | None:
         return None
     live = view.observed.child("Job", name_of(wanted))
     if live is None:
-        view.status.preparation = PreparationStatus(key=prepare.key(view.context), state="Running")
+        if not view.refuses(wanted["kind"], name_of(wanted)):
+            view.status.preparation = PreparationStatus(key=prepare.key(view.context), state="Running")
         return Preparing("preparing", make=[wanted])
     if (failed := condition(live, "Failed")).get("status") == "True":
         words = last_words(view.observed.group("prepare")) or str(failed.get("message", ""))

@@ -10,7 +10,10 @@ class Reason(StrEnum):
     # Accepted
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"  # E
+    # Accepted, ResourcesApplied
+    CHILD_REFUSED = "ChildRefused"  # E
     NAME_CONFLICT = "NameConflict"  # E
+    APPLIED = "Applied"
     # RetrieverReady
     RETRIEVER_READY = "RetrieverReady"  # E
     RETRIEVER_STARTING = "RetrieverStarting"
@@ -91,7 +94,8 @@ HEALTH = frozenset(
 """Reasons of learning health, of stalls and of wrong environments: Events, and Warnings."""
 EVENTS = HEALTH | frozenset(
     {
-        Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY, Reason.RETRIEVER_TIMEOUT,
+        Reason.INVALID_SPEC, Reason.CHILD_REFUSED, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY,
+        Reason.RETRIEVER_TIMEOUT,
         Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
         Reason.SCALING, Reason.SCALED, Reason.SCALING_REFUSED,
         Reason.INADMISSIBLE, Reason.KUEUE_MISSING, Reason.ADMITTED, Reason.EVICTED,
@@ -105,7 +109,8 @@ EVENTS = HEALTH | frozenset(
 """Reasons that an Event is written for."""
 WARNINGS = HEALTH | frozenset(
     {
-        Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT, Reason.RETRIEVER_FAILING,
+        Reason.INVALID_SPEC, Reason.CHILD_REFUSED, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT,
+        Reason.RETRIEVER_FAILING,
         Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL, Reason.CONFIG_ERROR, Reason.CRASHING,
         Reason.POD_LOST, Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
         Reason.ATTEMPT_FAILED, Reason.SCALING_REFUSED, Reason.INADMISSIBLE, Reason.KUEUE_MISSING,

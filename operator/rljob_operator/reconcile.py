@@ -1,30 +1,25 @@
 """One reconcile: observe, plan, write. Every write may be the last one before a crash."""
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rljob_operator import labels, log
 from rljob_operator.kube import ApiError, Kube, event
-from rljob_operator.objects import RAY_CLUSTER, RLJOB, WORKLOAD, Obj, controlled_by, kind_of, name_of, rfc3339
+from rljob_operator.objects import RLJOB, WORKLOAD, Obj, rfc3339
 from rljob_operator.observe import Observed, observe
-from rljob_operator.plan import Plan, conflicting, invalid, plan
+from rljob_operator.plan import Plan, plan
+from rljob_operator.refusals import Refusal, Refusals
 from rljob_operator.settings import Settings
 from rljob_operator.settling import Settling
 from rljob_operator.view import ACTIVE
+from rljob_operator.writes import Writes
 
 logger = logging.getLogger(__name__)
-
-
-class NameConflictError(Exception):
-    """A child's name is taken by something that is not the job's."""
-
-
-class RefusedError(Exception):
-    """The apiserver finds a child invalid: what the spec says of it passed our checks, and trying again cannot help."""
+_ROUNDS = 4
+"""Plans of one reconcile at most: one, and another whenever what is refused has changed."""
 
 
 async def reconcile(
@@ -35,35 +30,52 @@ async def reconcile(
     now: datetime | None = None,
     live: Kube | None = None,
     settling: Settling[tuple[str, str]] | None = None,
+    refusals: Refusals | None = None,
 ) -> tuple[float | None, Observed | None]:
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
     what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
-    behind; `settling` lets a status wait that only counts pods. Raises ApiError."""
+    behind; `settling` lets a status wait that only counts pods; `refusals` remembers what not to try again at once.
+    Raises ApiError."""
+    key = (namespace, name)
     log.about(f"{namespace}/{name}")
     observed = await observe(kube, namespace, name)
     if observed is None:
         return None, None
     now = now or kube.clock()
-    _log_about(observed)
-    wanted = plan(observed, now, settings)
-    if live is not None and _rests_on_absence(observed, wanted):
-        observed = await _observe_live(live, observed, namespace, name)
+    refusals = Refusals() if refusals is None else refusals
+    writes = Writes(kube, key, refusals)
+    for _ in range(_ROUNDS):
+        refused = refusals.known(key)
+        observed, wanted = await _planned(observed, now, settings, live, refused)
         if observed is None:
             return None, None
-        wanted = plan(observed, now, settings)
-    _log_about(observed, wanted)
+        _log_about(observed, wanted)
+        if wanted.finalizer == "add":
+            await _add_finalizer(kube, observed.job)
+        await writes.children(observed, wanted)
+        if refusals.known(key) == refused:
+            break
     if settling is not None:
         wanted = _settled(observed, wanted, settling)
-    try:
-        await _write(kube, observed, wanted, now)
-    except NameConflictError as conflict:
-        wanted = conflicting(observed, now, str(conflict))
-        await _write(kube, observed, wanted, now)
-    except RefusedError as refused:
-        logger.warning("%s/%s: %s", namespace, name, refused)
-        wanted = invalid(observed, now, str(refused))
-        await _write(kube, observed, wanted, now)
-    return wanted.requeue, observed
+    if wanted.status is not None:
+        await _write_status(kube, observed.job, wanted.status)
+    if await writes.scales(wanted):
+        wanted = replace(wanted, requeue=0.0)
+    await _finish(kube, observed, wanted, now)
+    waits = [seconds for seconds in (wanted.requeue, refusals.left(key)) if seconds is not None]
+    return min(waits, default=None), observed
+
+
+async def _planned(
+    observed: Observed, now: datetime, settings: Settings, live: Kube | None, refused: tuple[Refusal, ...]
+) -> tuple[Observed | None, Plan]:
+    """The plan, and what it rests on: observed anew where that must not be behind (None: there is no such job)."""
+    _log_about(observed)
+    wanted = plan(observed, now, settings, refused)
+    if live is None or not _rests_on_absence(observed, wanted):
+        return observed, wanted
+    anew = await _observe_live(live, observed, observed.job["metadata"]["namespace"], observed.name)
+    return anew, wanted if anew is None else plan(anew, now, settings, refused)
 
 
 def _log_about(observed: Observed, wanted: Plan | None = None) -> None:
@@ -115,31 +127,18 @@ def _settled(observed: Observed, wanted: Plan, settling: Settling[tuple[str, str
     return replace(wanted, status=None, requeue=left if wanted.requeue is None else min(left, wanted.requeue))
 
 
-async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:
+async def _add_finalizer(kube: Kube, job: Obj) -> None:
+    answer = await _set_finalizers(kube, job, [*_finalizers(job), labels.FINALIZER])
+    job["metadata"] |= {"resourceVersion": answer["metadata"]["resourceVersion"], "finalizers": _finalizers(answer)}
+
+
+async def _finish(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:
+    """What comes after the status: Events, and the end of a job that is deleted."""
     job = observed.job
-    if wanted.finalizer == "add":
-        job = await _set_finalizers(kube, job, [*_finalizers(job), labels.FINALIZER])
-        observed.job["metadata"]["resourceVersion"] = job["metadata"]["resourceVersion"]
-        observed.job["metadata"]["finalizers"] = _finalizers(job)
-    for child in wanted.apply:
-        with _judged(child):
-            if observed.child(child["kind"], name_of(child)) is None:
-                await _make(kube, observed.job, child)
-            else:
-                await kube.apply(child)
-    for child in wanted.create:
-        with _judged(child):
-            await _create(kube, observed.job, child)
-    for child in wanted.delete:
-        await kube.delete(kind_of(child), child["metadata"]["namespace"], name_of(child), child["metadata"]["uid"])
-    if wanted.status is not None:
-        await _write_status(kube, observed.job, wanted.status)
-    for target, operations in wanted.patch:
-        await kube.patch(RAY_CLUSTER, target["metadata"]["namespace"], name_of(target), operations)
     for happening in wanted.events:
         name = happening.name(observed.name, job["metadata"]["uid"], rfc3339(now))
         logger.info("%s/%s: %s: %s", job["metadata"]["namespace"], observed.name, happening.reason, happening.message)
-        body = event(observed.job, name, happening.kind, str(happening.reason), happening.message, rfc3339(now))
+        body = event(job, name, happening.kind, str(happening.reason), happening.message, rfc3339(now))
         try:
             await kube.create(body)
         except ApiError as error:
@@ -147,18 +146,7 @@ async def _write(kube: Kube, observed: Observed, wanted: Plan, now: datetime) ->
             if error.status != 409:
                 logger.warning("Event %s of %s was not written: %s", happening.reason, observed.name, error)
     if wanted.finalizer == "remove":
-        await _set_finalizers(kube, observed.job, [f for f in _finalizers(observed.job) if f != labels.FINALIZER])
-
-
-@contextlib.contextmanager
-def _judged(child: Obj) -> Iterator[None]:
-    """Raises RefusedError where the apiserver says that the child is invalid, or too large."""
-    try:
-        yield
-    except ApiError as error:
-        if error.status not in (400, 413, 422):
-            raise
-        raise RefusedError(f"the apiserver refuses {child['kind']} {name_of(child)}: {error.message}") from error
+        await _set_finalizers(kube, job, [f for f in _finalizers(job) if f != labels.FINALIZER])
 
 
 def _finalizers(job: Obj) -> list[str]:
@@ -170,35 +158,6 @@ async def _set_finalizers(kube: Kube, job: Obj, finalizers: list[str]) -> Obj:
     # The version makes the write fail when anything has changed since: lists cannot be merged.
     body = {"metadata": {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}}
     return await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body)
-
-
-async def _make(kube: Kube, job: Obj, child: Obj) -> None:
-    """The first apply under a name: a forced one would take over whatever has it."""
-    try:
-        await kube.apply(child, absent=True)
-    except ApiError as error:
-        if error.status != 409:
-            raise
-        await _check_own(kube, job, child)
-        await kube.apply(child)
-
-
-async def _create(kube: Kube, job: Obj, child: Obj) -> None:
-    try:
-        await kube.create(child)
-    except ApiError as error:
-        if error.status != 409:
-            raise
-        await _check_own(kube, job, child)
-
-
-async def _check_own(kube: Kube, job: Obj, child: Obj) -> None:
-    """Raises NameConflictError when the name is something's that is not the job's."""
-    existing = await kube.get(kind_of(child), child["metadata"]["namespace"], name_of(child))
-    if existing is not None and not controlled_by(existing, job["metadata"]["uid"]):
-        raise NameConflictError(
-            f"{child['kind']} {name_of(child)} exists and does not belong to this job: rename the job or remove it"
-        )
 
 
 async def _write_status(kube: Kube, job: Obj, status: Mapping[str, Any]) -> None:

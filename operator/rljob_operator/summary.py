@@ -8,6 +8,7 @@ from rljob_operator.conditions import Conditions
 from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
 from rljob_operator.reasons import Reason
+from rljob_operator.refusals import said
 from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import begun, find, silent_pod
 from rljob_operator.view import View
@@ -18,9 +19,7 @@ def summarise(view: View, step: Step, scaling: Scaling) -> None:
     status, generation = view.status, view.observed.job["metadata"].get("generation", 0)
     conditions = Conditions(status.conditions, generation, view.now)
     status.observed_generation = generation
-    unread = view.context.unread
-    left_out = f"not read by this version of the operator, which goes on without: {'; '.join(unread)}" if unread else ""
-    conditions.set("Accepted", True, Reason.VALID, left_out)
+    _applied(view, conditions)
     _finish(view, step, conditions)
     status.conditions = conditions.all()  # what follows asks whether the job is finished
     _groups(view)
@@ -34,6 +33,20 @@ def summarise(view: View, step: Step, scaling: Scaling) -> None:
     _suspended(view, conditions)
     status.conditions = conditions.all()
     status.phase, status.message = _phase(view, step, conditions)
+
+
+def _applied(view: View, conditions: Conditions) -> None:
+    unread = view.context.unread
+    left_out = f"not read by this version of the operator, which goes on without: {'; '.join(unread)}" if unread else ""
+    conditions.set("Accepted", True, Reason.VALID, left_out)
+    if not view.refused:
+        conditions.set("ResourcesApplied", True, Reason.APPLIED)
+        return
+    conditions.set("ResourcesApplied", False, *said(view.refused))
+    # What has not begun and cannot by what its spec says is not accepted; what others refuse they may allow any time.
+    faults = [its for its in view.refused if its.invalid and (its.needed or its.creates)]
+    if faults and not view.status.attempt:
+        conditions.set("Accepted", False, *said(faults))
 
 
 def _finish(view: View, step: Step, conditions: Conditions) -> None:

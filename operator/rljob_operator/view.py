@@ -9,6 +9,7 @@ from rljob_operator import names
 from rljob_operator.conditions import holds
 from rljob_operator.objects import Obj, condition, parse_time, rfc3339
 from rljob_operator.observe import Observed, Progress
+from rljob_operator.refusals import Refusal
 from rljob_operator.render.context import Context
 from rljob_operator.settings import Settings
 from rljob_operator.trouble import ready
@@ -27,6 +28,8 @@ class View:
     status: RLJobStatus
     now: datetime
     settings: Settings
+    refused: tuple[Refusal, ...] = ()
+    """Writes for the job that the apiserver refuses."""
     report: Progress | None = field(init=False)
     """The driver's report, when it is the current attempt's."""
 
@@ -60,6 +63,15 @@ class View:
         """Whether anything of a Ray cluster is still there."""
         observed = self.observed
         return bool(observed.of_kind("RayJob") or observed.of_kind("RayCluster") or observed.ray_pods)
+
+    @property
+    def lacking(self) -> bool:
+        """Whether something that pods cannot do without is refused."""
+        return any(refusal.needed for refusal in self.refused)
+
+    def refuses(self, kind: str, name: str) -> bool:
+        """Whether the creation of this object is refused."""
+        return any(refusal.key == ("create", kind, name) for refusal in self.refused)
 
     @property
     def retriever_pods(self) -> list[Obj]:
@@ -117,8 +129,12 @@ class View:
         return max(0.0, (end - parse_time(begin)).total_seconds())
 
     def begun(self, attempt: AttemptStatus) -> str | None:
-        """Since when an attempt may run: with a queue, since its admission (None: not yet)."""
-        return attempt.admitted_time if self.context.spec.lifecycle.queue else attempt.start_time
+        """Since when an attempt may run: since its RayJob is there; with a queue, since its admission (None: not
+        yet)."""
+        if self.context.spec.lifecycle.queue:
+            return attempt.admitted_time
+        waits = attempt.state == "Starting" and self.observed.ray_job(attempt.number) is None
+        return None if waits else attempt.start_time
 
     @property
     def driver_silent(self) -> float:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from rljob_operator import labels, names
 from rljob_operator.kept import kept
 from rljob_operator.kube import ApiError, Names, Objects
 from rljob_operator.objects import Kind, Obj, rfc3339
+from rljob_operator.quantity import quantity
 from rljob_operator.reconcile import reconcile
+from rljob_operator.refusals import Refusals
 from rljob_operator.settings import Settings
 
 NAMESPACE = "team"
@@ -77,12 +80,25 @@ class FakeKube:
         """The Job that prepares ends at once, as when all is there already."""
         self.writes: list[str] = []
         self.die_after: int | None = None
+        self.refused: dict[tuple[str, str], ApiError] = {}
+        """Writes that are refused, by verb (apply, create, patch, delete) and kind."""
+        self.tries: list[str] = []
+        """Writes that were refused."""
         self.version = 0
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
 
     def _stamp(self, obj: Obj) -> None:
         self.version += 1
         obj["metadata"]["resourceVersion"] = str(self.version)
+
+    def refuse(self, verb: str, kind: str, status: int | None, message: str) -> None:
+        """From now on every write of a verb to a kind is refused."""
+        self.refused[verb, kind] = ApiError(f"{verb} {kind}", status, message)
+
+    def _admit(self, verb: str, kind: str, name: str) -> None:
+        if error := self.refused.get((verb, kind)):
+            self.tries.append(f"{verb} {kind}/{name}")
+            raise error
 
     def _wrote(self, what: str) -> None:
         self.writes.append(what)
@@ -133,6 +149,9 @@ class FakeKube:
         live = self.objects.get(key)
         if live is not None and absent:
             raise ApiError("apply", 409, "the object has been modified", "Conflict")
+        self._admit("apply", *key)
+        if live is not None and key[0] == "PersistentVolumeClaim" and _size(obj) < _size(live):
+            raise ApiError("apply", 422, "spec.resources.requests.storage: field can not be less than previous value")
         if live is None:
             live = self.add(obj)
         else:
@@ -154,6 +173,7 @@ class FakeKube:
         key = (obj["kind"], obj["metadata"]["name"])
         if key in self.objects:
             raise ApiError("create", 409, "exists", "AlreadyExists")
+        self._admit("create", *key)
         body = self.add(obj)
         if key[0] == "Job" and self.jobs_complete:
             body["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
@@ -164,6 +184,7 @@ class FakeKube:
         live = self.objects.get((kind.kind, name))
         if live is None:
             raise ApiError("patch", 404, "not found")
+        self._admit("patch", kind.kind, name)
         if isinstance(body, list):
             _json_patch(live, body)
         else:
@@ -181,6 +202,7 @@ class FakeKube:
         live = self.objects.get((kind.kind, name))
         if live is None or live["metadata"]["uid"] != uid:
             return
+        self._admit("delete", kind.kind, name)
         if live["metadata"].get("finalizers"):
             live["metadata"]["deletionTimestamp"] = rfc3339(self.now)
             self._stamp(live)
@@ -195,6 +217,7 @@ class World:
     def __init__(self, manifest: Obj | None = None, **settings: Any) -> None:
         self.kube = FakeKube()
         self.settings = Settings(**settings)
+        self.refusals = self._new_refusals()
         self.name = ""
         if manifest is not None:
             self.apply(manifest)
@@ -221,8 +244,13 @@ class World:
     # The operator
 
     async def reconcile(self) -> float | None:
-        after, _ = await reconcile(self.kube, NAMESPACE, self.name, self.settings, self.kube.now)
+        after, _ = await reconcile(
+            self.kube, NAMESPACE, self.name, self.settings, self.kube.now, refusals=self.refusals
+        )
         return after
+
+    def _new_refusals(self) -> Refusals:
+        return Refusals(lambda: self.kube.now.timestamp())
 
     async def settle(self, limit: int = 25) -> None:
         """Reconcile until nothing is written any more; killed on the way, it simply starts again."""
@@ -231,6 +259,7 @@ class World:
             try:
                 await self.reconcile()
             except Killed:
+                self.refusals = self._new_refusals()  # it was in the memory of the process
                 continue
             except ApiError as error:
                 if error.status != 409:
@@ -344,6 +373,12 @@ class World:
 
     def names(self, kind: str) -> list[str]:
         return sorted(name for its, name in self.kube.objects if its == kind)
+
+
+def _size(claim: Obj) -> Decimal:
+    size = quantity(claim["spec"]["resources"]["requests"]["storage"])
+    assert size is not None
+    return size
 
 
 def _role(obj: Obj) -> str | None:

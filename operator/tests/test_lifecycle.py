@@ -1,7 +1,6 @@
 """A job's way through its phases, as a user sees it in the status."""
 
 import pytest
-from rljob_operator.kube import ApiError
 
 
 async def start(world, attempt=1, **progress):
@@ -355,28 +354,6 @@ async def test_finished_job_whose_ray_job_never_ends_is_cleared_up(world):
     assert world.names("RayJob") == []
 
 
-async def test_a_child_that_the_apiserver_refuses_is_said_and_not_tried_at_once(world):
-    apply, refuse = world.kube.apply, True
-
-    async def picky(obj, *, absent=False):
-        if refuse and obj["kind"] == "Deployment":
-            raise ApiError("PATCH deployments", 422, "spec.template.spec.tolerations[0].operator: Invalid value")
-        return await apply(obj, absent=absent)
-
-    world.kube.apply = picky
-    await world.reconcile()  # makes the Job that prepares, which is done at once here
-    assert await world.reconcile() == 60.0
-    said = world.condition("Accepted")
-    assert (said["status"], said["reason"]) == ("False", "InvalidSpec")
-    assert "Deployment demo-retriever: spec.template.spec.tolerations[0].operator" in said["message"]
-    writes = len(world.kube.writes)
-    await world.reconcile()
-    assert [w for w in world.kube.writes[writes:] if "RLJob" in w or "event" in w] == [], "said once"
-    refuse = False
-    await world.settle()
-    assert world.condition("Accepted")["status"] == "True"
-
-
 async def test_foreign_object_is_not_taken_over(world):
     theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "demo-config"}, "data": {"keep": "me"}}
     world.kube.add(theirs)
@@ -384,7 +361,10 @@ async def test_foreign_object_is_not_taken_over(world):
     assert world.get("ConfigMap", "demo-config")["data"] == {"keep": "me"}
     assert world.condition("Accepted")["reason"] == "NameConflict"
     assert "ConfigMap demo-config" in world.status["message"]
+    assert world.event_reasons == ["NameConflict"]
+    assert not world.names("Job"), "nothing runs without it"
     del world.kube.objects["ConfigMap", "demo-config"]
+    world.later(5)
     await world.settle()
     assert world.condition("Accepted")["status"] == "True"
 

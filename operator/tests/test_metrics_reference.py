@@ -59,3 +59,19 @@ def test_a_condition_of_trouble_is_a_series_while_it_holds() -> None:
     told(Stalled="True")
     metrics.job(("team", "a"), None)
     assert "rljob_job_condition{" not in generate_latest(metrics.registry).decode()
+
+
+def test_a_job_with_a_refused_object_is_a_series_until_it_is_mended() -> None:
+    metrics = Metrics(CollectorRegistry())
+
+    def series() -> list[str]:
+        text = generate_latest(metrics.registry).decode()
+        return re.findall(r"^rljob_job_resources_refused\{(.*)\} 1.0", text, re.MULTILINE)
+
+    for status, expected in (("False", ['job_name="a",job_namespace="team"']), ("True", [])):
+        conditions = [{"type": "ResourcesApplied", "status": status}]
+        metrics.job(("team", "a"), {"phase": "Pending", "conditions": conditions})
+        assert series() == expected
+    metrics.job(("team", "a"), {"conditions": [{"type": "ResourcesApplied", "status": "False"}]})
+    metrics.job(("team", "a"), None)
+    assert series() == []

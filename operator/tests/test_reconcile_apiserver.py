@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -114,10 +115,11 @@ def head(kubectl: Kubectl, name: str, attempt: int = 1) -> None:
     kubectl.apply(yaml.safe_dump(pod | {"spec": template["spec"] | {"schedulerName": "nobody"}}))
 
 
-def report(kubectl: Kubectl, name: str, **progress: object) -> None:
+def report(kubectl: Kubectl, name: str, **progress: Any) -> None:
     """The driver's write, as the driver: by its own account, so that its Role is tried too."""
-    if not kubectl.names(f"pod/{name}-1-test-head"):
-        head(kubectl, name)
+    attempt = progress.get("attempt", 1)
+    if not kubectl.names(f"pod/{name}-{attempt}-test-head"):
+        head(kubectl, name, attempt)
     base = {"attempt": 1, "stage": "RL", "step": 3, "totalSteps": 10, "state": "Running", "exitCode": None}
     body = json.dumps({"data": {"progress.json": json.dumps(base | progress)}})
     account = f"system:serviceaccount:{kubectl.namespace}:{name}-driver"

@@ -6,6 +6,7 @@ from rljob_trainer.config.checkpoint import ClaimSpec
 
 from rljob_operator import names
 from rljob_operator.objects import CLAIM, Obj
+from rljob_operator.quantity import quantity
 from rljob_operator.render.context import Context
 
 
@@ -46,3 +47,14 @@ def _claim(context: Context, name: str, storage: ClaimSpec) -> Obj:
     body = context.child(CLAIM, name)
     body["spec"] = spec
     return body
+
+
+def no_smaller(claim: Obj, live: Obj) -> Obj:
+    """The claim as it is to be applied to the live one. Its size is a least size: what somebody has expanded stays as
+    it is, and nothing is asked for that is there already."""
+    spec, kept = claim["spec"], str(live["spec"]["resources"]["requests"]["storage"])
+    there = str(((live.get("status") or {}).get("capacity") or {}).get("storage", kept))
+    wanted, *found = map(quantity, (str(spec["resources"]["requests"]["storage"]), kept, there))
+    if wanted is not None and all(size is not None and size < wanted for size in found):
+        return claim
+    return claim | {"spec": spec | {"resources": {"requests": {"storage": kept}}}}

@@ -77,7 +77,8 @@ class ClaimSpec(ApiModel):
     claim_name: DnsName | None = None
     """Existing PersistentVolumeClaim, which other jobs may share."""
     size: Quantity = "10Gi"
-    """Size of the claim that is created when none is named; it is kept until the RLJob is deleted."""
+    """Least size of the claim that is created when none is named; it is kept until the RLJob is deleted. It may grow
+    while the job runs, where the class allows it. A claim that somebody has expanded stays as large as it is."""
     storage_class_name: DnsName | None = None
     """Class of that claim; the cluster's default otherwise."""
     access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(default=["ReadWriteMany"])

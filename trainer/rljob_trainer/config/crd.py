@@ -2,11 +2,12 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-from rljob_trainer.config.cel import MUTABLE, RULES, immutability, presence
+from rljob_trainer.config.cel import GROWING, MUTABLE, RULES, growth, immutability, presence
 from rljob_trainer.config.cel_rule import Rule
 from rljob_trainer.config.job import GROUP, KIND, PLURAL, VERSION, ObjectMeta, RLJob
 
@@ -90,12 +91,8 @@ def schema() -> dict[str, Any]:
     root["required"] = ["metadata", "spec"]
     for rule in RULES:
         _attach(root, rule)
-    for path, scalar in _immutable(properties["spec"]):
-        _attach(root, immutability(path, scalar=scalar))
-    spec = properties["spec"]
-    for section in sorted({path.split(".")[0] for path in MUTABLE}):
-        if section not in spec["required"] and "default" not in spec["properties"][section]:
-            _attach(root, presence(section))
+    for rule in _held(properties["spec"]):
+        _attach(root, rule)
     return root
 
 
@@ -212,16 +209,22 @@ def _attach(root: dict[str, Any], rule: Rule) -> None:
     node.setdefault(_RULES_KEY, []).append(rule.to_schema())
 
 
-def _immutable(spec: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Paths below the spec that may not change after the start, each with whether it is a scalar always present."""
-    opened = {path.split(".")[0] for path in MUTABLE}
-    paths: list[tuple[str, bool]] = []
-    for name, section in spec["properties"].items():
-        fields = section["properties"] if name in opened else {}
-        for path, child in [(f"{name}.{field}", child) for field, child in fields.items()] or [(name, section)]:
-            if path not in MUTABLE:
-                paths.append((path, child["type"] in ("string", "integer", "number", "boolean") and "default" in child))
-    return paths
+def _held(node: dict[str, Any], path: str = "") -> Iterator[Rule]:
+    """What the spec is held to once the job has started: field by field within a section that has fields which may
+    change, else as a whole."""
+    for name, child in node["properties"].items():
+        its = f"{path}.{name}".lstrip(".")
+        if its in MUTABLE:
+            continue
+        if its in GROWING:
+            yield growth(its)
+        elif any(other.startswith(f"{its}.") for other in (*MUTABLE, *GROWING)):
+            yield from _held(child, its)
+            if name not in node.get("required", ()) and "default" not in child:
+                yield presence(its)
+        else:
+            scalar = child["type"] in ("string", "integer", "number", "boolean")
+            yield immutability(its, scalar=scalar and "default" in child)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from rljob_trainer.config.availability import TABLE, Unavailable
-from rljob_trainer.config.cel import MUTABLE
+from rljob_trainer.config.cel import GROWING, MUTABLE
 from rljob_trainer.config.crd import schema
 from rljob_trainer.config.job import API_VERSION, KIND
 
@@ -31,10 +31,11 @@ def api_reference() -> str:
 
 def _changes() -> str:
     fields = ", ".join(f"`spec.{path}`" for path in MUTABLE)
+    sizes = " and ".join(f"`spec.{path}`" for path in GROWING)
     return f"""\
 ## What may change
 
-Once the first attempt has started, the spec stays as it is, except {fields}.
+Once the first attempt has started, the spec stays as it is, except {fields}; {sizes} may grow.
 Before that, and for a job that was not accepted, everything may be corrected.
 """
 

@@ -49,8 +49,8 @@ class Condition(ApiModel):
     """A condition as KEP-1623 has it."""
 
     type: ShortStr
-    """Accepted, RetrieverReady, Admitted, ClusterReady, Training, those of learning health, Suspended, Complete or
-    Failed."""
+    """Accepted, ResourcesApplied, RetrieverReady, Admitted, ClusterReady, Training, those of learning health,
+    Suspended, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """Whether the condition holds."""
     reason: ShortStr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from rljob_trainer.config.availability import TABLE
-from rljob_trainer.config.cel import MUTABLE, RULES
+from rljob_trainer.config.cel import GROWING, MUTABLE, RULES
 from rljob_trainer.config.cel_rule import formatted
 from rljob_trainer.config.crd import MAX_JSON_BYTES, crd, crd_json, crd_yaml, schema
 from rljob_trainer.config.docs import api_reference
@@ -117,18 +117,33 @@ def test_rules_name_fields_that_exist() -> None:
     for rule in RULES:
         path = ".".join(part for part in (rule.at, rule.field_path) if part).replace("[]", "")
         assert f".{path}" in known, path
-    for path in MUTABLE:
+    for path in (*MUTABLE, *GROWING):
         assert f".spec.{path}" in known
 
 
 def test_everything_in_the_spec_is_either_mutable_or_held() -> None:
     root = schema()
-    held = {rule["fieldPath"] for rule in root["x-kubernetes-validations"]}
-    leaves = set()
-    for name, section in root["properties"]["spec"]["properties"].items():
-        opened = name in {path.split(".")[0] for path in MUTABLE}
-        leaves |= {f".spec.{name}.{field}" for field in section["properties"]} if opened else {f".spec.{name}"}
-    assert held == leaves - {f".spec.{path}" for path in MUTABLE} | {".spec.retriever"}, "it may not come or go"
+    free = {f".spec.{path}" for path in MUTABLE}
+    opened = {path.rpartition(".")[0] for path in (*free, *(f".spec.{path}" for path in GROWING))}
+    held = [rule["fieldPath"] for rule in root["x-kubernetes-validations"]]
+
+    def leaves(node: dict[str, Any], path: str) -> Any:
+        for name, child in node["properties"].items():
+            its = f"{path}.{name}"
+            yield from leaves(child, its) if its in opened else [its]
+
+    may_not_come_or_go = {".spec.retriever", ".spec.retriever.storage"}
+    assert set(held) == set(leaves(root["properties"]["spec"], ".spec")) - free | may_not_come_or_go
+    assert len(held) == len(set(held))
+
+
+def test_the_size_of_a_claim_is_held_by_a_comparison_of_quantities() -> None:
+    rules = {rule["fieldPath"]: rule for rule in schema()["x-kubernetes-validations"]}
+    for path in GROWING:
+        new, old = f"self.spec.{path}", f"oldSelf.spec.{path}"
+        rule = rules[f".spec.{path}"]
+        assert f"quantity({new}).compareTo(quantity({old})) >= 0" in rule["rule"]
+        assert f"[{old}, {new}]" in rule["messageExpression"], "both sizes are said"
 
 
 def test_availability_is_not_in_the_crd_and_names_fields_and_values_that_exist() -> None:
