@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -144,6 +145,7 @@ def job(manifest: dict[str, Any]) -> dict[str, Any]:
         "meant": context.spec.to_api(),
         "document": json.loads(config["data"]["rljob.json"]),
         "entrypoint": attempt["spec"]["entrypoint"],
+        "offered": {group["groupName"]: group["rayStartParams"]["resources"] for group in cluster["workerGroupSpecs"]},
         "containers": {f"{group}/{c['name']}": _container(c) for group, pod in pods.items() for c in _containers(pod)},
         "preparation": preparing["metadata"]["name"] if preparing else None,
         "retrieverDigest": digest,
@@ -158,7 +160,15 @@ def _container(container: dict[str, Any]) -> dict[str, Any]:
     env = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container.get("env", [])}
     before_end = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
     mounts = sorted(mount["mountPath"] for mount in container.get("volumeMounts", []))
-    return {"command": container.get("command"), "preStop": before_end, "env": env, "mounts": mounts}
+    probes = sorted({probe["httpGet"]["path"] for key, probe in container.items() if key.endswith("Probe")})
+    return {
+        "command": container.get("command"),
+        "preStop": before_end,
+        "env": env,
+        "mounts": mounts,
+        "probes": probes,
+        "ports": sorted(port["name"] for port in container.get("ports", [])),
+    }
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -361,8 +371,9 @@ def retrieved(directory: Path) -> dict[str, Any]:
     # As `rollout.search_client` asks; the test compares it with the schema of what the service takes.
     request = {"queries": ["who", "where was she born"], "topk": 2, "return_scores": True}
     with TestClient(create_app(lambda: load_searcher(spec, str(directory)))) as client:
-        while client.get("/readyz").status_code == 503:
-            pass
+        deadline = time.monotonic() + 60.0
+        while client.get("/readyz").status_code == 503 and time.monotonic() < deadline:
+            time.sleep(0.05)
         answer = client.post("/retrieve", json=request)
     answer.raise_for_status()
     return {"request": request, "answer": answer.json()}

@@ -35,6 +35,8 @@ from rljob_trainer.config.tracking import TrackingSpec
 from rljob_trainer.loops.jobdir import claim
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.prepare import is_prepared
+from rljob_trainer.retriever.app import create_app
+from rljob_trainer.retriever.build import build_index
 from rljob_trainer.rollout.search_client import SearchClient
 
 from tests.compat import record
@@ -219,13 +221,22 @@ def test_command_lines_of_older_operators_are_taken_now(path: Path) -> None:
 
 
 @each_job
-def test_containers_have_what_older_images_find_in_them(path: Path) -> None:
-    before, now = load(path)["containers"], record.job(load(path)["manifest"])["containers"]
-    assert before.keys() <= now.keys()
-    for name, container in before.items():
-        env = now[name]["env"]
+def test_pods_have_what_older_images_find_in_them(path: Path) -> None:
+    before, now = load(path), record.job(load(path)["manifest"])
+    assert now["offered"] == before["offered"], "what the driver places ranks and engines by"
+    assert before["containers"].keys() <= now["containers"].keys()
+    for name, container in before["containers"].items():
+        env = now["containers"][name]["env"]
         assert {key: env.get(key) for key in container["env"]} == container["env"], name
-        assert set(container["mounts"]) <= set(now[name]["mounts"]), name
+        for part in ("mounts", "ports"):
+            assert set(container[part]) <= set(now["containers"][name][part]), name
+        assert set(now["containers"][name]["probes"]) <= set(container["probes"]), name
+
+
+@each_job
+def test_probes_of_older_operators_are_answered_now(path: Path) -> None:
+    served = {route.path for route in create_app(mock.Mock()).routes}
+    assert {probe for container in load(path)["containers"].values() for probe in container["probes"]} <= served
 
 
 @each_job
@@ -411,12 +422,13 @@ def test_an_index_of_an_older_image_is_served_and_answers_the_same(corpus: Path,
     directory = shutil.copytree(corpus / "trained", tmp_path / "job")
     job = load_document(directory / "rljob.json")
     before = (directory / "world/index.faiss").stat().st_mtime_ns
-    from rljob_trainer.retriever.build import build_index
-
     assert job.spec.retriever is not None
     build_index(job.spec.retriever, str(directory))
     assert (directory / "world/index.faiss").stat().st_mtime_ns == before, "it was built again"
-    assert record.retrieved(directory) == load(corpus / "retrieve.json")
+    now, before = record.retrieved(directory)["answer"]["result"], load(corpus / "retrieve.json")["answer"]["result"]
+    assert [[hit["document"] for hit in hits] for hits in now] == [[hit["document"] for hit in hits] for hits in before]
+    for hits, recorded in zip(now, before, strict=True):
+        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in recorded], abs=1e-5)
 
 
 # The job's directory
@@ -440,6 +452,7 @@ def test_a_commit_of_an_older_image_is_found_and_its_directory_is_the_jobs_own(c
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @each_corpus
 def test_an_attempt_goes_on_from_a_commit_of_an_older_image(corpus: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(corpus / "trained", tmp_path / "job")
@@ -447,7 +460,7 @@ def test_an_attempt_goes_on_from_a_commit_of_an_older_image(corpus: Path, tmp_pa
     assert before is not None
     command = [sys.executable, "-m", "rljob_trainer.driver", "--job", str(directory / "rljob.json")]
     command += ["--dir", str(directory), "--attempt", "2", "--incarnation", "0002-89abcdef", "--local", "--quiet"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stderr
     summary = load(directory / "summary.json")
     assert (summary["state"], summary["steps"]) == ("Succeeded", before.step + 1)
