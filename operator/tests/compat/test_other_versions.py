@@ -6,16 +6,10 @@ between the operator and an image of another version (docs/upgrade.md).
 
 import argparse
 import asyncio
-import importlib
 import json
 import logging
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
-from unittest import mock
 
 import jsonschema
 import pytest
@@ -25,45 +19,25 @@ from rljob_operator.observe import Observed, Preparation
 from rljob_operator.render import config_maps
 from rljob_operator.render.context import Context
 from rljob_operator.settings import Settings
-from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.cluster.control import wants_scale, wants_suspend
 from rljob_trainer.config.contract import VERSION, Since, Version, since_of
 from rljob_trainer.config.explain import child_model
 from rljob_trainer.config.job import RLJob, RLJobSpec
 from rljob_trainer.config.load import load_document, without_nulls
 from rljob_trainer.config.tracking import TrackingSpec
-from rljob_trainer.loops.jobdir import claim
-from rljob_trainer.loops.state import LoopState
-from rljob_trainer.prepare import is_prepared
-from rljob_trainer.retriever.app import create_app
-from rljob_trainer.retriever.build import build_index
-from rljob_trainer.rollout.search_client import SearchClient
 
 from tests.compat import record
+from tests.compat.recorded import (
+    CORPORA,
+    commands,
+    corpus_of,
+    each_corpus,
+    each_job,
+    each_report,
+    entry_point,
+    load,
+)
 from tests.conftest import NAMESPACE, World, job_manifest
-
-CORPORA = sorted(path for path in record.CORPUS.iterdir() if path.is_dir())
-JOBS = [path for corpus in CORPORA for path in sorted((corpus / "jobs").glob("*.json"))]
-REPORTS = [path for corpus in CORPORA for path in sorted((corpus / "progress").glob("*.json"))]
-MODULE = {"rljob_trainer.retriever": "retriever.__main__"}
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(record.CORPUS)).removesuffix(".json")
-
-
-def load(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-each_corpus = pytest.mark.parametrize("corpus", CORPORA, ids=name_of)
-each_job = pytest.mark.parametrize("path", JOBS, ids=name_of)
-each_report = pytest.mark.parametrize("path", REPORTS, ids=name_of)
-
-
-def corpus_of(path: Path) -> Path:
-    return record.CORPUS / path.relative_to(record.CORPUS).parts[0]
-
 
 # The job's document
 
@@ -171,18 +145,6 @@ def object_in(node: Any, root: Any) -> Any:
 # Command lines and environments
 
 
-def commands(job: dict[str, Any]) -> list[list[str]]:
-    """Every command line of a job's pods."""
-    lines = [shlex.split(job["entrypoint"])]
-    for container in job["containers"].values():
-        lines += [line for line in (container["command"], container["preStop"]) if line]
-    return [line for line in lines if line[:2] == ["python", "-m"]]
-
-
-def entry_point(line: list[str]) -> str:
-    return MODULE.get(line[2], line[2].removeprefix("rljob_trainer."))
-
-
 def parser_of(options: list[dict[str, Any]]) -> argparse.ArgumentParser:
     """The parser that was recorded."""
     types = {"int": int, "float": float, "Path": Path, None: str}
@@ -203,23 +165,6 @@ def test_command_lines_of_now_are_taken_by_older_images(path: Path) -> None:
         assert unknown == [], line
 
 
-class Parsed(Exception):  # noqa: N818 - not an error
-    pass
-
-
-@each_job
-def test_command_lines_of_older_operators_are_taken_now(path: Path) -> None:
-    real = argparse.ArgumentParser.parse_args
-    for line in commands(load(path)):
-
-        def parse(parser: argparse.ArgumentParser, *_: Any, line: list[str] = line) -> None:
-            real(parser, line[3:])
-            raise Parsed
-
-        with mock.patch.object(argparse.ArgumentParser, "parse_args", parse), pytest.raises(Parsed):
-            importlib.import_module(f"rljob_trainer.{entry_point(line)}").main()
-
-
 @each_job
 def test_pods_have_what_older_images_find_in_them(path: Path) -> None:
     before, now = load(path), record.job(load(path)["manifest"])
@@ -231,12 +176,6 @@ def test_pods_have_what_older_images_find_in_them(path: Path) -> None:
         for part in ("mounts", "ports"):
             assert set(container[part]) <= set(now["containers"][name][part]), name
         assert set(now["containers"][name]["probes"]) <= set(container["probes"]), name
-
-
-@each_job
-def test_probes_of_older_operators_are_answered_now(path: Path) -> None:
-    served = {route.path for route in create_app(mock.Mock()).routes}
-    assert {probe for container in load(path)["containers"].values() for probe in container["probes"]} <= served
 
 
 @each_job
@@ -313,10 +252,7 @@ async def test_an_older_drivers_report_ends_its_attempt_as_it_says(path: Path) -
 
 
 @each_corpus
-def test_reports_of_now_are_read_by_older_operators(corpus: Path) -> None:
-    schema = load(corpus / "schemas/progress.json")
-    for report in record.progress().values():
-        jsonschema.validate(report, schema)
+def test_reports_of_the_preparation_are_read_by_older_operators(corpus: Path) -> None:
     for report in record.preparation():
         jsonschema.validate(report, load(corpus / "schemas/preparation.json"))
 
@@ -394,75 +330,3 @@ def test_requests_of_older_operators_are_understood(corpus: Path) -> None:
 def test_requests_of_now_are_understood_by_older_drivers() -> None:
     for asked in asyncio.run(record.requests(record.ROOT)):
         jsonschema.validate(asked["request"], REQUEST_READER)
-
-
-# The retriever
-
-
-@each_corpus
-async def test_the_trainer_and_the_retriever_may_be_of_different_images(corpus: Path) -> None:
-    exchange = load(corpus / "retrieve.json")
-    sent: list[Any] = []
-
-    async def post(body: Any, **_: Any) -> Any:
-        sent.append(body)
-        return exchange["answer"]
-
-    async with SearchClient("http://retriever", topk=2, timeout=60.0, limit=asyncio.Semaphore(2)) as client:
-        with mock.patch.object(client._caller, "post", post):
-            found = await asyncio.gather(*(client.search(query) for query in exchange["request"]["queries"]))
-    assert [len(documents) for documents in found] == [2, 2]
-    (body,) = sent
-    jsonschema.validate(body, load(corpus / "schemas/retrieve.json"))
-    assert set(body) <= set(load(corpus / "schemas/retrieve.json")["properties"])
-
-
-@each_corpus
-def test_an_index_of_an_older_image_is_served_and_answers_the_same(corpus: Path, tmp_path: Path) -> None:
-    directory = shutil.copytree(corpus / "trained", tmp_path / "job")
-    job = load_document(directory / "rljob.json")
-    before = (directory / "world/index.faiss").stat().st_mtime_ns
-    assert job.spec.retriever is not None
-    build_index(job.spec.retriever, str(directory))
-    assert (directory / "world/index.faiss").stat().st_mtime_ns == before, "it was built again"
-    now, before = record.retrieved(directory)["answer"]["result"], load(corpus / "retrieve.json")["answer"]["result"]
-    assert [[hit["document"] for hit in hits] for hits in now] == [[hit["document"] for hit in hits] for hits in before]
-    for hits, recorded in zip(now, before, strict=True):
-        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in recorded], abs=1e-5)
-
-
-# The job's directory
-
-
-@each_corpus
-def test_a_commit_of_an_older_image_is_found_and_its_directory_is_the_jobs_own(corpus: Path, tmp_path: Path) -> None:
-    directory = shutil.copytree(corpus / "trained", tmp_path / "job")
-    job = load_document(directory / "rljob.json")
-    found = latest_commit(directory)
-    assert found.skipped == []
-    assert found.commit is not None
-    state = LoopState.from_json(found.commit.loop_state())
-    assert (state.stage, state.step) == ("RL", found.commit.step)
-    claim(directory, job, may_resume=True)
-    assert job.spec.data.prepare is not None
-    assert is_prepared(job.spec.data.prepare, directory)
-    # And an image of the older version still takes the directory for the job's own.
-    assert load(directory / "job.json") == load(corpus / "trained/job.json")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@each_corpus
-def test_an_attempt_goes_on_from_a_commit_of_an_older_image(corpus: Path, tmp_path: Path) -> None:
-    directory = shutil.copytree(corpus / "trained", tmp_path / "job")
-    before = latest_commit(directory).commit
-    assert before is not None
-    command = [sys.executable, "-m", "rljob_trainer.driver", "--job", str(directory / "rljob.json")]
-    command += ["--dir", str(directory), "--attempt", "2", "--incarnation", "0002-89abcdef", "--local", "--quiet"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert ended.returncode == 0, ended.stderr
-    summary = load(directory / "summary.json")
-    assert (summary["state"], summary["steps"]) == ("Succeeded", before.step + 1)
-    trained = [line for line in (directory / "attempts/0002-89abcdef/metrics.jsonl").read_text().splitlines() if line]
-    assert [json.loads(line)["step"] for line in trained if json.loads(line)["kind"] == "rl"] == [before.step + 1]
