@@ -31,7 +31,7 @@ def whole(raw: Obj) -> tuple[RLJob | None, list[str]]:
 def readable(raw: Obj) -> tuple[RLJob | None, list[str]]:
     """The job without what cannot be read of it (there the defaults hold), and what that is, as sentences; None when
     too much of it cannot be read."""
-    return _readable(RLJob, raw, lambda path: len(path) > 1)
+    return readable_part(RLJob, raw, lambda path: len(path) > 1)
 
 
 def status_of(job: Obj) -> RLJobStatus:
@@ -40,15 +40,19 @@ def status_of(job: Obj) -> RLJobStatus:
     Raises ValueError when that is part of what decides about attempts.
     """
     raw = job.get("status") or {}
-    status, unread = _readable(RLJobStatus, raw, lambda path: path[-1] not in _LIFE and not isinstance(path[-1], int))
+    status, unread = readable_part(
+        RLJobStatus, raw, lambda path: path[-1] not in _LIFE and not isinstance(path[-1], int)
+    )
     if status is None:
         raise ValueError(f"status cannot be read: {'; '.join(unread)}")
     return status
 
 
-def _readable[M: BaseModel](
-    model: type[M], raw: Obj, may_go: Callable[[Sequence[str | int]], bool]
+def readable_part[M: BaseModel](
+    model: type[M], raw: Any, may_go: Callable[[Sequence[str | int]], bool]
 ) -> tuple[M | None, list[str]]:
+    """The model without the parts that cannot be read and `may_go` (asked with their paths), and what is wrong with
+    them, as sentences; None when others cannot be read, or too much of it."""
     rest, unread = raw, list[str]()
     for _ in range(_ROUNDS):
         try:
@@ -56,9 +60,15 @@ def _readable[M: BaseModel](
         except ValidationError as error:
             rest = copy.deepcopy(rest)
             unread += _sentences(error)
-            dropped = [_drop(rest, its["loc"], may_go) for its in error.errors()]
-            if not all(dropped):
+            paths = {_innermost(rest, its["loc"]): None for its in error.errors()}
+            if not all(path and may_go(path) for path in paths):
                 break
+            # The deeper first, and of a list the later: what goes must not change what another path means.
+            order = list(paths)
+            order.reverse()
+            order.sort(key=len, reverse=True)
+            for path in order:
+                _drop(rest, path)
     return None, unread
 
 
@@ -66,18 +76,19 @@ def _sentences(error: ValidationError) -> list[str]:
     return [f"{'.'.join(map(str, its['loc']))}: {its['msg']}" for its in error.errors()]
 
 
-def _drop(tree: Obj, location: Sequence[str | int], may_go: Callable[[Sequence[str | int]], bool]) -> bool:
-    """Leave out the innermost of a location that is there; whether anything was. (A location also names the members of
-    unions, which are no keys.)"""
-    found: Any = tree
-    where: Any = None
+def _innermost(tree: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """The path of the innermost part of a location that is there. (A location also names the members of unions, which
+    are no keys.)"""
     path: list[str | int] = []
     for step in location:
-        inside = step in found if isinstance(found, dict) else isinstance(found, list) and step in range(len(found))
+        inside = step in tree if isinstance(tree, dict) else isinstance(tree, list) and step in range(len(tree))
         if inside:
-            where, found = found, found[step]
+            tree = tree[step]
             path.append(step)
-    if not path or not may_go(path):
-        return False
-    del where[path[-1]]
-    return True
+    return tuple(path)
+
+
+def _drop(tree: Any, path: tuple[str | int, ...]) -> None:
+    for step in path[:-1]:
+        tree = tree[step]
+    del tree[path[-1]]

@@ -5,11 +5,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
 from rljob_operator import labels, names
 from rljob_operator.kube import ApiError, Kube
+from rljob_operator.manifest import readable_part
 from rljob_operator.objects import (
     CHILDREN,
     POD,
@@ -25,6 +27,8 @@ from rljob_operator.objects import (
 from rljob_operator.render.config_maps import PREPARATION_KEY, PROGRESS_KEY, REQUEST_KEY
 
 logger = logging.getLogger(__name__)
+_VERDICT = frozenset({"attempt", "state", "step", "totalSteps", "exitCode"})
+"""What a driver's report cannot do without: guessed wrongly, an attempt would end otherwise than it did."""
 _REST = (POD, *(kind for kind in CHILDREN if kind not in (RAY_JOB, RAY_CLUSTER)))
 
 
@@ -161,24 +165,26 @@ class Observed:
         return [pod for pod in self.pods if meta(pod, "labels", labels.ROLE) in labels.RAY_GROUPS]
 
     def progress(self) -> Progress | None:
-        """The driver's last report; None when there is none that can be read."""
-        text = self._data(names.progress(self.name), PROGRESS_KEY)
-        if not text:
-            return None
-        try:
-            return Progress.model_validate_json(text)
-        except ValidationError as error:
-            logger.warning("%s: progress.json cannot be read: %s", self.name, error)
-            return None
+        """The driver's last report, without what a driver of another version has put into it and this one cannot read;
+        None when there is none, or none that says where its attempt stands."""
+        return self._report(Progress, PROGRESS_KEY, _VERDICT)
 
     def preparation(self) -> Preparation | None:
         """What the Job that prepares last said; None when there is nothing that can be read."""
-        text = self._data(names.progress(self.name), PREPARATION_KEY)
-        try:
-            return Preparation.model_validate_json(text) if text else None
-        except ValidationError as error:
-            logger.warning("%s: preparation.json cannot be read: %s", self.name, error)
+        return self._report(Preparation, PREPARATION_KEY, frozenset())
+
+    def _report[M: _Report](self, model: type[M], key: str, needed: frozenset[str]) -> M | None:
+        text = self._data(names.progress(self.name), key)
+        if not text:
             return None
+        try:
+            report, unread = readable_part(model, from_json(text), lambda path: path[0] not in needed)
+        except ValueError as error:
+            report, unread = None, [str(error)]
+        if unread:
+            what = "cannot be read" if report is None else "is read without a part of it"
+            logger.warning("%s: %s %s: %s", self.name, key, what, "; ".join(unread)[:500])
+        return report
 
     def request(self) -> dict[str, object]:
         """What the driver was last asked; empty when nothing."""

@@ -22,7 +22,7 @@ from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableE
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
 from rljob_trainer.config.errors import UserError, missing_package
-from rljob_trainer.config.load import load
+from rljob_trainer.config.load import load_document
 from rljob_trainer.config.status import AttemptReason
 from rljob_trainer.loops.stop import (
     EXIT_DONE,
@@ -163,7 +163,7 @@ def _run(
     progress: ProgressReporter,
     stack: ExitStack,
 ) -> None:
-    job = load(options.job)
+    job = load_document(options.job)
     wishes: list[ScaleRequest] = []
     if environment is not None:
         _hold_lease(environment, options, stop, stack, wishes)

@@ -22,7 +22,7 @@ from rljob_trainer import logs
 from rljob_trainer.cluster.preparation import report
 from rljob_trainer.config.data import PrepareSpec
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load
+from rljob_trainer.config.load import load_document
 from rljob_trainer.data.files import exclusive, write_atomically
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logs.configure("prepare", form="%(levelname)s %(message)s")
     try:
-        spec = load(options.job).spec.data.prepare
+        spec = load_document(options.job, ("spec", "data", "prepare")).spec.data.prepare
         if spec is None:
             log.info("the job has no spec.data.prepare: nothing to do")
         else:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from rljob_trainer.config.contract import document
+
 from rljob_operator import labels, names
 from rljob_operator.objects import CONFIG_MAP, Obj
 from rljob_operator.render.context import Context
@@ -14,14 +16,15 @@ PREPARATION_KEY = "preparation.json"
 
 
 def config(context: Context) -> Obj:
-    """The RLJob as JSON, every default spelt out. Annotations stay behind: they repeat the whole manifest."""
-    manifest = context.job.to_manifest()
-    manifest["metadata"] = {
+    """The RLJob as JSON, for images of this and of other versions (see `rljob_trainer.config.contract`). The user's
+    annotations stay behind: they repeat the whole manifest."""
+    metadata = {
         "name": context.name,
         "namespace": context.namespace,
         "uid": context.uid,
-        "labels": manifest["metadata"].get("labels", {}),
+        "labels": dict(context.job.metadata.labels),
     }
+    manifest = document(context.job, metadata)
     body = context.child(CONFIG_MAP, names.config(context.name))
     body["data"] = {MANIFEST_KEY: json.dumps(manifest, sort_keys=True, ensure_ascii=False)}
     return body

@@ -8,6 +8,7 @@ lost costs little. The name holds a key of the content: another content is anoth
 import hashlib
 import json
 
+from rljob_trainer.config.contract import spelt_out
 from rljob_trainer.config.retriever import RetrieverSpec
 
 from rljob_operator import names
@@ -27,7 +28,7 @@ KEPT_SECONDS = 3600
 
 def key(context: Context) -> str:
     """Of what the Job makes; the same content is not made twice."""
-    spec = context.spec.to_api()
+    spec = spelt_out(context.spec)  # a field that is new and not used makes nothing anew
     retriever = spec.get("retriever") or {}
     made = {
         "prepare": spec["data"].get("prepare"),

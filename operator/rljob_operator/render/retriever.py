@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from rljob_trainer.config.contract import spelt_out
 from rljob_trainer.config.retriever import RetrieverSpec
 
 from rljob_operator import labels, names
@@ -107,7 +108,7 @@ def _probes(retriever: RetrieverSpec) -> dict[str, Any]:
 
 def _digest(context: Context) -> str:
     """Changes with what a running retriever would not notice: its section, the preparation and the user's modules."""
-    spec = context.spec.to_api()
+    spec = spelt_out(context.spec)  # a field that is new and not used restarts no retriever
     read = {key: spec.get(key) for key in ("retriever", "code")} | {"prepare": spec["data"].get("prepare")}
     read["retriever"] = {
         k: v for k, v in (read["retriever"] or {}).items() if k not in ("replicas", "autoscaling", "pod")

@@ -1,4 +1,8 @@
-"""Requests of the operator to the driver: the ConfigMap `<job>-control`, polled."""
+"""Requests of the operator to the driver: the ConfigMap `<job>-control`, polled.
+
+The operator may be of another version. What it adds to `request.json` is ignored: it waits for no request without a
+limit, and takes none for done before the driver reports it.
+"""
 
 import json
 import logging
@@ -90,7 +94,9 @@ class ControlPoller:
                 self._name, self._namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
             text = (found.data or {}).get("request.json")
-            suspend, scale = wants_suspend(text, self._attempt), wants_scale(text, self._attempt)
+            suspend = wants_suspend(text, self._attempt)
+            # A wish for engines that this version cannot read must not keep the driver from suspending.
+            scale = None if suspend else wants_scale(text, self._attempt)
         except ApiException as error:
             if error.status != 404:  # none is there until the operator asks for something
                 self._complain(error)

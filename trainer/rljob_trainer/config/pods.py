@@ -30,17 +30,6 @@ class ResourceRequirements(ApiModel):
     """What the container may use at most. GPUs are added from the group's GPU count and need not be written here."""
 
 
-class EnvVar(ApiModel):
-    """One environment variable: a literal value, or a key of a Secret."""
-
-    name: EnvName
-    """Name of the variable; those that begin with RLJOB_ are the operator's."""
-    value: Annotated[str, Field(max_length=4096)] | None = None
-    """Literal value. Never a secret: it is stored in the RLJob in the clear."""
-    secret_key_ref: "SecretEnvSource | None" = None
-    """Take the value from a Secret of the job's namespace."""
-
-
 class SecretEnvSource(ApiModel):
     """A key of a Secret, for an environment variable."""
 
@@ -48,6 +37,17 @@ class SecretEnvSource(ApiModel):
     """Name of the Secret."""
     key: SecretKey
     """Key within the Secret."""
+
+
+class EnvVar(ApiModel):
+    """One environment variable: a literal value, or a key of a Secret."""
+
+    name: EnvName
+    """Name of the variable; those that begin with RLJOB_ are the operator's."""
+    value: Annotated[str, Field(max_length=4096)] | None = None
+    """Literal value. Never a secret: it is stored in the RLJob in the clear."""
+    secret_key_ref: SecretEnvSource | None = None
+    """Take the value from a Secret of the job's namespace."""
 
 
 class Toleration(ApiModel):

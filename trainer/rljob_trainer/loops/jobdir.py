@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rljob_trainer.config.contract import spelt_out
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 
@@ -53,8 +54,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def learning_fields(job: RLJob) -> dict[str, Any]:
-    """The fields of the spec that decide what is learned, by dotted path."""
-    flat = flatten(job.to_manifest()["spec"])
+    """The fields of the spec that decide what is learned, by dotted path. They are compared with what images of other
+    versions have recorded, so fields that those may not know are there only when they are set."""
+    flat = flatten(spelt_out(job.spec))
     return {
         path: value
         for path, value in flat.items()

@@ -17,8 +17,10 @@ from types import FrameType
 from typing import Any
 
 from rljob_trainer.config.arithmetic import generates
+from rljob_trainer.config.contract import document
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.config.load import load_document
 from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.loops.jobdir import ATTEMPTS, claim, last_attempt, new_incarnation
 from rljob_trainer.loops.local_retriever import LocalRetriever
@@ -50,11 +52,11 @@ def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: b
     with _only_one(directory):
         claim(directory, job, may_resume=False)
         manifest = directory / MANIFEST
-        text = json.dumps(job.to_manifest(), indent=1)
-        if _finished(directory, manifest, text):
+        if _finished(directory, manifest, job):
             if not quiet:
                 print(f"{job.metadata.name} is done already, see {directory / 'report.html'}", file=sys.stderr)
             return EXIT_DONE
+        text = json.dumps(document(job, job.metadata.to_api()), indent=1)
         manifest.write_text(text, encoding="utf-8")
         return _LocalRun(job, directory, manifest, _environment(job, directory, code), quiet).run()
 
@@ -226,12 +228,17 @@ def _only_one(directory: Path) -> Iterator[None]:
         yield
 
 
-def _finished(directory: Path, manifest: Path, text: str) -> bool:
-    """Whether exactly this manifest has run to its end here."""
+def _finished(directory: Path, manifest: Path, job: RLJob) -> bool:
+    """Whether this very job has run to its end here; also when another version has written its manifest."""
     summary = directory / "summary.json"
-    if not summary.exists() or not manifest.exists() or manifest.read_text(encoding="utf-8") != text:
+    if not summary.exists() or not manifest.exists():
         return False
-    return bool(json.loads(summary.read_text(encoding="utf-8"))["state"] == "Succeeded")
+    try:
+        there = load_document(manifest)
+    except UserError:
+        return False
+    same = there.spec == job.spec and there.metadata.name == job.metadata.name
+    return same and bool(json.loads(summary.read_text(encoding="utf-8"))["state"] == "Succeeded")
 
 
 def _last_commit(directory: Path) -> Any:

@@ -15,7 +15,7 @@ import uvicorn
 
 from rljob_trainer import logs
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load
+from rljob_trainer.config.load import load_document
 from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.data.files import write_atomically
 from rljob_trainer.retriever.app import Limits, create_app
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.configure("retriever", form="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
-        job = load(options.job)
+        job = load_document(options.job, ("spec", "retriever"))
         spec = job.spec.retriever
         if spec is None:
             raise UserError("spec.retriever: the job has none, so there is nothing to serve")

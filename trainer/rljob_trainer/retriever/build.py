@@ -18,7 +18,7 @@ import numpy as np
 from rljob_trainer import logs
 from rljob_trainer.cluster.preparation import report
 from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load
+from rljob_trainer.config.load import load_document
 from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.data.files import exclusive, sync, write_atomically
 from rljob_trainer.job_paths import existing_file, resolve
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.configure("build-index", form="%(levelname)s %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
-        spec = load(options.job).spec.retriever
+        spec = load_document(options.job, ("spec", "retriever")).spec.retriever
         if spec is None:
             raise UserError("spec.retriever: the job has none, so there is no index to build")
         print(build_index(spec, options.dir))

@@ -1,5 +1,6 @@
 """The operator's requests reach the driver."""
 
+import json
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,19 @@ def test_the_poller_lives_through_absence_errors_and_nonsense() -> None:
     poller = ControlPoller(Api(), "ns", "job-control", 3, asked.set, interval=0.01)
     assert asked.wait(timeout=30.0)
     assert answers == []
+    poller.close()
+
+
+def test_a_wish_of_a_newer_operator_does_not_keep_the_driver_from_suspending() -> None:
+    asked = threading.Event()
+
+    class Api:
+        def read_namespaced_config_map(self, name: str, namespace: str, _request_timeout: Any) -> Any:
+            request = {"attempt": 3, "suspend": True, "engines": {"least": 2, "most": 4}, "drain": 7, "novel": []}
+            return SimpleNamespace(data={"request.json": json.dumps(request)})
+
+    poller = ControlPoller(Api(), "ns", "job-control", 3, asked.set, interval=0.01)
+    assert asked.wait(timeout=30.0)
     poller.close()
 
 

@@ -41,6 +41,16 @@ def test_custom_hooks_travel_in_the_manifest(tmp_path: Path, capsys: pytest.Capt
     assert len(list((tmp_path / "attempts").iterdir())) == 1
 
 
+def test_a_job_that_another_version_has_finished_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = load(HOOKS)
+    (tmp_path / "rljob.json").write_text(json.dumps(job.to_manifest(), indent=1))  # every default spelt out, no version
+    (tmp_path / "summary.json").write_text(json.dumps({"state": "Succeeded"}))
+    assert run_local(job, tmp_path) == 0
+    assert "done already" in capsys.readouterr().err
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
