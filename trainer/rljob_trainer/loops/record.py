@@ -19,6 +19,8 @@ from rljob_trainer.watch.judge import Stall
 
 WITHOUT_RETRIEVER = "without_retriever"
 ONE_OF_EACH = Devices(1, 1)
+REPORT_SECONDS = 10.0
+"""A commit waits so long for its report, at most; then it goes on, and the commit that was reported before stays."""
 
 
 class Recorder:
@@ -150,10 +152,15 @@ class Recorder:
         self.progress.update(evaluation=shown, transition=True)
 
     def committed(self, state: LoopState, name: str) -> None:
-        """A commit is durable."""
+        """A commit is durable. Returns once that is reported, or could not be for the moment. From any thread."""
         self.prometheus.committed()
         last = {"name": name, "step": state.step, "policyVersion": state.policy_version, "time": now_rfc3339()}
         self.progress.update(lastCommit=last, transition=True)
+        self.progress.flush(REPORT_SECONDS)
+
+    def reported_commits(self) -> set[str]:
+        """Names of the commits that somebody may find in a report as the last one."""
+        return self.progress.named_commits()
 
     def health(self, conditions: Mapping[str, Mapping[str, Any]]) -> None:
         """The learning-health conditions that hold now: rollout since when, policy and message of each."""

@@ -119,7 +119,7 @@ class Run:
         self.em_label = em_label(job.spec.reward)
         self.seed = salted(job.spec.seed, len(rollbacks))
         """Seed of what is sampled for training: after a rollback not the same again."""
-        self.health = Health(job, place, recorder, list(rollbacks))
+        self.health = Health(job, place, recorder, list(rollbacks), settle=lambda: self.commits.settle())
         self._scorer = None if job.spec.reward is None else RewardScorer(job.spec.reward)
         self.last_commit: Commit | None = None
         self._synced: int | None = None
@@ -138,10 +138,11 @@ class Run:
             job,
             place,
             self.ranks,
+            durable=lambda state, commit: recorder.committed(state, commit.name),
             made=self._committed,
             allowed=stop.may_write,
             tick=self.beat,
-            in_use=lambda: self.hub.in_use() | self.health.guarded(),
+            in_use=lambda: self.hub.in_use() | self.health.guarded() | recorder.reported_commits(),
         )
         self.engines: EngineGroup | None = None
         if generates(job.spec):
@@ -226,7 +227,6 @@ class Run:
 
     def _committed(self, state: LoopState, commit: Commit) -> None:
         self.last_commit = commit
-        self.recorder.committed(state, commit.name)
         self.hub.committed(state, commit, self.export_hf)
 
     def export_hf(self, directory: Path) -> None:
