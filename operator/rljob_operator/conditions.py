@@ -9,8 +9,9 @@ from rljob_operator.objects import rfc3339
 from rljob_operator.reasons import Reason
 
 ORDER = (
-    "Accepted", "RetrieverReady", "Admitted", "ClusterReady", "RolloutScaled", "Training", "Stalled", "RewardStalled",
-    "EntropyCollapsed", "MismatchHigh", "ResponseLengthExploding", "NonFinite", "Suspended", "Complete", "Failed",
+    "Accepted", "RetrieverReady", "Admitted", "ClusterReady", "RolloutScaled", "Training", "Stalled", "RewardFailing",
+    "RewardStalled", "EntropyCollapsed", "MismatchHigh", "ResponseLengthExploding", "NonFinite", "Suspended",
+    "Complete", "Failed",
 )  # fmt: skip
 _LONGEST = 4000
 
