@@ -10,8 +10,8 @@ from rljob_operator.reasons import Reason
 
 ORDER = (
     "Accepted", "ResourcesApplied", "RetrieverReady", "Admitted", "ClusterReady", "RolloutScaled", "Training",
-    "Stalled", "RewardStalled", "EntropyCollapsed", "MismatchHigh", "ResponseLengthExploding", "NonFinite",
-    "Suspended", "Complete", "Failed",
+    "Stalled", "RewardFailing", "RewardStalled", "EntropyCollapsed", "MismatchHigh", "ResponseLengthExploding",
+    "NonFinite", "Suspended", "Complete", "Failed",
 )  # fmt: skip
 _LONGEST = 4000
 

@@ -52,6 +52,16 @@ def report(view: View, conditions: Conditions) -> None:
             conditions.set(kind, False, Reason.HEALTHY)
 
 
+def reward_failures(view: View, conditions: Conditions) -> None:
+    """Whether samples get no reward, as the current attempt's driver reports it; the last known without a report."""
+    if view.report is None:
+        return
+    if said := view.report.reward_failures:
+        conditions.set("RewardFailing", True, Reason.REWARD_FAILING, said.message)
+    elif conditions.get("RewardFailing"):
+        conditions.set("RewardFailing", False, Reason.HEALTHY)
+
+
 def stalled(view: View, conditions: Conditions) -> None:
     """Who is stuck, as the current attempt's driver reports it; the last known without a report."""
     if view.report is None:

@@ -13,7 +13,7 @@ PHASES = (
     "Pending", "Preparing", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded",
     "Failed",
 )  # fmt: skip
-TROUBLES = frozenset({*get_args(HealthCondition), "Stalled"})
+TROUBLES = frozenset({*get_args(HealthCondition), "RewardFailing", "Stalled"})
 """Conditions that tell of trouble when they hold."""
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -86,7 +86,7 @@ class _Jobs(Collector):
         yield family
         family = GaugeMetricFamily(
             "rljob_job_condition",
-            "1 for a condition of trouble that holds: those of learning health, and Stalled.",
+            "1 for a condition of trouble that holds: those of learning health, RewardFailing and Stalled.",
             labels=["job_namespace", "job_name", "condition"],
         )
         for (namespace, name), conditions in list(self._troubles.items()):

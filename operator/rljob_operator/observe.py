@@ -74,6 +74,12 @@ class Stalled(_Report):
     stack: str | None = Field(default=None, max_length=4096)
 
 
+class RewardFailures(_Report):
+    """Samples that got no reward of late."""
+
+    message: str = Field(default="", max_length=8192)
+
+
 class Progress(_Report):
     """The driver's report, `progress.json`."""
 
@@ -89,6 +95,7 @@ class Progress(_Report):
     evaluation: dict[str, float | None] = Field(default_factory=dict)
     last_commit: Commit | None = None
     health: dict[str, Health] = Field(default_factory=dict)
+    reward_failures: RewardFailures | None = None
     early_stop: EarlyStop | None = None
     engines: Engines | None = None
     trainer_wait: float | None = None

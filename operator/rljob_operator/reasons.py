@@ -54,6 +54,8 @@ class Reason(StrEnum):
     WORKER_STALLED = "WorkerStalled"  # E
     DRIVER_SILENT = "DriverSilent"  # E
     PROGRESSING = "Progressing"
+    # RewardFailing
+    REWARD_FAILING = "RewardFailing"  # E
     # Suspended
     NOT_SUSPENDED = "NotSuspended"
     SUSPENDING = "Suspending"  # E
@@ -87,11 +89,11 @@ class Reason(StrEnum):
 HEALTH = frozenset(
     {
         Reason.REWARD_STALLED, Reason.ENTROPY_COLLAPSED, Reason.MISMATCH_HIGH, Reason.LENGTH_EXPLODING,
-        Reason.NON_FINITE, Reason.WORKER_STALLED, Reason.DRIVER_SILENT, Reason.RETRIEVER_SILENT,
+        Reason.NON_FINITE, Reason.REWARD_FAILING, Reason.WORKER_STALLED, Reason.DRIVER_SILENT, Reason.RETRIEVER_SILENT,
         Reason.WRONG_ENVIRONMENT, Reason.PORT_TAKEN, Reason.PAUSED, Reason.UNHEALTHY, Reason.ROLLED_BACK,
     }
 )  # fmt: skip
-"""Reasons of learning health, of stalls and of wrong environments: Events, and Warnings."""
+"""Reasons of learning health, of rewards that fail, of stalls and of wrong environments: Events, and Warnings."""
 EVENTS = HEALTH | frozenset(
     {
         Reason.INVALID_SPEC, Reason.CHILD_REFUSED, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY,

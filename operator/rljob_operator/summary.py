@@ -29,6 +29,7 @@ def summarise(view: View, step: Step, scaling: Scaling) -> None:
     _scaled(view, scaling, conditions)
     _training(view, conditions)
     health.report(view, conditions)
+    health.reward_failures(view, conditions)
     health.stalled(view, conditions)
     _suspended(view, conditions)
     status.conditions = conditions.all()

@@ -36,6 +36,43 @@ async def test_a_warning_is_a_condition_and_an_event_and_passes(watched):
     assert watched.condition("EntropyCollapsed")["status"] == "False"
 
 
+async def test_rewards_that_fail_are_a_condition_with_numbers_and_an_event(watched):
+    await start(watched, rewardFailures=None)
+    assert not watched.condition("RewardFailing")
+    said = (
+        "12 of 512 samples of rollout 7 have no reward: 12 × ValueError at my_reward.py:14; 12 of 4096 in this attempt"
+    )
+    watched.report(rewardFailures={"message": said, "failures": 12, "samples": 4096})
+    await watched.settle()
+    found = watched.condition("RewardFailing")
+    assert (found["status"], found["reason"], found["message"]) == ("True", "RewardFailing", said)
+    assert watched.status["phase"] == "Running"
+    (event,) = [event for event in watched.kube.events if event["reason"] == "RewardFailing"]
+    assert (event["type"], event["message"]) == ("Warning", said)
+    watched.report(rewardFailures={"message": said.replace("7", "8")})
+    await watched.settle()
+    assert "rollout 8" in watched.condition("RewardFailing")["message"]
+    assert watched.event_reasons.count("RewardFailing") == 1, "what goes on is no news"
+    watched.report(rewardFailures=None)
+    await watched.settle()
+    assert (watched.condition("RewardFailing")["status"], watched.condition("RewardFailing")["reason"]) == (
+        "False", "Healthy",
+    )  # fmt: skip
+
+
+async def test_a_reward_that_always_fails_ends_the_job_at_once_and_says_where(watched):
+    await start(watched)
+    said = "spec.reward.functions[0] (custom, my_reward:f) gives no reward for each of the 512 samples of rollout 0"
+    watched.report(
+        state="Failed", exitCode=2, reason="UserError", message=said, rewardFailures={"message": "512 of 512"}
+    )
+    await watched.settle()
+    assert watched.status["phase"] == "Failed"
+    assert (watched.condition("Failed")["reason"], watched.status["attempt"]) == ("UserError", 1)
+    assert said in watched.condition("Failed")["message"]
+    assert watched.condition("RewardFailing")["status"] == "True"
+
+
 async def pause(world):
     await start(world, lastCommit=COMMIT)
     world.report(state="Suspended", exitCode=6, message="RewardStalled: mean reward 0.1")

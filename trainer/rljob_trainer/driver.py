@@ -240,6 +240,7 @@ def _progress(options: argparse.Namespace, environment: ClusterEnvironment | Non
         "evaluation": {},
         "lastCommit": None,
         "health": {},
+        "rewardFailures": None,
         "earlyStop": None,
         "stalled": None,
         "heartbeatSeconds": HEARTBEAT_SECONDS,

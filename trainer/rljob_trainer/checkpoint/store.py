@@ -98,10 +98,10 @@ def commits_dir(job_dir: str | Path, incarnation: str) -> Path:
     return Path(job_dir) / "attempts" / incarnation / "commits"
 
 
-def list_commits(job_dir: str | Path) -> list[Commit]:
-    """All directories with a commit's name, of all incarnations, oldest first. They are not verified."""
+def list_commits(job_dir: str | Path, incarnation: str = "*") -> list[Commit]:
+    """All directories with a commit's name, of one or of all incarnations, oldest first. They are not verified."""
     found = []
-    for path in Path(job_dir).glob("attempts/*/commits/step-*"):
+    for path in Path(job_dir).glob(f"attempts/{incarnation}/commits/step-*"):
         match = COMMIT_NAME.match(path.name)
         if match and path.is_dir() and INCARNATION.match(path.parent.parent.name):
             found.append(Commit(path, path.parent.parent.name, int(match[1]), int(match[2] or 1)))
@@ -145,6 +145,11 @@ def verify(commit: Commit) -> str | None:
         except OSError as error:
             return f"{entry.path} cannot be read: {error}"
     return None
+
+
+def size_of(commit: Commit) -> int:
+    """Bytes of all its files; nothing is read."""
+    return sum(path.stat().st_size for path in commit.path.rglob("*") if path.is_file())
 
 
 def latest_commit(job_dir: str | Path) -> LatestCommit:
@@ -245,35 +250,59 @@ class CommitWriter:
         return self.target
 
 
-def prune(job_dir: str | Path, incarnation: str, keep: int, *, in_use: Collection[str] = ()) -> list[str]:
+def prune(
+    job_dir: str | Path,
+    incarnation: str,
+    keep: int,
+    *,
+    in_use: Collection[str] = (),
+    good: dict[str, int] | None = None,
+) -> list[str]:
     """Remove commits of this incarnation (never another's) that are older than its newest `keep` good ones.
 
-    Nothing is removed before `keep` good commits have been verified, so a damaged newest commit can never cost the
-    last good one. A commit is renamed away before it is deleted: a crash in between leaves no half of one. `in_use`
-    names commits that somebody reads, kept until a later call. Returns the names that were removed.
+    Nothing is removed before `keep` good commits are known, so a damaged newest commit can never cost the last good
+    one. `good` has the `size_of` commits that this process has written or read before: while it is that, they are not
+    read again; those that are found good are added. A commit is renamed away before it is deleted: a crash in between
+    leaves no half of one. `in_use` names commits that somebody needs, kept until a later call. What cannot be removed
+    is logged and tried again by a later call. Returns the names that were removed.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, is {keep}")
+    known = {} if good is None else good
     parent = commits_dir(job_dir, incarnation)
-    good, remove = 0, []
-    for commit in reversed([commit for commit in list_commits(job_dir) if commit.incarnation == incarnation]):
-        if good >= keep:
+    count, remove = 0, []
+    for commit in reversed(list_commits(job_dir, incarnation)):
+        if count >= keep:
             if commit.name not in in_use:
                 remove.append(commit)
-        elif verify(commit) is None:
-            good += 1
+        elif known.get(commit.name) == (size := size_of(commit)) or verify(commit) is None:
+            known[commit.name] = size
+            count += 1
     _empty_trash(parent)
-    for commit in reversed(remove):
-        os.rename(commit.path, parent / f"{TRASH}{commit.path.name}")
-    if remove:
+    removed = [commit.name for commit in reversed(remove) if _throw_away(commit)]
+    for name in removed:
+        known.pop(name, None)
+    if removed:
         fsync_dir(parent)
     _empty_trash(parent)
-    return [commit.name for commit in reversed(remove)]
+    return removed
+
+
+def _throw_away(commit: Commit) -> bool:
+    try:
+        os.rename(commit.path, commit.path.with_name(f"{TRASH}{commit.path.name}"))
+    except OSError as error:
+        log.warning("the old commit %s stays, it cannot be removed: %s", commit.name, error)
+        return False
+    return True
 
 
 def _empty_trash(parent: Path) -> None:
     for leftover in parent.glob(f"{TRASH}*"):
-        shutil.rmtree(leftover)
+        try:
+            shutil.rmtree(leftover)
+        except OSError as error:
+            log.warning("what is left of an old commit cannot be removed: %s", error)
 
 
 def _make_dirs(path: Path) -> None:

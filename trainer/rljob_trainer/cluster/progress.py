@@ -1,7 +1,8 @@
 """Reports where the run stands: a local file, and on a cluster the progress ConfigMap, from a background thread.
 
-The training loop only updates a dict and never waits. Writes happen at most every `interval` seconds and at once at
-transitions; a write that fails is tried again with the next, so that a minute without the apiserver costs nothing.
+The training loop updates a dict and waits for no write, but for that of a commit's report. Writes happen at most every
+`interval` seconds and at once at transitions; a write that fails is tried again with the next, so that a minute without
+the apiserver costs nothing.
 """
 
 import json
@@ -104,6 +105,8 @@ class ProgressReporter:
         self._sinks = [_SinkState(sink) for sink in sinks]
         self._interval = interval
         self._lock = threading.Lock()
+        self._tried = threading.Condition(self._lock)
+        """Notified when a report was written, or could not be."""
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._version = 0
@@ -122,6 +125,20 @@ class ProgressReporter:
         """The fields as they stand."""
         with self._lock:
             return dict(self._state)
+
+    def flush(self, limit: float) -> bool:
+        """Wait up to `limit` seconds until what is set now has been given to every sink. False: one did not take it;
+        it is tried again in the background."""
+        with self._tried:
+            version = self._version
+            self._wake.set()
+            self._tried.wait_for(lambda: all(sink.tried >= version for sink in self._sinks), timeout=limit)
+            return all(sink.written >= version for sink in self._sinks)
+
+    def named_commits(self) -> set[str]:
+        """Names of commits that a reader of a sink may find as `lastCommit`: that of the last report it took, and those
+        of later ones, of which it is not known whether they arrived."""
+        return {name for sink in self._sinks for name in sink.commits}
 
     def close(self, limit: float = FINAL_WORD_SECONDS, **fields: Any) -> bool:
         """Set the last fields and try to write them for up to `limit` seconds. False: a sink did not take them."""
@@ -156,19 +173,31 @@ class ProgressReporter:
         with self._lock:
             version = self._version
             text = json.dumps(plain({**self._state, "time": now_rfc3339()}), sort_keys=True)
+            commit = (self._state.get("lastCommit") or {}).get("name")
         for sink in self._sinks:
             if sink.written != version or (final and sink.failures):
-                sink.write(text, version)
+                sink.write(text, version, commit)
+        with self._tried:
+            self._tried.notify_all()
         return all(sink.written == version for sink in self._sinks)
 
 
 class _SinkState:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self.written = -1
+        self.written = self.tried = -1
         self.failures = 0
+        self.commits: frozenset[str] = frozenset()
+        """See `ProgressReporter.named_commits`."""
 
-    def write(self, text: str, version: int) -> None:
+    def write(self, text: str, version: int, commit: str | None) -> None:
+        """Give `text`, which names `commit` as the last one, to the sink."""
+        named = frozenset() if commit is None else frozenset({commit})
+        self.commits |= named  # before it is tried: a write whose answer is lost may have arrived
+        self._try(text, version, named)
+        self.tried = version
+
+    def _try(self, text: str, version: int, named: frozenset[str]) -> None:
         try:
             self._sink(text)
         except SupersededError as error:
@@ -183,3 +212,4 @@ class _SinkState:
                 logger.info("progress written again after %d failures", self.failures)
             self.failures = 0
             self.written = version
+            self.commits = named

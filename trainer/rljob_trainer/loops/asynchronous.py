@@ -225,6 +225,7 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
     if not pump.filters:
         with run.timer.phase("reward"):
             run.score(samples)
+    scored = run.end_scoring()
     engines = run.engines
     assert engines is not None
     engines.may_send = False  # the ranks' weights change from here on until the next version is served
@@ -233,7 +234,7 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
         if not advantages:
             raise RolloutFailedError(f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on")
         try:
-            values = rollout_metrics(samples, run.em_label) | dropped | train_step(run, samples, advantages)
+            values = rollout_metrics(samples, run.em_label) | scored | dropped | train_step(run, samples, advantages)
         except NonFiniteError as error:
             run.health.not_finite(error, state, None)
             raise

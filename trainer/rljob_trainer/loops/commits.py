@@ -1,11 +1,12 @@
-"""The commits of a run: written at once or in the background, pruned, told, and handed to the Hub."""
+"""The commits of a run: written at once or in the background, reported, and only then are older ones removed."""
 
 import copy
 import logging
 from collections.abc import Callable
 
-from rljob_trainer.checkpoint import Commit, CommitWriter, prune
+from rljob_trainer.checkpoint import Commit, CommitError, CommitWriter, prune
 from rljob_trainer.checkpoint.background import BackgroundCommit
+from rljob_trainer.checkpoint.store import size_of
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.ranks import RankGroup
@@ -16,7 +17,7 @@ CLOSE_SECONDS = 10.0
 
 
 class Commits:
-    """Makes commits; at most one is under way. `made` is told each, in the main thread, once it is durable."""
+    """Makes commits; at most one is under way."""
 
     def __init__(
         self,
@@ -24,19 +25,25 @@ class Commits:
         place: Place,
         ranks: RankGroup,
         *,
+        durable: Callable[[LoopState, Commit], None],
         made: Callable[[LoopState, Commit], None],
         allowed: Callable[[], bool],
         tick: Callable[[], None],
         in_use: Callable[[], set[str]] = set,
     ) -> None:
-        """allowed: whether this driver may still write. tick: runs about once a second during waits. in_use: names of
-        commits that are being read and must not be pruned."""
+        """durable: reports a commit the moment it is whole, in whatever thread wrote it. made: is told each commit in
+        the main thread, later. allowed: whether this driver may still write. tick: runs about once a second during
+        waits. in_use: names of commits that must stay: somebody reads them, or a report names them."""
         self._job, self._place, self._ranks = job, place, ranks
-        self._made, self._allowed, self._tick, self._in_use = made, allowed, tick, in_use
+        self._durable, self._made = durable, made
+        self._allowed, self._tick, self._in_use = allowed, tick, in_use
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
         self._asynchronous = job.spec.checkpoint.asynchronous
         self._under_way: tuple[BackgroundCommit, LoopState] | None = None
         self._last: tuple[str, int] | None = None
+        self._good: dict[str, int] = {}
+        """Commits that this process has written, or read and found good, and their sizes in bytes."""
+        self._ending = False
 
     def resumed(self, state: LoopState) -> None:
         """`state` is that of a commit already."""
@@ -86,8 +93,16 @@ class Commits:
             self._under_way[0].wait(self._limit, self._tick)
             self.poll()
 
+    def settle(self) -> None:
+        """Wait (bounded) until nothing is under way. A commit that could not be written is logged."""
+        try:
+            self.wait()
+        except CommitError as error:
+            logger.error("%s", error)
+
     def close(self) -> None:
-        """The run ends, well or not: what is nearly written gets a moment more."""
+        """The run ends, well or not: what is nearly written gets a moment more, and takes no other commit's place."""
+        self._ending = True
         if self._under_way is None:
             return
         (under_way, state), self._under_way = self._under_way, None
@@ -99,10 +114,24 @@ class Commits:
             self._tell(state, made)
 
     def _publish(self, writer: CommitWriter, state: LoopState) -> Commit:
+        """Make the commit, report it, and remove older ones. In this order: a driver that dies while it removes files
+        has lost nothing, and what a report names is there."""
         made = writer.commit(state.to_json(), self._job.to_manifest())
-        keep = self._job.spec.checkpoint.keep
-        prune(self._place.job_dir, self._place.incarnation, keep, in_use=self._in_use())
+        self._good[made.name] = size_of(made)
+        self._durable(state, made)
+        self._prune()
         return made
+
+    def _prune(self) -> None:
+        """Remove commits that are no longer kept. That it fails (a volume that deletes nothing, a file that is held
+        open) is no reason to fail the run."""
+        try:
+            if self._ending or not self._allowed():
+                return
+            keep = self._job.spec.checkpoint.keep
+            prune(self._place.job_dir, self._place.incarnation, keep, in_use=self._in_use(), good=self._good)
+        except Exception:
+            logger.exception("old commits could not be removed")
 
     def _tell(self, state: LoopState, commit: Commit) -> None:
         logger.info("commit %s", commit.name)

@@ -55,7 +55,7 @@ def _rollout(run: Run) -> dict[str, float]:
         samples = run.generate(samples, sampling_params(spec.rollout.sampling))
     seconds = run.timer.seconds("generate")
     with run.timer.phase("reward"):
-        run.score(samples)
+        scored = run.score(samples, f"rollout {state.rollout}")
     kept = _write(run, samples, spec.output)
     tokens = sum(sum(sample.loss_mask) for sample in samples)
     state.rollout += 1
@@ -68,11 +68,15 @@ def _rollout(run: Run) -> dict[str, float]:
     run.recorder.prometheus.generated(tokens, Counter(str(sample.status) for sample in samples))
     for sample in samples[: spec.tracking.log_completions]:
         run.recorder.completion(state, "generate", sample, segments_of(sample, run.data.tokenizer), None)
-    return rollout_metrics(samples, run.em_label) | {
-        "samples_kept": float(kept),
-        "samples_left_out": float(len(samples) - kept),
-        "tokens_per_second": tokens / max(seconds, 1e-9),
-    }
+    return (
+        rollout_metrics(samples, run.em_label)
+        | scored
+        | {
+            "samples_kept": float(kept),
+            "samples_left_out": float(len(samples) - kept),
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+        }
+    )
 
 
 def _write(run: Run, samples: list[Sample], output: OutputSpec) -> int:

@@ -68,9 +68,9 @@ def evaluate(run: Run, moment: str, sets: Sequence[EvalSet] | None = None) -> No
             )
             sampling = sampling_params(spec.sampling or run.job.spec.evaluation.sampling)
             samples = run.generate(samples, sampling)
-            run.score(samples)
             name = f"{spec.name}/{moment}"
-            run.state.evaluations[name] = scores(samples, run.em_label)
+            scored = run.score(samples, f"evaluation {name}")
+            run.state.evaluations[name] = scores(samples, run.em_label) | scored
             run.recorder.evaluation(run.state, name, run.state.evaluations[name])
             _keep_completions(run, name, samples)
     run.state.add_seconds("evaluate", time.monotonic() - start)

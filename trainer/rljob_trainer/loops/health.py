@@ -23,13 +23,23 @@ _SEVERITY: tuple[HealthPolicy, ...] = ("Fail", "Rollback", "Pause", "Warn")
 class Health:
     """The learning health of a run. `state.health` and `state.early_stop` are kept up to date for the next commit."""
 
-    def __init__(self, job: RLJob, place: Place, recorder: Recorder, records: list[Rollback]) -> None:
-        """`records`: the rollbacks of the job so far."""
+    def __init__(
+        self,
+        job: RLJob,
+        place: Place,
+        recorder: Recorder,
+        records: list[Rollback],
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`records`: the rollbacks of the job so far. `settle`: waits until no commit is under way."""
         self._policies, self._place, self._recorder = job.spec.lifecycle.health, place, recorder
         self._target = job.spec.lifecycle.early_stop
         self._records = records
         self._monitor = Monitor(self._policies, {})
         self._replaced = 0
+        self._settle = settle
+        self._rollouts: dict[str, int] = {}
+        """Rollouts that commits hold, by name: a commit never changes."""
 
     def resume(self, state: LoopState) -> None:
         """Look back as far as the commit does."""
@@ -92,6 +102,7 @@ class Health:
         self.act([finding], state, commit or (lambda: None))
 
     def _roll_back(self, finding: Finding, state: LoopState) -> None:
+        self._settle()  # one that became durable later would take the place of the commit to go back to
         number = len(self._records) + 1
         why = f"{finding.condition}: {finding.message}"
         if number > self._policies.max_rollbacks:
@@ -125,8 +136,14 @@ class Health:
         )  # fmt: skip
         if "Rollback" not in windows:
             return set()
-        mine = [c for c in list_commits(self._place.job_dir) if c.incarnation == self._place.incarnation]
-        held = {commit.name: int(commit.loop_state()["rollout"]) for commit in mine}
+        held = {}
+        for commit in list_commits(self._place.job_dir, self._place.incarnation):
+            try:
+                known = self._rollouts.get(commit.name)
+                held[commit.name] = int(commit.loop_state()["rollout"]) if known is None else known
+            except (OSError, ValueError, KeyError) as error:  # torn: nothing to go back to
+                logger.warning("commit %s cannot be read: %s", commit.name, error)
+        self._rollouts = held
         kept = guarded(list(held.values()), max(held.values(), default=0), longest_window(policies.thresholds))
         return {name for name, rollouts in held.items() if rollouts in kept}
 

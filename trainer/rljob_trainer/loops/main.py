@@ -33,6 +33,7 @@ from rljob_trainer.loops.train import choose_commit, train
 from rljob_trainer.metrics.display import make_display
 from rljob_trainer.metrics.exporter import serve
 from rljob_trainer.metrics.goodput import devices_of
+from rljob_trainer.metrics.jsonl import read_history
 from rljob_trainer.metrics.memory import PeakMemory
 from rljob_trainer.metrics.trackers import RunFacts
 from rljob_trainer.metrics.tracking import Tracking, check_tracking, known_runs, make_trackers
@@ -85,6 +86,7 @@ def run_job(
         total_steps=run.total_steps,
         digest=weights_digest(run.ranks.full_weights()) if trains(job.spec) else None,
         peak_memory=memory.close() if memory is not None else None,
+        history=read_history(place.job_dir),
     )
     if not stop.may_write():
         stop.check()

@@ -14,11 +14,14 @@ from rljob_trainer.metrics.goodput import Devices, goodput, gpu_seconds
 from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWriter
 from rljob_trainer.metrics.trackers import Completion
 from rljob_trainer.metrics.tracking import Tracking
+from rljob_trainer.rewards.failures import Failures, ScoreReport, told
 from rljob_trainer.rollout.types import Sample
 from rljob_trainer.watch.judge import Stall
 
 WITHOUT_RETRIEVER = "without_retriever"
 ONE_OF_EACH = Devices(1, 1)
+REPORT_SECONDS = 10.0
+"""A commit waits so long for its report, at most; then it goes on, and the commit that was reported before stays."""
 
 
 class Recorder:
@@ -41,6 +44,8 @@ class Recorder:
         """Whether the job is done; told to the trackers at the end."""
         self._closed = False
         self._unsent: dict[tuple[int, str], list[Completion]] = {}
+        self._kinds: dict[str, dict[str, int]] = {}
+        """Reward failures of what is not recorded yet (`rollout 7`), by what went wrong."""
         self.prometheus = DriverMetrics(job_name)
         self.total_steps, self._devices = total_steps, devices
         self._metrics = JsonlWriter(directory / METRICS_FILE)
@@ -92,7 +97,9 @@ class Recorder:
         if share is not None:
             values = {**values, "goodput": share}
         timed = {f"seconds/{phase}": value for phase, value in seconds.items()}
-        self._write(kind, state.step, {**values, **timed}, rollout=state.rollout, policy_version=state.policy_version)
+        failed = self._reward_errors(f"rollout {state.rollout - 1}")
+        where = {"rollout": state.rollout, "policy_version": state.policy_version}
+        self._write(kind, state.step, {**values, **timed}, **where, **failed)
         self.prometheus.values(values)
         self.prometheus.phases(seconds, gpu)
         if kind == "rl":
@@ -139,7 +146,7 @@ class Recorder:
 
     def evaluation(self, state: LoopState, name: str, scores: Mapping[str, float]) -> None:
         """Scores of an evaluation set at a moment: `name` is `<set>/<moment>`."""
-        self._write("evaluation", state.step, scores, name=name)
+        self._write("evaluation", state.step, scores, name=name, **self._reward_errors(f"evaluation {name}"))
         self._send_completions()
         dataset, _, moment = name.partition("/")
         prefix = f"eval/{dataset}/{moment}" if moment == WITHOUT_RETRIEVER else f"eval/{dataset}"
@@ -149,11 +156,33 @@ class Recorder:
         shown = {key: round(value["score"], 4) for key, value in state.evaluations.items()}
         self.progress.update(evaluation=shown, transition=True)
 
+    def reward_failures(self, report: ScoreReport, failures: Failures, of: str) -> dict[str, float]:
+        """How scoring the samples of `of` went. Returns what belongs into the record of it."""
+        self.prometheus.reward_failures(report.failures)
+        said = None
+        if failures.last:
+            said = {"message": failures.last, "failures": failures.failures, "samples": failures.samples}
+        news = bool(said) != bool(self.progress.snapshot().get("rewardFailures"))
+        self.progress.update(rewardFailures=said, transition=news)
+        if report.failures and failures.is_news(report.kinds):
+            self.display.message(f"reward failures: {told(report, of)}")
+        self._kinds[of] = dict(report.kinds)
+        return {"reward_failures": float(report.failures)}
+
+    def _reward_errors(self, of: str) -> dict[str, Any]:
+        kinds = self._kinds.pop(of, None)
+        return {"reward_errors": kinds} if kinds else {}
+
     def committed(self, state: LoopState, name: str) -> None:
-        """A commit is durable."""
+        """A commit is durable. Returns once that is reported, or could not be for the moment. From any thread."""
         self.prometheus.committed()
         last = {"name": name, "step": state.step, "policyVersion": state.policy_version, "time": now_rfc3339()}
         self.progress.update(lastCommit=last, transition=True)
+        self.progress.flush(REPORT_SECONDS)
+
+    def reported_commits(self) -> set[str]:
+        """Names of the commits that somebody may find in a report as the last one."""
+        return self.progress.named_commits()
 
     def health(self, conditions: Mapping[str, Mapping[str, Any]]) -> None:
         """The learning-health conditions that hold now: rollout since when, policy and message of each."""

@@ -89,7 +89,7 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
     tokens, first = 0, state.step
     while True:
         collected = _collect(run, prompts)
-        samples = collected.samples
+        samples, scored = collected.samples, run.end_scoring()
         generate_seconds = run.timer.seconds("generate")
         with run.timer.phase("sync"):
             run.before_training()
@@ -102,7 +102,7 @@ def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
                 f"{'; '.join(reasons[:3])}"
             )
         tokens += collected.generated
-        values = rollout_metrics(samples, run.em_label) | collected.metrics
+        values = rollout_metrics(samples, run.em_label) | scored | collected.metrics
         values |= staleness_of(samples, state.policy_version)
         try:
             with run.timer.phase("train"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rljob_trainer.checkpoint import Commit
 from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, total_steps, trains, trains_rl
+from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.evaluation import EvalDataset
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.data.hub import HubAccess
@@ -32,7 +33,8 @@ from rljob_trainer.loops.stop import StopFlag
 from rljob_trainer.loops.weight_sync import make_weight_sync
 from rljob_trainer.metrics.timing import PhaseTimer
 from rljob_trainer.models import load_tokenizer
-from rljob_trainer.rewards import RewardScorer
+from rljob_trainer.rewards import RewardAwayError, RewardScorer
+from rljob_trainer.rewards.failures import Failures
 from rljob_trainer.rollout.generate.build import prompt_tokenizer
 from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.watch.watchdog import WAITS, Watchdog
@@ -119,8 +121,12 @@ class Run:
         self.em_label = em_label(job.spec.reward)
         self.seed = salted(job.spec.seed, len(rollbacks))
         """Seed of what is sampled for training: after a rollback not the same again."""
-        self.health = Health(job, place, recorder, list(rollbacks))
-        self._scorer = None if job.spec.reward is None else RewardScorer(job.spec.reward)
+        self.health = Health(job, place, recorder, list(rollbacks), settle=lambda: self.commits.settle())
+        self._scorer, self._failures = None, None
+        if job.spec.reward is not None:
+            self._scorer = RewardScorer(job.spec.reward)
+            at_once = job.spec.rollout.batch_size * job.spec.rollout.n_samples_per_prompt
+            self._failures = Failures(job.spec.reward.functions, at_once)
         self.last_commit: Commit | None = None
         self._synced: int | None = None
         self._last_beat = time.monotonic()
@@ -138,10 +144,11 @@ class Run:
             job,
             place,
             self.ranks,
+            durable=lambda state, commit: recorder.committed(state, commit.name),
             made=self._committed,
             allowed=stop.may_write,
             tick=self.beat,
-            in_use=lambda: self.hub.in_use() | self.health.guarded(),
+            in_use=lambda: self.hub.in_use() | self.health.guarded() | recorder.reported_commits(),
         )
         self.engines: EngineGroup | None = None
         if generates(job.spec):
@@ -226,7 +233,6 @@ class Run:
 
     def _committed(self, state: LoopState, commit: Commit) -> None:
         self.last_commit = commit
-        self.recorder.committed(state, commit.name)
         self.hub.committed(state, commit, self.export_hf)
 
     def export_hf(self, directory: Path) -> None:
@@ -275,10 +281,15 @@ class Run:
         limit = float(self.job.spec.rollout.timeout_seconds)
         return self.engines.generate(samples, sampling, self.retriever_url, limit=limit, tick=self.beat_or_stop)
 
-    def score(self, samples: list[Sample]) -> None:
-        """Set the samples' rewards. A reward function that fails costs its sample, and is told."""
-        if self._scorer is None:
-            return
+    def score(self, samples: list[Sample], of: str = "") -> dict[str, float]:
+        """Set the samples' rewards. A reward function that fails costs its sample, and is told: of a set that is
+        complete and known as `of` at once, else by `end_scoring`.
+
+        Returns what to record with a complete set. Raises UserError or RewardAwayError when there is no reward for
+        any sample of the set, or for as many in a row as a rollout has.
+        """
+        if self._scorer is None or self._failures is None:
+            return {}
         with WAITS.waiting(["reward functions"], f"scoring {len(samples)} samples"):
             report = self._scorer.score(samples)
         if report.failures:
@@ -286,6 +297,29 @@ class Run:
             logger.warning(
                 "%d of %d samples got failureReward; %d times: %s", report.failures, len(samples), count, reason
             )
+        if of:
+            try:
+                self._failures.evaluated(report, of)
+            finally:
+                told = self.recorder.reward_failures(report, self._failures, of)
+            return told
+        try:
+            self._failures.scored(report, self._this_rollout)
+        except (UserError, RewardAwayError):
+            self.end_scoring()
+            raise
+        return {}
+
+    def end_scoring(self) -> dict[str, float]:
+        """All samples of this rollout are scored: tell how that went. Returns what to record with the rollout."""
+        if self._failures is None:
+            return {}
+        report = self._failures.end_of_rollout(self._this_rollout)
+        return self.recorder.reward_failures(report, self._failures, self._this_rollout)
+
+    @property
+    def _this_rollout(self) -> str:
+        return f"rollout {self.state.rollout}"
 
     def close(self) -> None:
         """End what runs beside the loop: the watch, a commit under way, the processes that score."""

@@ -62,6 +62,8 @@ def _line(values: dict[str, float]) -> str:
             parts.append(
                 f"{names.get(key, key)} {value:.0f}" if abs(value) >= 100 else f"{names.get(key, key)} {value:.3f}"
             )
+    if failures := values.get("reward_failures"):
+        parts.append(f"reward failures {failures:.0f}")
     return "  ".join(parts)
 
 

@@ -112,7 +112,12 @@ class DriverMetrics:
         self._failed = Counter(
             "rljob_failed_samples", "Samples that failed or were cut off.", [*labels, "status"], registry=self.registry
         )
-        for counter in (self._tokens, self._commits, self._restarts):
+        self._reward_failures = Counter(
+            "rljob_reward_failures",
+            "Samples whose reward could not be had, those of evaluations included.",
+            labels, registry=self.registry,
+        )  # fmt: skip
+        for counter in (self._tokens, self._commits, self._restarts, self._reward_failures):
             counter.labels(job_name)
         for status in ("truncated", "failed", "aborted"):
             self._failed.labels(job_name, status)
@@ -182,6 +187,10 @@ class DriverMetrics:
         """Count a commit."""
         self.moved()
         self._commits.labels(self._job).inc()
+
+    def reward_failures(self, count: int) -> None:
+        """Count samples whose reward could not be had."""
+        self._reward_failures.labels(self._job).inc(count)
 
     def engine_restarted(self) -> None:
         """Count a replaced engine."""

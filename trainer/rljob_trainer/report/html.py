@@ -59,6 +59,7 @@ def render(summary: dict[str, Any], history: Sequence[Record], completions: Sequ
         _facts(summary),
         "<h2>Learning</h2>",
         f'<div class="grid2">{"".join(_charts(history))}</div>',
+        _reward_failures(summary),
         "<h2>Time</h2>",
         f'<div class="grid2">{_time(history, summary)}</div>',
         "<h2>Evaluations</h2>",
@@ -92,6 +93,7 @@ def _facts(summary: dict[str, Any]) -> str:
         ("score after SFT", summary.get("em_after_sft"), "{:.3f}"),
         ("score after RL", summary.get("em_after_grpo"), "{:.3f}"),
         ("score, unrelated documents", summary.get("em_without_retriever"), "{:.3f}"),
+        ("samples without a reward", (summary.get("reward_failures") or {}).get("samples") or None, "{:.0f}"),
         ("tokens generated / s", summary.get("tokens_per_second"), "{:.0f}"),
         ("seconds", summary.get("seconds"), "{:.0f}"),
         ("GiB at the peak", None if not memory else memory / 2**30, "{:.1f}"),
@@ -102,6 +104,18 @@ def _facts(summary: dict[str, Any]) -> str:
         if value is not None
     )
     return f'<div class="facts">{cards}</div>'
+
+
+def _reward_failures(summary: dict[str, Any]) -> str:
+    """What went wrong in reward functions, and how often; nothing where nothing did."""
+    errors = (summary.get("reward_failures") or {}).get("errors") or {}
+    if not errors:
+        return ""
+    rows = "".join(
+        f'<tr><td>{escape(what)}</td><td class="n">{count}</td></tr>' for what, count in list(errors.items())[:20]
+    )
+    head = '<tr><th>what went wrong</th><th class="n">samples</th></tr>'
+    return f'<h2>Samples without a reward</h2><div class="card"><table>{head}{rows}</table></div>'
 
 
 def _points(records: Iterable[Record], key: str) -> list[tuple[float, float]]:
@@ -141,6 +155,7 @@ def _charts(history: Sequence[Record]) -> list[str]:
             0.0,
             None,
         ),
+        ("Samples without a reward", _unless_zero(Line("failures", _points(rl, "reward_failures"))), 0.0, None),
         ("Gradient norm", [Line("norm", _points(rl, "grad_norm"))], 0.0, None),
         ("SFT loss (cross entropy)", [Line("loss", _thinned(_points(sft, "loss")))], 0.0, None),
     ]
@@ -149,6 +164,10 @@ def _charts(history: Sequence[Record]) -> list[str]:
         for name, lines, low, high in charts
         if any(line.points for line in lines)
     ]
+
+
+def _unless_zero(line: Line) -> list[Line]:
+    return [line] if any(y for _, y in line.points) else []
 
 
 def _thinned(points: list[tuple[float, float]], most: int = 400) -> list[tuple[float, float]]:

@@ -3,10 +3,14 @@
 import importlib.metadata
 import platform
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.state import LoopState
+from rljob_trainer.metrics.jsonl import Record
+from rljob_trainer.rewards.failures import kinds_told
 
 _PACKAGES = ("rljob", "torch", "ray", "transformers", "numpy")
 
@@ -22,10 +26,28 @@ def versions() -> dict[str, str]:
     return found
 
 
+def reward_failures(history: Iterable[Record]) -> dict[str, Any]:
+    """Samples without a reward, evaluations included, and why: of the whole job, a step that was trained twice (lost
+    with its attempt the first time) as it was trained last."""
+    count, errors = 0, Counter[str]()
+    for record in history:
+        count += int(record.get("reward_failures") or 0)
+        errors.update(record.get("reward_errors") or {})
+    return {"samples": count, "errors": dict(errors.most_common())}
+
+
 def summarize(
-    job: RLJob, state: LoopState, *, sft_steps: int, total_steps: int, digest: str | None, peak_memory: int | None
+    job: RLJob,
+    state: LoopState,
+    *,
+    sft_steps: int,
+    total_steps: int,
+    digest: str | None,
+    peak_memory: int | None,
+    history: Iterable[Record] = (),
 ) -> dict[str, Any]:
-    """Content of summary.json. `em_*` are scores of the first evaluation set; all are in `evaluations`."""
+    """Content of summary.json. `em_*` are scores of the first evaluation set; all are in `evaluations`. `history`: the
+    job's metrics, of all attempts."""
     sets = [dataset.name for dataset in job.spec.evaluation.datasets]
 
     def first(moment: str) -> float | None:
@@ -50,6 +72,7 @@ def summarize(
         "em_after_grpo": first("final") if state.rollout and job.spec.mode == "Train" else None,
         "em_without_retriever": first("without_retriever"),
         "evaluations": state.evaluations,
+        "reward_failures": reward_failures(history),
         "tokens_generated": state.tokens_generated,
         "tokens_per_second": state.tokens_generated / generate if generate else None,
         "seconds": sum(state.seconds.get(stage, 0.0) for stage in ("sft", "rl", "evaluate")),
@@ -79,6 +102,9 @@ def terminal_lines(summary: dict[str, Any]) -> list[str]:
         lines += [f"  {name:<36} {scores['score']:.3f}" for name, scores in summary["evaluations"].items()]
     if summary.get("mode") == "Generate":
         lines.append(f"  {'samples written':<36} {summary['samples_kept']} of {summary['samples_made']}")
+    if (failed := summary.get("reward_failures")) and failed["samples"]:
+        why = kinds_told(Counter(failed["errors"]))
+        lines.append(f"  {'samples without a reward':<36} {failed['samples']} ({why})")
     if summary["tokens_per_second"]:
         lines.append(f"  {'tokens generated per second':<36} {summary['tokens_per_second']:.0f}")
     stages = summary["stage_seconds"]

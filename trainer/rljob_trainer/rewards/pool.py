@@ -1,6 +1,7 @@
 """Reward functions in worker processes, each call within its time limit."""
 
 import json
+import math
 import os
 import pickle
 import select
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.rewards.failures import Fault
 from rljob_trainer.rollout.types import Sample
 
 START_TIMEOUT_SECONDS = 300.0
@@ -46,6 +48,29 @@ class Outcome:
     value: float | dict[str, float] | None = None
     error: str | None = None
     timed_out: bool = False
+    kind: str = ""
+    """The error without what is the sample's: `ValueError`; empty where `error` is that itself."""
+    where: str = ""
+    """The line of the user's code: of the error, or where the function begins."""
+    away: bool = False
+    """The error is that a service was not there."""
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why there is no value, or none that is a reward."""
+        if self.error is not None:
+            return self._fault(self.kind or self.error, self.error)
+        if self.timed_out:
+            return self._fault("out of time", "the reward function ran out of time")
+        numbers = list(self.value.values()) if isinstance(self.value, dict) else [self.value]
+        if not numbers or not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
+            said = f"the reward function returned {self.value!r}, not finite numbers"
+            return self._fault("no finite number", said)
+        return None
+
+    def _fault(self, what: str, text: str) -> Fault:
+        at, beside = (f" at {self.where}", f" ({self.where})") if self.where else ("", "")
+        return Fault(f"{what}{at}", f"{text}{beside}", self.away)
 
 
 @dataclass
@@ -69,6 +94,8 @@ class Worker:
         self.limit = 1
         self.process: subprocess.Popen[bytes] | None = None
         self.asynchronous: list[bool] = []
+        self.defined: list[str] = []
+        """Where each function begins."""
         self._buffer = b""
 
     def start(self) -> None:
@@ -98,7 +125,7 @@ class Worker:
         if not reply["ready"]:
             self.kill()
             raise UserError(reply["message"], hint=reply["hint"])
-        self.asynchronous = reply["asynchronous"]
+        self.asynchronous, self.defined = reply["asynchronous"], reply["defined"]
         self.limit = ASYNC_CALLS if all(self.asynchronous) else 1
 
     def send(self, body: bytes, deadline: float) -> None:
@@ -206,7 +233,9 @@ class WorkerPool:
             except WorkerLostError as error:
                 worker.kill()
                 if len(waiting) == 1:
-                    outcomes[next(iter(waiting))] = Outcome(error=f"the reward process was lost: {error}")
+                    ((number, (call, _)),) = waiting.items()
+                    lost = f"the reward process was lost: {error}"
+                    outcomes[number] = Outcome(error=lost, where=worker.defined[call.which])
                 else:
                     again.extend(call for call, _ in waiting.values())
                 waiting.clear()
@@ -216,14 +245,18 @@ class WorkerPool:
                 now = time.monotonic()
                 for number, (call, deadline) in waiting.items():
                     if deadline <= now and len(waiting) == 1:
-                        outcomes[number] = Outcome(timed_out=True)
+                        outcomes[number] = Outcome(timed_out=True, where=worker.defined[call.which])
                     else:
                         again.append(call)
                 waiting.clear()
             else:
-                waiting.pop(reply["number"])
+                call, _ = waiting.pop(reply["number"])
                 outcomes[reply["number"]] = Outcome(
-                    value=reply.get("value"), error=reply.get("error"), timed_out=reply.get("timeout", False)
+                    value=reply.get("value"),
+                    error=reply.get("error"),
+                    timed_out=reply.get("timeout", False),
+                    kind=reply.get("kind", ""),
+                    where=reply.get("where", worker.defined[call.which]),
                 )
 
     def _send(self, worker: Worker, call: Call, waiting: dict[int, tuple[Call, float]]) -> None:

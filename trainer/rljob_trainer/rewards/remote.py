@@ -62,21 +62,25 @@ class RemoteReward:
     ) -> list[Outcome]:
         async with limit:
             if silent.given_up:
-                return [Outcome(error=f"{self._url} was not asked any more: {silent.reason}")] * len(batch)
+                said = f"{self._url} was not asked any more: {silent.reason}"
+                return [Outcome(error=said, kind="no answer", away=True)] * len(batch)
             entries = [_entry(sample) for sample in batch]
             try:
                 answer = await caller.post({"samples": entries} if self._protocol == "batch" else entries[0])
             except AwayError as error:
                 silent.no_answer(str(error))
-                return [Outcome(error=str(error), timed_out="within" in str(error))] * len(batch)
+                late = "within" in str(error)
+                return [Outcome(error=str(error), timed_out=late, kind="no answer", away=True)] * len(batch)
             except CallError as error:
                 silent.answered()
-                return [Outcome(error=str(error))] * len(batch)
+                kind = f"HTTP {error.status}" if error.status else "no reward in the answer"
+                return [Outcome(error=str(error), kind=kind, away=error.status >= 500)] * len(batch)
             silent.answered()
         rewards = answer.get("rewards") if self._protocol == "batch" and isinstance(answer, dict) else [answer]
         if not isinstance(rewards, list) or len(rewards) != len(batch):
             expected = f'{{"rewards": [… {len(batch)} numbers]}}'
-            return [Outcome(error=f"{self._url} answered something else than {expected}")] * len(batch)
+            said = f"{self._url} answered something else than {expected}"
+            return [Outcome(error=said, kind="no reward in the answer")] * len(batch)
         return [self._outcome(reward) for reward in rewards]
 
     def _outcome(self, reward: Any) -> Outcome:
@@ -84,7 +88,7 @@ class RemoteReward:
         if not parts or not all(
             isinstance(part, int | float) and not isinstance(part, bool) for part in parts.values()
         ):
-            return Outcome(error=f"{self._url} gave {str(reward)[:100]!r} for a reward")
+            return Outcome(error=f"{self._url} gave {str(reward)[:100]!r} for a reward", kind="no reward in the answer")
         if isinstance(reward, dict):
             return Outcome(value={str(key): float(part) for key, part in reward.items()})
         return Outcome(value=float(reward))

@@ -1,16 +1,15 @@
 """Scoring samples by `spec.reward`: the weighted sum of its functions, each call within its time limit."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.reward import RewardSpec
+from rljob_trainer.rewards.failures import ScoreReport
 from rljob_trainer.rewards.functions import VERIFIERS, Scorer, build, check_label, verifier
 from rljob_trainer.rewards.pool import Outcome, WorkerFunction, WorkerPool
 from rljob_trainer.rewards.remote import RemoteReward
@@ -18,18 +17,6 @@ from rljob_trainer.rollout.types import Sample
 
 ERROR = "reward_error"
 """Key of `Sample.info` that says why a sample got `failureReward`."""
-
-
-@dataclass
-class ScoreReport:
-    """How scoring went."""
-
-    samples: int = 0
-    failures: int = 0
-    """Samples that got `failureReward`, time-outs included."""
-    timeouts: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    """What went wrong, and how often."""
 
 
 class RewardScorer:
@@ -88,18 +75,17 @@ class RewardScorer:
             for sample in samples:
                 with self._readable(place, sample):
                     check_label(name, sample.label)
-        report = ScoreReport(samples=len(samples))
+        report = ScoreReport()
         for sample, outcomes in zip(samples, self._outcomes(samples), strict=True):
-            problem = next((text for text in map(_problem, outcomes.values()) if text is not None), None)
+            faults = [(place, fault) for place, its in outcomes.items() if (fault := its.fault) is not None]
+            timed_out = any(outcome.timed_out for outcome in outcomes.values())
+            report.count(faults, whole=sample.status in ("completed", "truncated"), timed_out=timed_out)
             sample.info.pop(ERROR, None)
-            if problem is not None:
+            if faults:
                 sample.reward, sample.reward_parts = self.spec.failure_reward, {}
-                sample.info[ERROR] = problem
-                report.failures += 1
-                report.timeouts += any(outcome.timed_out for outcome in outcomes.values())
-                report.errors[problem] += 1
-                continue
-            self._set(sample, outcomes)
+                sample.info[ERROR] = faults[0][1].text
+            else:
+                self._set(sample, outcomes)
         return report
 
     def _outcomes(self, samples: Sequence[Sample]) -> list[dict[int, Outcome]]:
@@ -151,18 +137,6 @@ def score(samples: Sequence[Sample], spec: RewardSpec) -> ScoreReport:
     """Score once; see `RewardScorer`, which keeps its processes between calls."""
     with RewardScorer(spec) as scorer:
         return scorer.score(samples)
-
-
-def _problem(outcome: Outcome) -> str | None:
-    if outcome.error is not None:
-        return outcome.error
-    if outcome.timed_out:
-        return "the reward function ran out of time"
-    value = outcome.value
-    numbers = list(value.values()) if isinstance(value, dict) else [value]
-    if not numbers or not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
-        return f"the reward function returned {value!r}, not finite numbers"
-    return None
 
 
 def _value(parts: dict[str, float]) -> float:

@@ -3,7 +3,8 @@
 Protocol, over its standard input and output: frames of a 4-byte big-endian length and a body. The first frame in
 (JSON) names the functions and the import path; each further one (pickle, from the parent alone) is a request
 (number, function, sample, time limit). Frames out are JSON: {"ready": …} once, then {"number": n, "value": …} or
-{"number": n, "error": …} or {"number": n, "timeout": true}. What functions print goes to standard error.
+{"number": n, "error": …, "kind": …, "where": …} or {"number": n, "timeout": true}. What functions print goes to
+standard error.
 """
 
 import asyncio
@@ -23,8 +24,11 @@ from typing import Any, BinaryIO
 
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.hooks import load_function
+from rljob_trainer.rewards.location import defined_at, raised_at
 
 PARENT_CHECK_SECONDS = 2.0
+LONGEST_ERROR = 1000
+"""Characters of an exception's text that are told."""
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -67,19 +71,33 @@ async def answer(stdout: BinaryIO, number: int, entry: Entry, sample: Any, limit
     """Run one function on one sample and report the value, or what went wrong. Only an async function can be stopped
     from in here when its time is up; for others the parent ends the process."""
     reply: dict[str, Any]
+    time_up = asyncio.timeout(None)
     try:
         with memory_limit(entry.memory):
             value = entry.function(sample, **entry.args)
         if inspect.isawaitable(value):
-            value = await asyncio.wait_for(value, limit)
+            async with asyncio.timeout(limit) as time_up:
+                value = await value
         reply = {"number": number, "value": as_numbers(value)}
-    except TimeoutError:
-        reply = {"number": number, "timeout": True}
-    except MemoryError as error:
-        reply = {"number": number, "error": f"MemoryError: {error or 'it ran out of memory'}"}
-    except Exception as error:  # noqa: BLE001 - whatever a user's function raises costs its sample, and is reported
-        reply = {"number": number, "error": f"{type(error).__name__}: {error}"}
+    except BaseException as error:  # noqa: BLE001 - what a user's function raises, sys.exit() too, costs its sample
+        if time_up.expired():
+            reply = {"number": number, "timeout": True}
+        else:
+            text = described(error)
+            where = raised_at(error, entry.function)
+            reply = {"number": number, "error": text, "kind": type(error).__name__, "where": where}
     write_frame(stdout, json.dumps(reply).encode())
+
+
+def described(error: BaseException) -> str:
+    """Type and text of an exception, also of one that cannot say its text."""
+    try:
+        text = str(error)
+    except Exception as another:  # noqa: BLE001 - a user's class
+        text = f"its text cannot be had: {type(another).__name__}"
+    if isinstance(error, MemoryError) and not text:
+        text = "it ran out of memory"
+    return f"{type(error).__name__}: {text[:LONGEST_ERROR]}" if text else type(error).__name__
 
 
 @contextmanager
@@ -136,7 +154,9 @@ def main() -> None:
         write_frame(stdout, json.dumps({"ready": False, "message": error.message, "hint": error.hint}).encode())
         return
     asynchronous = [inspect.iscoroutinefunction(entry.function) for entry in functions]
-    write_frame(stdout, json.dumps({"ready": True, "asynchronous": asynchronous}).encode())
+    defined = [defined_at(entry.function) for entry in functions]
+    ready = {"ready": True, "asynchronous": asynchronous, "defined": defined}
+    write_frame(stdout, json.dumps(ready).encode())
     asyncio.run(serve(stdin, stdout, functions))
 
 

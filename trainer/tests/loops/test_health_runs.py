@@ -62,8 +62,10 @@ def test_a_step_that_is_not_finite_fails_the_job_and_leaves_the_commit(run: InPr
     assert run.progress.snapshot()["health"]["NonFinite"]["policy"] == "Fail"
 
 
-def test_a_rollback_goes_on_from_the_commit_before_with_other_prompts(run: InProcess) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_rollback_goes_on_from_the_commit_before_with_other_prompts(run: InProcess, asynchronous: bool) -> None:
     poison(run, [3], nonFinite="Rollback")
+    run.manifest["spec"]["checkpoint"] |= {"asynchronous": asynchronous, "keep": 1}
     stop = ends(run)
     assert stop.kind == "rollback"
     (record,) = rollbacks(run.directory)
