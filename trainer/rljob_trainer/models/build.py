@@ -1,5 +1,6 @@
 """Building the policy from `spec.model`: random weights of a given shape, or a Hugging Face checkpoint."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ def build_config(spec: ModelSpec, job_dir: str | Path, tokenizer: Any) -> Any:
             setattr(config, name, 0.0)
     config.use_cache = False
     return config
+
+
+def end_of_sequence_ids(spec: ModelSpec, job_dir: str | Path, config: Any, tokenizer: Any) -> list[int]:
+    """Tokens with which the model ends what it writes: those of its config, its `generation_config.json` and its
+    tokenizer. Chat models whose config names the end of a document alone have the end of a turn in the second."""
+    found = [tokenizer.eos_token_id, *_listed(config.eos_token_id)]
+    if spec.random_init is None and "eos_token_id" not in spec.overrides:
+        from transformers import GenerationConfig
+
+        source, options = _checkpoint_source(spec, job_dir)
+        options.pop("trust_remote_code")
+        with suppress(OSError):  # it has none
+            found += _listed(GenerationConfig.from_pretrained(source, **options).eos_token_id)
+    return sorted({i for i in found if i is not None})
+
+
+def _listed(ids: int | list[int] | None) -> list[int | None]:
+    return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 def build_model(

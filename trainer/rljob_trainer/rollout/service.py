@@ -12,7 +12,7 @@ import torch
 from rljob_trainer.config.arithmetic import max_context_length
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob, RLJobSpec
-from rljob_trainer.models import build_config, build_model, load_tokenizer
+from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.rollout.generate.build import JobGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank
@@ -210,7 +210,9 @@ def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> ServingEngine:
     options = TorchEngineOptions.from_args(
         spec.rollout.engine_args, deterministic=deterministic, device=device, dtype=DTYPES[spec.model.dtype]
     )
-    return TorchEngine(config, tokenizer, _context_length(spec, config.max_position_embeddings), options)
+    eos_ids = end_of_sequence_ids(spec.model, job_dir, config, tokenizer)
+    longest = _context_length(spec, config.max_position_embeddings)
+    return TorchEngine(config, tokenizer, longest, options, eos_ids=eos_ids)
 
 
 def build_sglang(spec: RLJobSpec, job_dir: str | Path, engine_index: int) -> ServingEngine:

@@ -19,7 +19,10 @@ class SamplingParams:
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     """Strings that end the generation, looked for in the decoded new text; kept in the output."""
+    stop_ids: tuple[int, ...] = ()
+    """Tokens that end the generation as the model's end-of-sequence tokens do."""
     ignore_eos: bool = False
+    """No token ends the generation, neither the model's own nor `stop_ids`."""
     budget: int | None = None
     """Tokens that a sample is given in this rollout at most, over all turns; beyond them it is cut off, status
     `aborted`, to be continued (`rollout.resume`). Engines do not look at it."""
@@ -31,6 +34,18 @@ class Generation:
 
     A log-probability is that of the drawn token under the sampling temperature (log softmax(logits / T), T=1 for
     greedy), before top-p/top-k.
+
+    How it ended, on every engine:
+
+    | ended by | `finish_reason` | `stop` | last of `token_ids` | `text` |
+    | --- | --- | --- | --- | --- |
+    | an end-of-sequence token or one of `stop_ids` | `stop` | None | that token (`end_id`) | without that token |
+    | a stop string | `stop` | the string | the token that completes it | with the string and the token's rest |
+    | the limit or the end of the context | `length` | None | as drawn | of all tokens |
+    | an abort | `abort` | None | as drawn | of all tokens |
+
+    The first row that holds counts: a turn whose last allowed token ends it has `stop`, not `length`. So whether a turn
+    is closed is said by its ids, never by its text.
     """
 
     token_ids: list[int]
@@ -40,7 +55,22 @@ class Generation:
     stop: str | None = None
     """The stop string that ended it, if one did."""
     text: str = ""
-    """The decoded tokens, special tags included."""
+    """The decoded tokens without `end_id`; other special tokens are shown."""
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ended it, the last of `token_ids`; None when something else did."""
+        return end_id(self.token_ids, self.finish_reason, self.stop)
+
+
+def end_id(token_ids: Sequence[int], finish_reason: FinishReason, stop: str | None) -> int | None:
+    """The token that ended a generation, None when something else did; see `Generation`."""
+    return token_ids[-1] if token_ids and finish_reason == "stop" and stop is None else None
+
+
+def shown_ids(token_ids: list[int], finish_reason: FinishReason, stop: str | None) -> list[int]:
+    """The ids whose text is shown: without the one that ended the generation."""
+    return token_ids if end_id(token_ids, finish_reason, stop) is None else token_ids[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +151,8 @@ class Sample:
     policy_versions: list[int] = field(default_factory=list)
     """Version of the weights that made each token; −1 for observations."""
     response: str = ""
-    """The response as text, for rewards and people; never tokenised again."""
+    """The response as text, for rewards and people; never tokenised again. Tokens that end a generation are no part of
+    it, unless what follows shows them (the end of a turn between two messages of a chat)."""
     status: SampleStatus = "pending"
     reward: float | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)

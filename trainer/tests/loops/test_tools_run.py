@@ -74,6 +74,10 @@ def test_data_from_the_hub_and_a_tool(tmp_path: Path, monkeypatch: pytest.Monkey
     assert record["tool_failures"] == 0
     told = [segments for segments in _segments(run) if [f"{CALL}<|im_end|>", True] in segments]
     assert told
+    # The end of a turn is there once, as in the demonstrations.
+    assert all(
+        [f"{CALL}<|im_end|>", True] == segments[0] and segments[1][0].startswith("<|im_start|>") for segments in told
+    )
     # What the tool answered is there, and not trained on.
     assert not any("t3" in text and trained for segments in told for text, trained in segments)
     assert any("t3" in text and not trained for segments in told for text, trained in segments)

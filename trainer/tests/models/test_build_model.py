@@ -8,7 +8,7 @@ import torch
 from rljob_trainer.checkpoint.hf import save_hf
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.model import ModelSpec
-from rljob_trainer.models import build_model, load_tokenizer
+from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.weights import weights_digest
 
 from trainer.tests.backends.tiny import VOCABULARY, write_tokenizer
@@ -38,6 +38,24 @@ def test_random_weights_are_those_of_the_seed_and_leave_the_generator_alone(job_
     assert digests[0] == digests[1] != digests[2]
     assert first.config.vocab_size == len(tokenizer) == VOCABULARY
     assert first.config.eos_token_id == tokenizer.eos_token_id == 1
+
+
+def test_what_ends_a_sequence_is_said_by_config_tokenizer_and_generation_config(job_dir: Path) -> None:
+    made = spec(randomInit=SHAPE, tokenizerPath="tokenizer")
+    tokenizer = load_tokenizer(made, job_dir)
+    model = build_model(made, job_dir, tokenizer)
+    assert end_of_sequence_ids(made, job_dir, model.config, tokenizer) == [1]
+    save_hf(model.config, type(model).__name__, dict(model.named_parameters()), tokenizer, job_dir / "model")
+    from_path = spec(path="model")
+
+    def ends(spec: ModelSpec) -> list[int]:
+        return end_of_sequence_ids(spec, job_dir, build_config(spec, job_dir, tokenizer), tokenizer)
+
+    (job_dir / "model" / "generation_config.json").unlink(missing_ok=True)
+    assert ends(from_path) == [1]
+    (job_dir / "model" / "generation_config.json").write_text('{"eos_token_id": [1, 7]}')
+    assert ends(from_path) == [1, 7]
+    assert ends(spec(path="model", overrides={"eos_token_id": [3]})) == [1, 3], "the job has the last word"
 
 
 def test_an_export_is_loaded_again_to_the_bit(job_dir: Path) -> None:

@@ -13,7 +13,7 @@ MODULE = """
 from rljob_trainer.rollout.types import EngineError, Generation
 
 async def good(args, sample, sampling, engine):
-    sample.append_generation(Generation([4, 5], [-1.0, -2.0], [7, 7], "stop", None, args["text"]))
+    sample.append_generation(Generation([4, 5], [-1.0, -2.0], [7, 7], "length", None, args["text"]))
     sample.append_observation([6], "!")
     return sample
 

@@ -14,6 +14,8 @@ from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank, to
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.types import Generation, Sample, SamplingParams, Session
 
+from .contract import check_generation
+
 
 class CountingSession:
     """Continues a sequence by its length: token n is n. Ends a turn at multiples of `every`."""
@@ -37,14 +39,29 @@ class CountingSession:
             if self.length % self.engine.every == 0:
                 reason = "stop"
                 break
-        return Generation(ids, [-float(i) for i in ids], versions, reason, text=f"<{ids}>")  # type: ignore[arg-type]
+        shown = ids[:-1] if reason == "stop" else ids
+        made = Generation(ids, [-float(i) for i in ids], versions, reason, text=self.engine.tokenizer.decode(shown))  # type: ignore[arg-type]
+        check_generation(made, sampling, self.engine.tokenizer, range(0, 10_000, self.engine.every))
+        return made
 
     async def abort(self) -> None:
         return
 
 
+class Numbers:
+    """A token reads as its number."""
+
+    eos_token_id: int | None = None
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        return [int(number) for number in text.split()]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return "".join(f"{number} " for number in token_ids)
+
+
 class CountingEngine:
-    tokenizer: Any = None
+    tokenizer = Numbers()
     max_context_length = 10_000
 
     def __init__(self, every: int = 7) -> None:

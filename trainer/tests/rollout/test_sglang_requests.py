@@ -14,7 +14,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.config.job import RLJob
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
 from rljob_trainer.rollout.sglang_engine.engine import YOUNG_OBJECTS, SglangEngine
-from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids, stop_end
+from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, settled, stop_end
 from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, report_served, served_name, table_of, whole
 from rljob_trainer.rollout.types import EngineError, SamplingParams
 from rljob_trainer.weights.fingerprint import differing, entries
@@ -79,6 +79,8 @@ def test_sampling_becomes_a_request() -> None:
     assert (request["max_new_tokens"], request["stop"], request["no_stop_trim"]) == (33, ["</a>"], True)
     assert 0 <= request["sampling_seed"] < 2**31
     assert "sampling_seed" not in sampling_request(SamplingParams(), 1, None)
+    assert "stop_token_ids" not in request
+    assert sampling_request(SamplingParams(stop_ids=(9, 2)), 1, None, {2, 5})["stop_token_ids"] == [2, 5, 9]
 
 
 def answer(ids: list[int], kind: str = "stop", matched: Any = None, count: int | None = None) -> dict[str, Any]:
@@ -92,12 +94,27 @@ def answer(ids: list[int], kind: str = "stop", matched: Any = None, count: int |
 def test_answers_are_token_ids_with_log_probs() -> None:
     part = read_answer(answer([5, 6, 1], matched=1))
     assert part == Part([5, 6, 1], [0.0, -0.5, -1.0], "stop", None)
-    assert shown_ids(part, {1}) == [5, 6]
     assert read_answer(answer([5], matched="</a>")).stop == "</a>"
     with pytest.raises(ValueError, match="3 tokens and gave 2"):
         read_answer(answer([1, 2], count=3))
     with pytest.raises(ValueError, match="unknown"):
         read_answer(answer([1], kind="melted"))
+
+
+def test_a_turn_that_ends_with_its_last_allowed_token_has_ended(tokenizer: TextTokenizer) -> None:
+    text = tokenizer.decode([4, 5])
+
+    def told(ids: list[int], **sampling: Any) -> tuple[str, str | None]:
+        turn = settled(Part(ids, [0.0] * len(ids), "length"), SamplingParams(**sampling), {1}, tokenizer)
+        assert turn.token_ids == ids
+        return turn.finish_reason, turn.stop
+
+    assert told([4, 1]) == ("stop", None)
+    assert told([4, 1], ignore_eos=True) == ("length", None)
+    assert told([4, 7], stop_ids=(7,)) == ("stop", None)
+    assert told([3, 4, 5], stop=("no", text)) == ("stop", text)
+    assert told([4, 5, 6], stop=("no",)) == ("length", None)
+    assert told([]) == ("length", None)
 
 
 def test_a_stop_string_across_an_interruption_still_ends_the_turn(tokenizer: TextTokenizer) -> None:

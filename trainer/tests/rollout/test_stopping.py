@@ -49,11 +49,13 @@ class Bytes(Pieces):
         return bytes(token_ids).decode("utf-8", errors="replace")
 
 
-def naive(tokenizer: Pieces, stop: list[str], ignore_eos: bool, ids: list[int]) -> tuple[int, str | None] | None:
+def naive(
+    tokenizer: Pieces, stop: list[str], ignore_eos: bool, ids: list[int], stop_ids: tuple[int, ...] = ()
+) -> tuple[int, str | None] | None:
     """Decode everything after every token: the number of tokens at which it ends, and why."""
     strings = [text for text in stop if text]
     for n in range(1, len(ids) + 1):
-        if ids[n - 1] == EOS and not ignore_eos:
+        if ids[n - 1] in (EOS, *stop_ids) and not ignore_eos:
             return n, None
         text = tokenizer.decode(ids[:n])
         if places := [(text.find(string), i) for i, string in enumerate(strings) if string in text]:
@@ -74,11 +76,15 @@ def fast(stops: Stops, number: int, ids: list[int]) -> tuple[int, str | None] | 
     stop=st.lists(st.text(alphabet="ab</>s é\n", max_size=6), max_size=3),
     ignore_eos=st.booleans(),
     ids=st.lists(st.integers(0, len(PIECES) - 1), max_size=60),
+    stop_ids=st.lists(st.integers(0, len(PIECES) + 3), max_size=2).map(tuple),
 )
-def test_as_if_all_were_decoded_after_every_token(stop: list[str], ignore_eos: bool, ids: list[int]) -> None:
+def test_as_if_all_were_decoded_after_every_token(
+    stop: list[str], ignore_eos: bool, ids: list[int], stop_ids: tuple[int, ...]
+) -> None:
     tokenizer = Pieces()
     stops = Stops(tokenizer, len(PIECES), [EOS])
-    assert fast(stops, stops.number(stop, ignore_eos), ids) == naive(tokenizer, stop, ignore_eos, ids)
+    number = stops.number(stop, ignore_eos, stop_ids)
+    assert fast(stops, number, ids) == naive(tokenizer, stop, ignore_eos, ids, stop_ids)
 
 
 @given(

@@ -26,7 +26,13 @@ class Limits:
         used = len(sample.response_ids)
         return min(sampling.max_new_tokens - used, engine.max_context_length - len(sample.prompt_ids) - used)
 
-    def turn(self, room: int, sampling: SamplingParams, stop: Sequence[str] = ()) -> SamplingParams:
-        """Sampling of the next turn: within `room`, ending at `stop` too."""
-        tokens = room if self.per_turn is None else min(room, self.per_turn)
-        return replace(sampling, max_new_tokens=tokens, stop=tuple(dict.fromkeys((*stop, *sampling.stop))))
+    def turn(
+        self, room: int, sampling: SamplingParams, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
+    ) -> SamplingParams:
+        """Sampling of the next turn: within `room`, ending at `stop` and `stop_ids` too."""
+        return replace(
+            sampling,
+            max_new_tokens=room if self.per_turn is None else min(room, self.per_turn),
+            stop=tuple(dict.fromkeys((*stop, *sampling.stop))),
+            stop_ids=tuple(dict.fromkeys((*stop_ids, *sampling.stop_ids))),
+        )

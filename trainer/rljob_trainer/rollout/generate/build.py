@@ -57,7 +57,7 @@ class JobGenerate:
         elif generate.type == "tools":
             tools = generate.tools
             self._toolbox = Toolbox(tools, asyncio.Semaphore(max(1, tools.concurrency // rollout.replicas)))
-            answers = ToolAnswers(tokenizer)
+            answers = ToolAnswers(prompt_tokenizer(tokenizer, rollout))
             self._function = ToolsGenerate(limits, tools.max_turns, tools.max_result_length, self._toolbox, answers)
         else:
             self._function = SingleTurnGenerate(limits)

@@ -1,7 +1,7 @@
 """Text from outside that must not pose as the dialogue."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,8 +9,16 @@ from typing import Any
 def neutral(text: str, tags: Iterable[str], tokenizer: Any) -> str:
     """The text without tags of the dialogue (in any case) and without special tokens of the model: `<` and `>` of
     theirs become entities."""
-    special: Sequence[str] = getattr(tokenizer, "all_special_tokens", ())
-    return _pattern(tuple(tags), tuple(special)).sub(_escape, text)
+    return _pattern(tuple(tags), special_texts(tokenizer)).sub(_escape, text)
+
+
+@lru_cache(maxsize=16)
+def special_texts(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that the tokenizer reads as special tokens: those with a role of their own (`eos_token` …) and those that
+    its files merely mark as special, such as the headers of Llama's turns."""
+    named: Sequence[str] = getattr(tokenizer, "all_special_tokens", ())
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    return tuple(dict.fromkeys((*named, *(token.content for token in added.values() if token.special))))
 
 
 @lru_cache(maxsize=16)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from rljob_trainer.rollout.generate.base import Limits
+from rljob_trainer.rollout.generate.continuation import continuation_ids
 from rljob_trainer.rollout.generate.neutral import neutral
 from rljob_trainer.rollout.search_client import Document, SearchError
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
@@ -23,7 +24,7 @@ class SearchGenerate:
     - A search is answered by the documents between `<information>` tags, as an observation that is not trained on.
     - An answer completes the sample.
     - Anything else that came to an end (no well-formed action, an empty query, the end-of-sequence token) is an
-      invalid action: a correction is appended and the next turn follows.
+      invalid action: a correction is appended and the next turn follows. An end-of-sequence token stays among the ids.
     - Each generation is a turn; a search in the last one is not answered.
     - A turn cut off by its token limit, and an observation for which there is no room, truncate the sample.
     - A search that is not answered fails this sample, and only this one; the reason is in `info["error"]`.
@@ -64,7 +65,7 @@ class SearchGenerate:
                         break
                 else:
                     text = INVALID_ACTION
-                new_ids = engine.tokenizer.encode(text, add_special_tokens=False)
+                new_ids = continuation_ids(engine.tokenizer, text)
                 if len(new_ids) >= self._limits.room(sample, sampling, engine):
                     sample.status = "truncated"
                     break

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rljob_trainer.config.errors import UserError
-
-_MARK = "\ue0a3rljob-turn\ue0a4"
+from rljob_trainer.rollout.generate.chat_turns import Bridge, ChatTurns, Message
+from rljob_trainer.rollout.types import Generation
 
 
 def offering(tokenizer: Any, tools: Sequence[Mapping[str, Any]]) -> Any:
@@ -34,32 +34,27 @@ def offering(tokenizer: Any, tools: Sequence[Mapping[str, Any]]) -> Any:
 class ToolAnswers:
     """What follows a turn that called tools: the end of the turn, the results, and the next turn opened.
 
-    The text is what the model's chat template writes between two turns of the assistant. Raises UserError, at
-    construction, for a template that drops results of tools.
+    Raises UserError, at construction, for a template that drops or refuses results of tools.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        special = [str(token) for token in getattr(tokenizer, "all_special_tokens", ())]
-        self._closing = sorted(special, key=len, reverse=True)
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError("spec.rollout.generate.type: tools needs a chat template", hint="spec.model.chatTemplate")
-        if "rljob" not in self.text(["rljob"], ""):
+        self._turns = ChatTurns(tokenizer)
+        if "rljob" not in self._turns.text(_messages(["rljob"], ["rljob_tool"]), generation=False):
             raise UserError("spec.rollout.generate.type: the model's chat template does not show what tools answer")
 
-    def text(self, results: Sequence[str], turn: str) -> str:
-        """The observation after `turn` (its text): without the token that closes it when the turn ends with it."""
-        messages = [
-            {"role": "user", "content": "."},
-            {"role": "assistant", "content": _MARK},
-            *({"role": "tool", "content": result} for result in results),
-        ]
-        try:
-            whole = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # noqa: BLE001 - a template may raise whatever it likes
-            raise UserError(f"spec.rollout.generate.type: the chat template refuses tool results: {error}") from None
-        _, found, after = str(whole).partition(_MARK)
-        if not found:
-            raise UserError("spec.rollout.generate.type: the chat template drops what the assistant wrote")
-        closing = next((token for token in self._closing if token and after.startswith(token)), "")
-        return after[len(closing) :] if closing and turn.endswith(closing) else after
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a turn."""
+        return self._turns.end_ids
+
+    def follow(self, turn: Generation, results: Sequence[str], names: Sequence[str]) -> Bridge:
+        """The observation after `turn`: the results of its calls, in their order. `names` are those of the tools."""
+        return self._turns.follow(turn, _messages(results, names))
+
+
+def _messages(results: Sequence[str], names: Sequence[str]) -> list[Message]:
+    # Some templates show the tool's name, others want an id of nine characters for each result.
+    return [
+        {"role": "tool", "content": result, "name": name, "tool_call_id": f"call{number:05d}"}
+        for number, (result, name) in enumerate(zip(results, names, strict=True))
+    ]

@@ -16,7 +16,8 @@ MAX_CALLS_PER_TURN = 16
 
 
 class ToolsGenerate:
-    """Turns that may call tools. A turn ends as the model ends it, with its end-of-sequence token.
+    """Turns that may call tools. A turn ends as the model ends it, with its end-of-sequence token or with the special
+    token by which its chat template closes turns.
 
     - All calls of a turn are made at once and answered in their order, as one observation that is not trained on,
       in the form of the model's chat template.
@@ -40,7 +41,8 @@ class ToolsGenerate:
                 if room < 1:
                     sample.status = "truncated"
                     break
-                generation = await session.generate(new_ids, self._limits.turn(room, sampling))
+                turn = self._limits.turn(room, sampling, stop_ids=self._answers.end_ids)
+                generation = await session.generate(new_ids, turn)
                 sample.append_generation(generation)
                 counts["turns"] += 1
                 if generation.finish_reason != "stop":
@@ -69,12 +71,13 @@ class ToolsGenerate:
                         results.append(self._shown(answer, engine))
                 if len(calls) > MAX_CALLS_PER_TURN:
                     results.append(f"Error: only {MAX_CALLS_PER_TURN} calls are made in one turn.")
-                text = self._answers.text(results, generation.text)
-                new_ids = engine.tokenizer.encode(text, add_special_tokens=False)
+                names = [neutral(call.name[:64], TAGS, engine.tokenizer) for call in calls[: len(results)]]
+                bridge = self._answers.follow(generation, results, names)
+                new_ids = bridge.token_ids
                 if len(new_ids) >= self._limits.room(sample, sampling, engine):
                     sample.status = "truncated"
                     break
-                sample.append_observation(new_ids, text)
+                sample.append_observation(new_ids, bridge.text)
         sample.info |= counts
         return sample
 

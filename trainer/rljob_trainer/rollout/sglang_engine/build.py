@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rljob_trainer.config.job import RLJobSpec
-from rljob_trainer.models import build_config, load_tokenizer
+from rljob_trainer.models import build_config, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, known_arguments, server_arguments
 from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
 from rljob_trainer.rollout.sglang_engine.folder import architecture_name, write_model_folder
@@ -21,7 +21,6 @@ def build(
     tokenizer = load_tokenizer(spec.model, job_dir)
     config = build_config(spec.model, job_dir, tokenizer)
     longest = context_length(config.max_position_embeddings)
-    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     folder = tempfile.TemporaryDirectory(prefix="rljob-engine-")
     model = write_model_folder(Path(folder.name) / "model", config, tokenizer, architecture_name(config))
     return SglangEngine(
@@ -29,7 +28,7 @@ def build(
         longest,
         server_arguments(spec, str(model), longest, engine_index, known),
         vocab_size=int(config.vocab_size),
-        eos_ids=[i for i in eos if i is not None],
+        eos_ids=end_of_sequence_ids(spec.model, job_dir, config, tokenizer),
         deterministic=bool(spec.deterministic),
         folder=folder,
     )

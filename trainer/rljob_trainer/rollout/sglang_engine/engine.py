@@ -20,9 +20,9 @@ from typing import Any
 from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.health import Event, Health
 from rljob_trainer.rollout.sglang_engine.decoding import Decoder
-from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, shown_ids
+from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, settled
 from rljob_trainer.rollout.sglang_engine.served import Told, read_told, served_name, whole
-from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer
+from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
 from rljob_trainer.weights.fingerprint import differing, entries
 from rljob_trainer.weights.fingerprint import digest as digest_of
 
@@ -101,7 +101,8 @@ class SglangEngine:
             if version is None:
                 raise EngineError(f"the engine serves nothing: {self.health.why or self.health.state}")
             session.request = uuid.uuid4().hex
-            part = await self._request(session.request, ids, sampling_request(sampling, room, session.seed))
+            params = sampling_request(sampling, room, session.seed, self.eos_ids)
+            part = await self._request(session.request, ids, params)
             parts.append(part)
             versions += [version] * len(part.token_ids)
             ids += part.token_ids
@@ -114,7 +115,7 @@ class SglangEngine:
         turn = join(parts, sampling.stop, self.tokenizer)
         if turn.finish_reason == "abort" and not (session.stopped and room > 0):  # interrupted at its very last token
             turn = Part(turn.token_ids, turn.logprobs, "length")
-        return turn
+        return settled(turn, sampling, self.eos_ids, self.tokenizer)
 
     def abort(self, request: str) -> None:
         """End a request: it returns what it has."""
@@ -407,7 +408,7 @@ class SglangSession:
         versions = [] if begun is None else list(begun.policy_versions)
         turn = await engine.run_turn(self, sampling, before, versions)
         self.ids += turn.token_ids
-        text = await engine.decoder.text(shown_ids(turn, engine.eos_ids))
+        text = await engine.decoder.text(shown_ids(turn.token_ids, turn.finish_reason, turn.stop))
         count = len(turn.token_ids)
         return Generation(turn.token_ids, turn.logprobs, versions[:count], turn.finish_reason, turn.stop, text)
 

@@ -20,8 +20,11 @@ class Part:
     stop: str | None = None
 
 
-def sampling_request(sampling: SamplingParams, max_new_tokens: int, seed: int | None) -> dict[str, Any]:
-    """SGLang's sampling parameters. `seed` (deterministic inference alone) fixes a sample's draws by position."""
+def sampling_request(
+    sampling: SamplingParams, max_new_tokens: int, seed: int | None, end_ids: Collection[int] = ()
+) -> dict[str, Any]:
+    """SGLang's sampling parameters. `end_ids` are the model's own end-of-sequence tokens; `seed` (deterministic
+    inference alone) fixes a sample's draws by position."""
     request: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -34,6 +37,8 @@ def sampling_request(sampling: SamplingParams, max_new_tokens: int, seed: int | 
     }
     if sampling.stop:
         request["stop"] = list(sampling.stop)
+    if ends := {*end_ids, *sampling.stop_ids}:
+        request["stop_token_ids"] = sorted(ends)  # those of a generation_config are not in the folder it starts from
     if seed is not None:
         request["sampling_seed"] = seed % MAX_SEED
     return request
@@ -85,8 +90,19 @@ def stop_end(ids: Sequence[int], stop: Sequence[str], tokenizer: Tokenizer) -> t
     return low, next(end for end in stop if end in text)
 
 
-def shown_ids(part: Part, eos_ids: Collection[int]) -> list[int]:
-    """The ids whose text is shown: without the end-of-sequence token, whose name is no part of the text."""
-    ids = part.token_ids
-    ends = ids and part.finish_reason == "stop" and part.stop is None and ids[-1] in eos_ids
-    return ids[:-1] if ends else ids
+def settled(turn: Part, sampling: SamplingParams, end_ids: Collection[int], tokenizer: Tokenizer) -> Part:
+    """The turn as `Generation` tells how it ended. SGLang looks at the limit first: a turn whose last allowed token
+    ends it is `length` to it, whether by that token or by a stop string that the token completes."""
+    ids = turn.token_ids
+    if turn.finish_reason != "length" or not ids:
+        return turn
+    if not sampling.ignore_eos and (ids[-1] in end_ids or ids[-1] in sampling.stop_ids):
+        return Part(ids, turn.logprobs, "stop")
+    longest = max(map(len, sampling.stop), default=0)
+    if longest:
+        # An earlier one would have ended it, so it lies at the end. A character takes four tokens at most.
+        text = tokenizer.decode(ids[-4 * (longest + 1) :], skip_special_tokens=False)
+        places = [(text.find(stop), stop) for stop in sampling.stop if stop and stop in text]
+        if places:
+            return Part(ids, turn.logprobs, "stop", min(places)[1])
+    return turn

@@ -17,7 +17,7 @@ from rljob_trainer.rollout.torch_engine.linear import Rows
 from rljob_trainer.rollout.torch_engine.runner import Runner, Stream, Turn, TurnResult, chunk_of
 from rljob_trainer.rollout.torch_engine.stopping import Stops
 from rljob_trainer.rollout.torch_engine.weights import ServedWeights
-from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer
+from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
 from rljob_trainer.weights.arrays import Array
 from rljob_trainer.weights.digest import weights_digest
 
@@ -62,8 +62,10 @@ class TorchEngine:
         max_context_length: int,
         options: TorchEngineOptions | None = None,
         *,
+        eos_ids: Sequence[int] | None = None,
         rows: Rows | None = None,
     ) -> None:
+        """`eos_ids` end a generation; by default those of config and tokenizer."""
         options = options or TorchEngineOptions()
         architecture = architecture_of(config)
         if max_context_length > architecture.max_positions:
@@ -76,14 +78,14 @@ class TorchEngine:
         self.digest: str | None = None
         device = torch.device(options.device)
         self._weights = ServedWeights(architecture, device, options.dtype)
-        eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        eos_ids = {i for i in (*eos, tokenizer.eos_token_id) if i is not None}
-        self._eos_ids = eos_ids
+        if eos_ids is None:
+            eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+            eos_ids = sorted({i for i in (*eos, tokenizer.eos_token_id) if i is not None})
         self._runner = Runner(
             config,
             architecture,
             self._weights,
-            Stops(tokenizer, architecture.vocab_size, sorted(eos_ids)),
+            Stops(tokenizer, architecture.vocab_size, eos_ids),
             slots=options.slots,
             prefill_chunk=chunk_of(options.prefill_chunk),
             max_length=max_context_length,
@@ -289,8 +291,7 @@ class TorchEngine:
 
         result: TurnResult = await self._ask(submit)
         ids = result.token_ids
-        # The end-of-sequence token is kept as a token; its name is no part of the text.
-        shown = ids[:-1] if ids and result.reason == "stop" and ids[-1] in self._eos_ids and not result.stop else ids
+        shown = shown_ids(ids, result.reason, result.stop)
         text = self.tokenizer.decode(shown, skip_special_tokens=False) if shown else ""
         return Generation(ids, result.logprobs, result.versions, result.reason, result.stop, text)
 

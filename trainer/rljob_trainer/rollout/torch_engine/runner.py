@@ -208,7 +208,7 @@ class Runner:
             room = self.max_length - stream.length - len(stream.pending)
             if begun is not None:
                 room += len(begun.token_ids)
-            stops = self.stops.number(sampling.stop, sampling.ignore_eos)
+            stops = self.stops.number(sampling.stop, sampling.ignore_eos, sampling.stop_ids)
             table.begin(slot, stream.length, min(sampling.max_new_tokens, room), stops, sampling, stream.draws)
             if begun is not None:
                 table.go_on(slot, begun.token_ids, begun.logprobs, begun.versions)

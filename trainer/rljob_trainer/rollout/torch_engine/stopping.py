@@ -24,20 +24,21 @@ class Stops:
         self._eos = frozenset(i for i in eos_ids if 0 <= i < vocab_size)
         self._vocab_size = vocab_size
         self._texts: list[str] | None = None
-        self._numbers: dict[tuple[tuple[str, ...], bool], int] = {}
+        self._numbers: dict[tuple[tuple[str, ...], frozenset[int]], int] = {}
         self._strings: list[tuple[str, ...]] = []
         self._ends: list[frozenset[int]] = []
         self.candidates = np.zeros((0, vocab_size), dtype=bool)
         """[number, token id]: whether a token may end a generation and has to be looked at."""
 
-    def number(self, stop: Sequence[str], ignore_eos: bool) -> int:
-        """Number of a set of stop conditions."""
+    def number(self, stop: Sequence[str], ignore_eos: bool, stop_ids: Sequence[int] = ()) -> int:
+        """Number of a set of stop conditions; see `SamplingParams`."""
         strings = tuple(text for text in stop if text)
-        key = (strings, ignore_eos)
+        ends = frozenset() if ignore_eos else self._eos.union(i for i in stop_ids if 0 <= i < self._vocab_size)
+        key = (strings, ends)
         if key not in self._numbers:
             self._numbers[key] = len(self._strings)
             self._strings.append(strings)
-            self._ends.append(frozenset() if ignore_eos else self._eos)
+            self._ends.append(ends)
             row = self._candidate_tokens(strings)
             row[list(self._ends[-1])] = True
             self.candidates = np.concatenate((self.candidates, row[None]))
