@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 from rljob_trainer.config.checks import check
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.free_form import oversized
 from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
 from rljob_trainer.config.status import RLJobStatus
 
@@ -127,10 +128,12 @@ def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], C
     """What is wrong with the job, as sentences, and the context to render it in when it can be read at all.
 
     A job that has begun is not judged again: an operator of another version must not stop it. What this one cannot
-    read of it is left out, and said.
+    read of it is left out, and said. However large it is, the work is linear in its size.
     """
     if path := too_deep(raw):
         return [f"{'.'.join(path[:4])}: nested more than {MAX_DEPTH} levels deep"], None
+    if not started and (too_large := oversized(raw)):
+        return [str(problem) for problem in too_large], None
     job, unread = readable(raw) if started else whole(raw)
     if job is None:
         return unread, None
