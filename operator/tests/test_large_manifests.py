@@ -1,17 +1,23 @@
 """However large what the apiserver has stored is, it does not hold up the event loop: work is counted, not timed."""
 
+import asyncio
 import copy
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from rljob_operator import plan
+from rljob_operator.controller import Controller
+from rljob_operator.metrics import Metrics
 from rljob_operator.plan import accept
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.rayjob import ray_job
 from rljob_operator.settings import Settings
 from rljob_trainer.config.free_form import FIELD_ELEMENTS
 
-from tests.conftest import World, job_manifest
+from tests.conftest import NAMESPACE, World, job_manifest
 from tests.test_lifecycle import start
 from tests.work import calls
 
@@ -105,3 +111,75 @@ async def test_a_job_that_has_begun_is_not_judged_by_its_size(make_world) -> Non
     assert [its for its in world.status["conditions"] if its["type"] == "Accepted"] == [
         its for its in before if its["type"] == "Accepted"
     ]
+
+
+class TestMemory:
+    """What is remembered of a job is remembered once."""
+
+    EDITS = 24
+
+    def world(self) -> World:
+        files = {f"module_{i}.py": f"{i}" + "#" * 60_000 for i in range(8)}
+        return World(job_manifest("edited", code={"files": files}))
+
+    @pytest.mark.parametrize("field", ["annotations", "labels"])
+    def test_a_large_job_whose_metadata_is_edited_again_and_again(self, field: str) -> None:
+        world = self.world()
+        asyncio.run(world.settle())
+        job = world.kube.objects["RLJob", "edited"]
+        tracemalloc.start()
+        try:
+            for edit in range(self.EDITS):
+                job["metadata"][field] = {"team": f"t{edit}"}
+                world.kube._stamp(job)
+                asyncio.run(world.settle())
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # Its text in the fake cluster, in the model and in what is rendered; half a megabyte each.
+        assert held < 6_000_000
+
+    def test_annotations_are_not_rendered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world()
+        asyncio.run(world.settle())
+        monkeypatch.setattr(plan, "accept", lambda *_, **__: pytest.fail("it is judged anew"))
+        world.kube.objects["RLJob", "edited"]["metadata"]["annotations"] = {"team": "x"}
+        asyncio.run(world.settle())
+
+    @pytest.mark.parametrize("started", [False, True])
+    def test_a_changed_spec_is_seen_whatever_the_generation_says(self, started: bool) -> None:
+        """As after a change of the definition's defaults."""
+        world = World(job_manifest("edited"))
+        asyncio.run(start(world) if started else world.settle())
+        world.kube.objects["RLJob", "edited"]["spec"]["retriever"]["port"] = 8123
+        asyncio.run(world.settle())
+        assert world.get("Service", "edited-retriever")["spec"]["ports"][0]["port"] == 8123
+
+    def test_labels_are_the_drivers_to_read(self) -> None:
+        world = World(job_manifest("edited"))
+        asyncio.run(world.settle())
+        world.kube.objects["RLJob", "edited"]["metadata"]["labels"] = {"team": "x"}
+        asyncio.run(world.settle())
+        written = json.loads(world.get("ConfigMap", "edited-config")["data"]["rljob.json"])
+        assert written["metadata"]["labels"] == {"team": "x"}
+
+    def test_two_operators_settings_do_not_meet(self) -> None:
+        one, other = World(job_manifest("edited")), World(job_manifest("edited"), trainer_image="other:1")
+        for world in (one, other):
+            asyncio.run(start(world))
+        images = [world.get("RayJob", "edited-1")["spec"]["rayClusterSpec"]["headGroupSpec"] for world in (one, other)]
+        assert images[0] != images[1]
+
+    async def test_nothing_is_remembered_of_a_job_that_is_gone(self) -> None:
+        world = World(job_manifest("edited"))
+        controller = Controller(world.kube, Settings(), Metrics(CollectorRegistry()))
+        await world.settle()
+        before = (len(plan._ACCEPTED), len(plan._CHILDREN))
+        world.delete()
+        for kind, name in list(world.kube.objects):
+            if kind != "RLJob":
+                del world.kube.objects[kind, name]
+        await world.settle()
+        assert not world.has("RLJob", "edited")
+        await controller._handle((NAMESPACE, "edited"))
+        assert (len(plan._ACCEPTED), len(plan._CHILDREN)) == (before[0] - 1, before[1] - 1)

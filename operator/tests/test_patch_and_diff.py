@@ -64,7 +64,6 @@ class TestPatch:
     def test_empty_patch_changes_nothing(self):
         assert merge(POD, {}) == POD
 
-
     @pytest.mark.parametrize("broken", ["text", 5, {"a": 1}, ["text", 5, None]])
     def test_what_is_no_list_of_objects_holds_nothing_to_merge_with(self, broken):
         target = {"affinity": {"ports": broken}}
