@@ -1,6 +1,6 @@
 """The operator's metrics, for Prometheus."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
@@ -44,10 +44,9 @@ class Metrics:
             self.jobs.labels(phase).set(0)
 
     def job(self, key: tuple[str, str], status: Mapping[str, Any] | None) -> None:
-        """What a job's status says; None: it is gone."""
-        phase = None if status is None else status.get("phase", "Pending")
-        conditions = (status or {}).get("conditions") or ()
-        if troubles := tuple(its["type"] for its in conditions if its["type"] in TROUBLES and its["status"] == "True"):
+        """What a job's status says, as far as it can be read; None: the job is gone."""
+        phase = None if status is None else _phase(status)
+        if troubles := tuple(_troubles(status)):
             self._troubles[key] = troubles
         else:
             self._troubles.pop(key, None)
@@ -58,6 +57,19 @@ class Metrics:
         if phase is not None:
             self._phases[key] = phase
             self.jobs.labels(phase).inc()
+
+
+def _phase(status: Mapping[str, Any]) -> str:
+    phase = status.get("phase") if isinstance(status, Mapping) else None
+    return phase if isinstance(phase, str) else "Pending"
+
+
+def _troubles(status: Mapping[str, Any] | None) -> Iterator[str]:
+    conditions = status.get("conditions") if isinstance(status, Mapping) else None
+    for condition in conditions if isinstance(conditions, list) else ():
+        its = condition if isinstance(condition, Mapping) else {}
+        if isinstance(kind := its.get("type"), str) and kind in TROUBLES and its.get("status") == "True":
+            yield kind
 
 
 class _Jobs(Collector):
