@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rljob_trainer.config.document import Document, Location, parse_document
-from rljob_trainer.config.errors import Problem, UserError
+from rljob_trainer.config.errors import ManifestError, Problem, UserError
+from rljob_trainer.config.free_form import oversized
 from rljob_trainer.config.job import RLJob, RLJobSpec
 from rljob_trainer.config.load import job_from, read
 
@@ -26,7 +27,11 @@ class Manifest:
 
     def located(self, problems: list[Problem]) -> list[Problem]:
         """The problems with the lines that they are about, or that are nearest around."""
-        return [replace(problem, line=self.document.line(_location(problem.path)) or None) for problem in problems]
+        return _located(self.document, problems)
+
+
+def _located(document: Document, problems: list[Problem]) -> list[Problem]:
+    return [replace(problem, line=document.line(_location(problem.path)) or None) for problem in problems]
 
 
 def load_manifest(path: str, overrides: list[str] | None = None, overlays: list[str] | None = None) -> Manifest:
@@ -36,6 +41,8 @@ def load_manifest(path: str, overrides: list[str] | None = None, overlays: list[
     for overlay in overlays or []:
         document = merge(document, read(overlay))
     document = override(document, overrides or [])
+    if too_large := oversized(document.value):
+        raise ManifestError(document.source, _located(document, too_large))
     job = job_from(document)
     return Manifest(document.source, document.value, job, document)
 

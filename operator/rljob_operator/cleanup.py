@@ -1,7 +1,7 @@
 """The end of an RLJob: the Ray cluster and the pods go first, then the finalizer; the rest is the garbage collector's.
 
 Without this order a driver could outlive the objects it reports into, and a job made anew under the same name could
-meet the pods of the old one.
+meet the pods of the old one. Neither spec nor status of the job is read: another version may have written them.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 
-from rljob_operator import log
+from rljob_operator import log, plan
 from rljob_operator.kube import ApiError, Kube
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import RLJOB
@@ -91,6 +91,7 @@ class Controller:
             self.queue.forget(key)
             self._settling.forget(key)
             self._refusals.forget(key)
+            plan.forget(*key)
             return None
         metrics.reconciles.labels("ok").inc()
         metrics.job(key, observed.job.get("status") or {})

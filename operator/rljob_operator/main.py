@@ -39,6 +39,10 @@ INACTIVITY_SECONDS = 90.0
 """A watch without an event or a bookmark for so long is taken for dead and opened anew."""
 
 
+RELIST_SECONDS = 2.0
+"""Pause before kopf lists all RLJobs anew, as after a version that is too old for a watch. Its own default is 0.1 s."""
+
+
 class _NoDifferences(kopf.DiffBaseStorage):  # type: ignore[misc]
     """Nothing is kept to compare an object with: only kopf's change handlers, of which there are none, would ask. Its
     own storages copy the whole object at every event."""
@@ -66,6 +70,7 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     result.watching.server_timeout = 300  # kopf passes it on as it is written: the apiserver wants an integer
     result.watching.connect_timeout = settings.request_timeout_seconds
     result.watching.chunk_size = 200
+    result.watching.reconnect_backoff = RELIST_SECONDS
     result.networking.request_timeout = 60.0
     result.queueing.idle_timeout = 1.0
     result.process.ultimate_exiting_timeout = 20.0

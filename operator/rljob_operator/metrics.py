@@ -1,6 +1,6 @@
 """The operator's metrics, for Prometheus."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
@@ -45,14 +45,14 @@ class Metrics:
             self.jobs.labels(phase).set(0)
 
     def job(self, key: tuple[str, str], status: Mapping[str, Any] | None) -> None:
-        """What a job's status says; None: it is gone."""
-        phase = None if status is None else status.get("phase", "Pending")
-        conditions = (status or {}).get("conditions") or ()
-        if troubles := tuple(its["type"] for its in conditions if its["type"] in TROUBLES and its["status"] == "True"):
+        """What a job's status says, as far as it can be read; None: the job is gone."""
+        phase = None if status is None else _phase(status)
+        said = dict(_conditions(status))
+        if troubles := tuple(kind for kind, holds in said.items() if kind in TROUBLES and holds == "True"):
             self._troubles[key] = troubles
         else:
             self._troubles.pop(key, None)
-        if any(its["type"] == "ResourcesApplied" and its["status"] == "False" for its in conditions):
+        if said.get("ResourcesApplied") == "False":
             self._refused[key] = None
         else:
             self._refused.pop(key, None)
@@ -63,6 +63,20 @@ class Metrics:
         if phase is not None:
             self._phases[key] = phase
             self.jobs.labels(phase).inc()
+
+
+def _phase(status: Mapping[str, Any]) -> str:
+    phase = status.get("phase") if isinstance(status, Mapping) else None
+    return phase if isinstance(phase, str) else "Pending"
+
+
+def _conditions(status: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    """Type and status of each condition that can be read."""
+    conditions = status.get("conditions") if isinstance(status, Mapping) else None
+    for condition in conditions if isinstance(conditions, list) else ():
+        its = condition if isinstance(condition, Mapping) else {}
+        if isinstance(kind := its.get("type"), str):
+            yield kind, its.get("status")
 
 
 class _Jobs(Collector):

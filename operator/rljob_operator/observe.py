@@ -234,7 +234,11 @@ async def observe(kube: Kube, namespace: str, name: str) -> Observed | None:
 
 
 def _queue(job: Obj) -> object:
-    return ((job.get("spec") or {}).get("lifecycle") or {}).get("queue")
+    """`spec.lifecycle.queue`, of a spec that nobody has validated."""
+    found: object = job
+    for name in ("spec", "lifecycle", "queue"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 async def _workloads(kube: Kube, namespace: str, selector: str) -> list[Obj] | None:

@@ -1,5 +1,6 @@
 """From what was observed to what is to be written. Pure: no I/O, no clock; the same input gives the same plan."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import orjson
 from rljob_trainer.config.checks import check
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.free_form import oversized
 from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
 from rljob_trainer.config.status import RLJobStatus
 
@@ -19,7 +21,7 @@ from rljob_operator.manifest import readable, status_of, whole
 from rljob_operator.objects import AUTOSCALER, CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.observe import Observed
 from rljob_operator.reasons import Reason
-from rljob_operator.recent import Recent
+from rljob_operator.recent import Recent, footprint
 from rljob_operator.refusals import Refusal
 from rljob_operator.render import prepare, storage
 from rljob_operator.render.children import Wanted, children
@@ -31,9 +33,19 @@ from rljob_operator.summary import summarise
 from rljob_operator.transitions import Happening, between
 from rljob_operator.view import View
 
+type _Job = tuple[str, str]
+"""Namespace and name."""
+type _Source = tuple[bytes, Settings, bool]
+"""All that a job is judged and rendered by: the digest of what is written, the settings, whether it has begun."""
+type _Judgement = tuple[list[str], Context | None, int]
+"""What is wrong with a job, its context, and what that takes in memory."""
+_MODEL_BYTES = 32 * 1024
+"""What the models of a job take beside what is in it."""
+_KEPT_BYTES = 32 * 1024 * 1024
+
 # A job is looked at some twenty times while its pods come up, and rendered from the same spec each time.
-_ACCEPTED: Recent[tuple[bytes, Settings, bool], tuple[list[str], Context | None]] = Recent(1024)
-_CHILDREN: Recent[tuple[bytes, Settings, bytes], list[tuple[Obj, str]]] = Recent(1024)
+_ACCEPTED: Recent[_Job, _Source, _Judgement] = Recent(_KEPT_BYTES, lambda judged: judged[2])
+_CHILDREN: Recent[_Job, tuple[_Source, bytes], list[tuple[Obj, str]]] = Recent(_KEPT_BYTES, footprint)
 
 
 NO_KUEUE = (
@@ -71,8 +83,7 @@ def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[R
     """What to write for a job as it was observed, while these writes are refused (they are part of the plan: whether it
     is time to try them again is not the plan's to say)."""
     job = observed.job
-    old = status_of(job)
-    if deleting(job):
+    if deleting(job):  # before its spec and status are read: whatever is in them, the job can go
         end = cleanup.clean_up(observed, now, settings)
         return Plan(
             finalizer="remove" if end.done else None,
@@ -80,9 +91,10 @@ def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[R
             events=end.events,
             requeue=end.requeue,
         )
-    raw = _as_written(job)
-    key = (orjson.dumps(raw), settings)
-    problems, context = _ACCEPTED.get((*key, old.attempt > 0), lambda: accept(raw, settings, started=old.attempt > 0))
+    old = status_of(job)
+    raw, owner, started = _as_written(job), (job["metadata"]["namespace"], observed.name), old.attempt > 0
+    source = (hashlib.blake2b(orjson.dumps(raw)).digest(), settings, started)
+    problems, context, _ = _ACCEPTED.get(owner, source, lambda: _judge(raw, settings, started=started))
     if context is None or problems:
         return _refused(observed, old, problems, now)
     view = View(observed, context, status_of(job), now, settings, refused)
@@ -103,7 +115,7 @@ def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[R
     )
     status = view.status.to_api()
     if view.context is context:
-        rendered = _CHILDREN.get((*key, orjson.dumps(wanted)), lambda: _children(context, wanted))
+        rendered = _CHILDREN.get(owner, (source, orjson.dumps(wanted)), lambda: _children(context, wanted))
     else:  # scaled beyond what the spec says
         rendered = _children(view.context, wanted)
     return Plan(
@@ -118,9 +130,21 @@ def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[R
     )
 
 
+def forget(namespace: str, name: str) -> None:
+    """A job is gone: nothing is kept of it."""
+    _ACCEPTED.forget((namespace, name))
+    _CHILDREN.forget((namespace, name))
+
+
+def _judge(raw: Obj, settings: Settings, *, started: bool) -> _Judgement:
+    problems, context = accept(raw, settings, started=started)
+    return problems, context, footprint(problems) + (footprint(raw) + _MODEL_BYTES if context else 0)
+
+
 def _as_written(job: Obj) -> Obj:
-    """What a job is rendered from: the spec and who it is, as the same object and text while nobody changes them."""
-    names = ("name", "namespace", "uid", "labels", "annotations")
+    """What a job is rendered from: the spec and who it is. Annotations are not rendered, nor the generation: the
+    digest of this tells more than that would."""
+    names = ("name", "namespace", "uid", "labels")
     metadata = {name: job["metadata"][name] for name in names if name in job["metadata"]}
     return {key: value for key, value in job.items() if key != "status"} | {"metadata": metadata}
 
@@ -129,10 +153,12 @@ def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], C
     """What is wrong with the job, as sentences, and the context to render it in when it can be read at all.
 
     A job that has begun is not judged again: an operator of another version must not stop it. What this one cannot
-    read of it is left out, and said.
+    read of it is left out, and said. However large it is, the work is linear in its size.
     """
     if path := too_deep(raw):
         return [f"{'.'.join(path[:4])}: nested more than {MAX_DEPTH} levels deep"], None
+    if not started and (too_large := oversized(raw)):
+        return [str(problem) for problem in too_large], None
     job, unread = readable(raw) if started else whole(raw)
     if job is None:
         return unread, None

@@ -80,8 +80,9 @@ async def _planned(
 
 def _log_about(observed: Observed, wanted: Plan | None = None) -> None:
     """Log lines from here on are of the attempt that there is, or that the plan begins."""
-    status = (wanted and wanted.status) or observed.job.get("status") or {}
-    log.about(f"{observed.job['metadata']['namespace']}/{observed.name}", status.get("attempt") or None)
+    status = (wanted and wanted.status) or observed.job.get("status")
+    attempt = status.get("attempt") if isinstance(status, Mapping) else None
+    log.about(f"{observed.job['metadata']['namespace']}/{observed.name}", attempt or None)
 
 
 def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
@@ -89,9 +90,11 @@ def _rests_on_absence(observed: Observed, wanted: Plan) -> bool:
     begin or the job to go, no word of the driver's for an attempt to be judged without it. What a watch has not told
     of yet must not be taken for absent here. (A first attempt may begin: the caches were filled after the job before of
     the same name, if any, had ended.)"""
+    if wanted.status is None:  # no attempt begins or ends; the old status may be such that it cannot be read
+        return wanted.finalizer == "remove"
     before = (observed.job.get("status") or {}).get("attempt") or 0
-    after = (wanted.status or {}).get("attempt") or 0
-    return wanted.finalizer == "remove" or after > max(before, 1) or _ends_unreported(observed, wanted)
+    after = wanted.status.get("attempt") or 0
+    return after > max(before, 1) or _ends_unreported(observed, wanted)
 
 
 async def _observe_live(live: Kube, cached: Observed, namespace: str, name: str) -> Observed | None:

@@ -1,6 +1,8 @@
 """Keeping the cache in line with the cluster: a listing, then a watch from there, for each kind; then all over again.
 
 The listing is repeated with every resync, so that what a watch has lost in silence is seen after one period at most.
+Whatever else ends a watch or a listing, an error or nothing at all, there is a pause before the next, which grows until
+a watch has lived for a while or has told something new and ended in order: a listing of thousands of objects is dear.
 """
 
 import asyncio
@@ -22,6 +24,26 @@ COMING_UP_SECONDS = 2.0
 """How long a Ray cluster that comes up is left alone: each of its pods changes several times on the way, and nothing is
 to be done about it."""
 BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 0.5, 20.0
+LIVED_SECONDS = 5.0
+"""A watch that has lived for so long works, whatever ends it."""
+
+
+class Backoff:
+    """How long to wait after a failure: longer with each one in a row, until something has worked again."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        """In a row."""
+
+    def failed(self) -> float:
+        """Seconds to wait now."""
+        self.failures += 1
+        delay = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** min(self.failures - 1, 16))
+        return delay * random.uniform(0.8, 1.2)
+
+    def worked(self) -> None:
+        """The next failure is the first one."""
+        self.failures = 0
 
 
 class Reflectors:
@@ -59,23 +81,21 @@ class Reflectors:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _reflect(self, kind: Kind, namespace: str | None) -> None:
-        failures = 0
+        backoff = Backoff()
         while True:
             try:
                 version = await self._list(kind, namespace)
                 self._waiting.discard((kind, namespace))
                 if not self._waiting:
                     self.synced.set()
-                failures = 0
-                await self._follow(kind, namespace, version)
+                await self._follow(kind, namespace, version, backoff)
             except Exception as error:  # noqa: BLE001 - a kind that is no longer reflected is worse than any error
-                if isinstance(error, ApiError) and error.status == 410:  # the version is too old for a watch
-                    continue
-                failures += 1
-                delay = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
-                delay *= random.uniform(0.8, 1.2)
+                delay = backoff.failed()
                 what = str(error) if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
-                logger.warning("reflecting %s: %s; again in %.1f s", kind.plural, what, delay)
+                # A version that is too old for a watch, once, is nothing to worry about.
+                aged = isinstance(error, ApiError) and error.status == 410 and backoff.failures == 1
+                level = logging.DEBUG if aged else logging.WARNING
+                logger.log(level, "reflecting %s: %s; again in %.1f s", kind.plural, what, delay)
                 await asyncio.sleep(delay)
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
@@ -90,18 +110,29 @@ class Reflectors:
             self._look_at(*job, 0.0)
         return str(version)
 
-    async def _follow(self, kind: Kind, namespace: str | None, version: str | None) -> None:
-        """Take in what changes, until it is time for the next listing."""
+    async def _follow(self, kind: Kind, namespace: str | None, version: str | None, backoff: Backoff) -> None:
+        """Take in what changes, until it is time for the next listing. Only here can be seen that something works: a
+        listing that is answered says nothing of the watch, for whose sake it is made again."""
         if version is None:
             await asyncio.sleep(MISSING_SECONDS)
             return
-        period = self._resync * random.uniform(0.8, 1.2)
-        end = asyncio.get_running_loop().time() + period
-        while (left := end - asyncio.get_running_loop().time()) > 0:
-            async for change, obj in self._kube.watch(kind, namespace, _selector(kind), version, left):
-                version = obj["metadata"]["resourceVersion"]
-                if change != "BOOKMARK":
-                    self._take(change, obj)
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._resync * random.uniform(0.8, 1.2)
+        while (left := end - clock()) > 0:
+            begun, told = clock(), False
+            try:
+                async for change, obj in self._kube.watch(kind, namespace, _selector(kind), version, left):
+                    before, version = version, obj["metadata"]["resourceVersion"]
+                    told = told or version != before
+                    if change != "BOOKMARK":
+                        self._take(change, obj)
+            finally:
+                if lived := clock() - begun >= LIVED_SECONDS:
+                    backoff.worked()
+            if told:
+                backoff.worked()
+            if not lived:
+                await asyncio.sleep(min(left, backoff.failed()))
 
     def _take(self, change: str, obj: Obj) -> None:
         changed = self._cache.drop(obj) if change == "DELETED" else self._cache.put(obj)

@@ -97,6 +97,18 @@ def test_programs_read_the_same_facts(manifest: str, form: str) -> None:
     assert facts["problems"][0]["line"] == 15
 
 
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+def test_a_free_form_map_that_is_too_large_is_refused_by_its_line(manifest: str, command: str) -> None:
+    entries = ", ".join(f"k{i}: 1" for i in range(200))
+    lists = f"[{', '.join(['{' + entries + '}'] * 60)}]"
+    Path("large.yaml").write_text(MANIFEST.replace("  rollout:\n", f"  rollout:\n    engineArgs: {{a: {lists}}}\n"))
+    result = runner.invoke(app, [command, "large.yaml"])
+    assert result.exit_code == 2
+    text = said(result.stderr)
+    line = MANIFEST.splitlines().index("  rollout:") + 2
+    assert f"large.yaml:{line}: spec.rollout.engineArgs: has more than 10000 entries" in text
+
+
 def test_standard_input(manifest: str) -> None:
     result = runner.invoke(app, ["validate", "-"], input=MANIFEST)
     assert result.exit_code == 0

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ import aiohttp
 import kopf
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from rljob_operator.cache import Cache
 from rljob_operator.controller import Controller
@@ -20,7 +23,7 @@ from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
 from rljob_operator.reasons import EVENTS, WARNINGS, Reason
-from rljob_operator.recent import Recent
+from rljob_operator.recent import Recent, footprint
 from rljob_operator.server import Canary, serve
 from rljob_operator.settings import Settings
 from rljob_operator.work_queue import WorkQueue, work
@@ -300,11 +303,53 @@ def test_every_reason_is_documented():
 
 
 class TestRecent:
+    def recent(self, limit: int) -> Recent[str, str, str]:
+        return Recent(limit, len)
+
     def test_worked_out_once_until_others_push_it_out(self):
-        recent, worked = Recent[str, int](2), []
-        for key in ("a", "b", "a", "c", "a", "b"):
-            assert recent.get(key, lambda key=key: worked.append(key) or len(key)) == 1
+        recent, worked = self.recent(6), []
+        for owner in ("a", "b", "a", "c", "a", "b"):
+            assert recent.get(owner, "key", lambda owner=owner: worked.append(owner) or 3 * owner) == 3 * owner
         assert worked == ["a", "b", "c", "b"]
+        assert recent.held == 6
+
+    def test_an_owners_earlier_value_goes(self):
+        recent = self.recent(100)
+        for key in ("one", "two", "three", "two"):
+            assert recent.get("a", key, lambda key=key: key) == key
+        assert (len(recent), recent.held) == (1, 3)
+        recent.forget("a")
+        recent.forget("never there")
+        assert (len(recent), recent.held) == (0, 0)
+
+    def test_what_is_larger_than_all_the_room_is_not_kept_and_pushes_nothing_out(self):
+        recent = self.recent(10)
+        recent.get("a", "key", lambda: "small")
+        assert recent.get("b", "key", lambda: "x" * 11) == "x" * 11
+        assert (len(recent), recent.held) == (1, 5)
+
+    @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 12)), max_size=40))
+    def test_the_room_is_never_exceeded(self, asked):
+        recent = self.recent(20)
+        for owner, size in asked:
+            assert recent.get(owner, f"{size}", lambda size=size: "x" * size) == "x" * size
+            assert recent.held <= 20
+            assert recent.held == sum(size for _, _, size in recent._entries.values())
+
+    def test_a_failure_leaves_nothing(self):
+        recent = self.recent(20)
+        with pytest.raises(ZeroDivisionError):
+            recent.get("a", "key", lambda: str(1 // 0))
+        assert recent.get("a", "key", lambda: "fine") == "fine"
+
+    def test_the_footprint_is_about_what_is_allocated(self):
+        tracemalloc.start()
+        try:
+            value = json.loads(json.dumps({f"key{i}": {"name": f"n{i}", "list": [1.5] * 9} for i in range(3000)}))
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert 0.7 * held < footprint([value, value]) < 1.4 * held
 
 
 def test_what_a_plan_asks_for_itself_is_not_kept_apart():

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from e2e.conftest import installed_crd, kubeconfig  # noqa: F401 - fixtures
-from e2e.support.kubectl import Kubectl
+from e2e.support.kubectl import Kubectl, KubectlError
 from e2e.support.wait import wait_for
 from tests.conftest import job_manifest
 
@@ -372,6 +372,32 @@ def test_the_retriever_is_scaled_by_its_autoscaler_alone(kubectl, operator):
     wait_for("no autoscaler", lambda: not kubectl.names(f"horizontalpodautoscaler/{deployment}"), seconds=90, every=0.2)
     assert not kubectl.names(f"poddisruptionbudget/{deployment}")
     kubectl("delete", "rljob", name, "--wait=false")
+
+
+def test_a_patch_as_large_as_etcd_stores_is_refused_and_holds_nobody_up(kubectl, operator):
+    env = [{"name": f"variable{i}", "value": "x"} for i in range(33_000)]
+    patch = {"spec": {"containers": [{"name": "ray-worker", "env": env}]}}
+    body = yaml.safe_load(manifest(kubectl, "large"))
+    body["spec"]["rollout"]["pod"] = {"podTemplatePatch": patch}
+    assert len(json.dumps(body)) > 1_200_000
+    kubectl("create", "-f", "-", stdin=json.dumps(body))
+    kubectl.apply(manifest(kubectl, "beside"))
+    wait_phase(kubectl, "beside", "Starting")
+    wait_for("a verdict", lambda: status(kubectl, "large").get("conditions"), seconds=60, every=0.2)
+    (accepted,) = [its for its in status(kubectl, "large")["conditions"] if its["type"] == "Accepted"]
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
+    assert accepted["message"].startswith("spec.rollout.pod.podTemplatePatch: has more than 10000 entries")
+    kubectl("delete", "rljob", "large", "beside", "--wait=false")
+
+
+def test_a_free_form_map_has_a_bound_at_admission(kubectl):
+    """Looser than the operator's, which is told by a condition."""
+    body = yaml.safe_load(manifest(kubectl, "wide"))
+    body["spec"]["rollout"]["engineArgs"] = {f"k{i}": 1 for i in range(1024)}
+    kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+    body["spec"]["rollout"]["engineArgs"]["one more"] = 1
+    with pytest.raises(KubectlError, match=r"spec\.rollout\.engineArgs: Too many: 1025: must have at most 1024 items"):
+        kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
 
 
 def test_terminates_cleanly(operator):

@@ -7,6 +7,7 @@ from typing import Any
 from rljob_trainer.config.availability import TABLE, Unavailable
 from rljob_trainer.config.cel import GROWING, MUTABLE
 from rljob_trainer.config.crd import schema
+from rljob_trainer.config.free_form import FIELD_BYTES, FIELD_DEPTH, FIELD_ELEMENTS
 from rljob_trainer.config.job import API_VERSION, KIND
 
 _INTRODUCTION = f"""\
@@ -17,6 +18,8 @@ The same text is behind `kubectl explain rljob.spec`; `rljob schema` prints the 
 Names are at most 40 characters: lower-case letters, digits and `-`, beginning with a letter.
 Relative paths are relative to the job's directory, on a laptop and on a cluster.
 Unknown fields are refused. `rljob validate` says what is wrong with a manifest before a cluster sees it.
+A map of any values holds at most 256 keys, and with all that is within it {FIELD_ELEMENTS:,} entries,
+{FIELD_DEPTH} levels and {FIELD_BYTES // 1024} KiB of JSON; a spec at most 1 MiB.
 """
 
 
