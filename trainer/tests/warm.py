@@ -1,7 +1,8 @@
-"""Processes that begin as copies of one that has imported torch, Ray and transformers already.
+"""Processes that begin as copies of one that has imported torch and transformers already.
 
 Importing them takes a fresh interpreter five seconds of CPU, and a run of a job starts at least three. What is copied
-has done nothing but import: one thread, no Ray, no random numbers drawn. A copy has the server's hash seed, so tests
+has done nothing but import: one thread, no random numbers drawn. It has not imported Ray, which reads its environment
+once, when it is imported. A copy has the server's hash seed, so tests
 that compare two runs bit for bit take one of them from a fresh interpreter. With `RLJOB_TESTS_COLD=1` every process is
 started from nothing, as `rljob run` starts it.
 """
@@ -20,12 +21,20 @@ from pathlib import Path
 
 COLD = os.environ.get("RLJOB_TESTS_COLD", "") not in ("", "0")
 PRELOAD = [
-    "rljob_trainer.driver",
-    "rljob_trainer.loops.main",
+    "aiohttp",
     "rljob_trainer.backends.fsdp",
     "rljob_trainer.backends.rank",
-    "rljob_trainer.rollout.worker",
+    "rljob_trainer.checkpoint",
+    "rljob_trainer.data",
+    "rljob_trainer.driver",
+    "rljob_trainer.loops.record",
+    "rljob_trainer.loops.samples",
+    "rljob_trainer.report.write",
+    "rljob_trainer.rewards",
+    "rljob_trainer.rollout.generate.build",
+    "rljob_trainer.rollout.service",
     "rljob_trainer.rollout.torch_engine.engine",
+    "rljob_trainer.rollout.worker",
     "transformers.models.qwen2.modeling_qwen2",
 ]
 _THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
@@ -118,6 +127,7 @@ def _run(
         os.dup2(file, number)
         os.close(file)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    assert "ray" not in sys.modules, "Ray has read the server's environment"
     _path_first(env.get("PYTHONPATH", ""))
     code: int | None = 1
     try:
