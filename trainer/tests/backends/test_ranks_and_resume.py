@@ -26,7 +26,7 @@ PPO = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """All the steps on that many ranks, without a break, in interpreters that have nothing in common with the others."""
+    """All the steps on that many ranks, without a break, in interpreters that share nothing with the others."""
 
     @cache
     def on(world: int) -> dict[str, Any]:

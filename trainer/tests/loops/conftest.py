@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops import local
 from rljob_trainer.quickstart.world import prepare
 
 from trainer.tests.loops import driver_process
@@ -201,12 +202,18 @@ def tiny(tiny_world: Path, tmp_path: Path) -> TinyRun:
     return TinyRun(tmp_path)
 
 
+@pytest.fixture
+def warm_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver of `rljob run` is a copy of a warm process."""
+    monkeypatch.setattr(local, "Child", driver_process.WarmChild)
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A run of the tiny job that nobody disturbed."""
+    """A run of the tiny job that nobody disturbed, started as `rljob run` starts it."""
     directory = tmp_path_factory.mktemp("undisturbed")
     (directory / "world").symlink_to(tiny_world)
     run = TinyRun(directory)
-    ended = run.run()
+    ended = run.run(cold=True)
     assert ended.code == 0, ended.stderr
     return run
