@@ -1,9 +1,8 @@
 """Ray workers that begin as copies of a process that has imported what ranks and engines need.
 
-A driver's process calls `serve_workers` before anything else. That forks a server, and makes a small program
-`sys.executable`, so that Ray starts its workers by it: the program hands a worker's command line, environment and
-streams to the server, which forks again and runs Ray's own script. Everything else it hands to the real interpreter.
-The server and its copies stay in the driver's process group, and end with the driver and with its raylet.
+A driver's process calls `serve_workers` before anything else. That forks a server, and tells Ray that a small program
+is the interpreter of its workers: the program hands a worker's command line, environment and streams to the server,
+which forks again and runs Ray's own script. Everything else it hands to the real interpreter. The server and its copies stay in the driver's process group, and end with the driver and with its raylet.
 """
 
 import array
@@ -49,14 +48,29 @@ def serve_workers(directory: Path) -> None:
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     driver = os.getpid()
-    sys.executable = str(program)
     if os.fork() == 0:
         try:
             _end_with(driver)
-            _serve(listener)
+            _serve(listener, str(program))
         finally:
             os._exit(1)
     listener.close()
+    _start_workers_by(str(program))
+
+
+def _start_workers_by(program: str) -> None:
+    from ray._private import services  # only now: the server's copies import Ray themselves
+
+    start = services.start_raylet
+
+    def start_raylet(*args: Any, **options: Any) -> Any:
+        real, sys.executable = sys.executable, program
+        try:
+            return start(*args, **options)
+        finally:
+            sys.executable = real
+
+    services.start_raylet = start_raylet
 
 
 def _end_with(driver: int) -> None:
@@ -65,7 +79,7 @@ def _end_with(driver: int) -> None:
         os._exit(0)
 
 
-def _serve(listener: socket.socket) -> None:
+def _serve(listener: socket.socket, program: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while True:
@@ -78,13 +92,13 @@ def _serve(listener: socket.socket) -> None:
                 files.frombytes(data)
             if os.fork() == 0:
                 listener.close()
-                _become(json.loads(text), list(files))
+                _become(json.loads(text), list(files), program)
             for file in files:
                 os.close(file)
             client.send(b".")
 
 
-def _become(asked: dict[str, Any], files: list[int]) -> None:
+def _become(asked: dict[str, Any], files: list[int], program: str) -> None:
     """Run the script as the interpreter would. Does not return."""
     code: int | None = 1
     try:
@@ -96,6 +110,8 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
         os.environ.update(asked["env"])
         os.chdir(asked["directory"])
         sys.argv[:] = asked["argv"]
+        if os.path.basename(sys.argv[0]) == "setup_worker.py":
+            sys.executable = program  # by which it starts the worker
         sys.path.insert(0, os.path.dirname(sys.argv[0]))
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0

@@ -14,7 +14,20 @@ from trainer.tests.warm_ray import serve_workers
 def main(arguments: list[str]) -> int:
     """`driver.main`; returns its exit code."""
     serve_workers(driver.parse(arguments).dir)
+    _leave_daemons_out()
     return driver.main(arguments)
+
+
+def _leave_daemons_out() -> None:
+    """Ray's dashboard, autoscaler and log monitor have nothing to do for a driver that needs none of them, and cost as
+    much CPU as the run itself. Ray has no setting for it."""
+    from ray._private.node import Node
+
+    def no_dashboard(node: Any, **options: Any) -> None:
+        node._webui_url = ""
+
+    Node.start_api_server = no_dashboard
+    Node.start_monitor = Node.start_log_monitor = lambda node: None
 
 
 class WarmChild(Child):

@@ -15,7 +15,7 @@ def test_two_ranks_killed_and_resumed_with_another_number_of_engines(tiny: TinyR
     straight = TinyRun(tiny.directory / "straight", tiny.manifest)
     straight.directory.mkdir()
     (straight.directory / "world").symlink_to(tiny.directory / "world")
-    ended = straight.run(cold=True)
+    ended = straight.run()
     assert ended.code == 0, ended.stderr
     assert straight.summary()["total_steps"] == 5 + 4 * 2
     assert straight.summary()["world_size"] == 2

@@ -41,8 +41,8 @@ def test_a_stopped_engine_is_replaced_a_stopped_rank_ends_the_attempt(tiny: Tiny
     spec["sft"]["numSteps"] = 2
     spec["rollout"]["numRollout"] = 20
     del spec["evaluation"]
-    spec["lifecycle"] = {"stall": {"silentSeconds": 8, "giveUpSeconds": 20}}
-    process = tiny.start()
+    spec["lifecycle"] = {"stall": {"silentSeconds": 8, "giveUpSeconds": 30}}
+    process = tiny.start(cold=True)  # it is the raylet that kills a worker which is stopped, as the worker's parent
     try:
         until(process, lambda: tiny.records("rl"))
         engine = stop(tiny, process, "engine 0")
