@@ -2,7 +2,8 @@
 
 A driver's process calls `serve_workers` before anything else. That forks a server, and tells Ray that a small program
 is the interpreter of its workers: the program hands a worker's command line, environment and streams to the server,
-which forks again and runs Ray's own script. Everything else it hands to the real interpreter. The server and its copies stay in the driver's process group, and end with the driver and with its raylet.
+which forks again and runs Ray's own script. Everything else it hands to the real interpreter. The server and its
+copies stay in the driver's process group, and end with the driver and with its raylet.
 """
 
 import array
