@@ -91,7 +91,13 @@ STAGES = (
     ), 3600),
 )  # fmt: skip
 NIGHTLY = (
-    Stage("nightly", "tests too long for every change", (_pytest("-v", "-m", "nightly and not cluster"),), 5400),
+    Stage("nightly", "tests too long for every change", (
+        _pytest("-v", "-m", "nightly and not cluster and not gpu"),
+    ), 5400),
+    # Each process from nothing, as users start it; `make test` starts copies of a warm one.
+    Stage("cold", "tests that start Ray and train, from cold processes", (
+        ("env", "RLJOB_TESTS_COLD=1", *_pytest("-n", "2", "--dist", "loadfile", "-m", f"slow and {LOCAL}")),
+    ), 5400),
     Stage("kills", "the operator killed at every write", (("scripts/faults.sh",),), 5400),
     Stage("chaos", "what a job relies on, killed while it trains", (
         (PYTHON, "-m", "e2e.cluster", "up"), (PYTHON, "-m", "images.build", "--load"),

@@ -26,8 +26,8 @@ from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
 from rljob_trainer.backends.shards import full, parameters, recompute_blocks, whole
 from rljob_trainer.backends.state import MOMENTS, load_optimizer, load_state, save_state, snapshot_state
 from rljob_trainer.checkpoint.files import FileEntry
-from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.optimizer import OptimizerSpec
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.models.build import DTYPES

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rljob_trainer import logs
 from rljob_trainer.checkpoint.background import ShardWriter, mark_written
 from rljob_trainer.checkpoint.files import FileEntry
-from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import RLJob
 from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.watch.pulse import Pulse
 

@@ -1,14 +1,4 @@
-"""The RLJob API: one definition for the CRD, the CLI, the operator and the trainer. Imports pydantic alone."""
+"""The RLJob API: one definition for the CRD, the CLI, the operator and the trainer. Imports pydantic alone.
 
-from rljob_trainer.config.job import (
-    API_VERSION,
-    GROUP,
-    KIND,
-    MAX_NAME_LENGTH,
-    PLURAL,
-    VERSION,
-    RLJob,
-    RLJobSpec,
-)
-
-__all__ = ["API_VERSION", "GROUP", "KIND", "MAX_NAME_LENGTH", "PLURAL", "VERSION", "RLJob", "RLJobSpec"]
+`config.job` has the whole job; nothing is imported here, so that a process which needs a part pays for that part.
+"""

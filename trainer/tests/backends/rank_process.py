@@ -16,7 +16,9 @@ from rljob_trainer.weights import weights_digest
 from trainer.tests.backends.tiny import demonstrations, samples, with_values
 
 
-def main(rank: int, world: int, port_file: Path, job_dir: str, script: dict[str, Any]) -> None:
+def main(arguments: list[str]) -> None:
+    rank, world, port_file, job_dir = int(arguments[0]), int(arguments[1]), Path(arguments[2]), arguments[3]
+    script: dict[str, Any] = json.loads(arguments[4])
     trainer = TrainerRank(script["job"], job_dir, rank, world)
     if rank == 0:
         host, port = trainer.rendezvous()
@@ -58,4 +60,4 @@ def main(rank: int, world: int, port_file: Path, job_dir: str, script: dict[str,
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5]))
+    main(sys.argv[1:])

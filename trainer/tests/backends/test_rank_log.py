@@ -4,24 +4,24 @@ import json
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rljob_trainer.backends.rank import TrainerRank
 
 from trainer.tests.backends.tiny import job
+from trainer.tests.warm import WarmProcess
 
 Make = Callable[..., Any]
-SCRIPT = """
-import json, sys
-from rljob_trainer.backends.rank import TrainerRank
-rank = TrainerRank(json.loads(sys.argv[1]), sys.argv[2], 0, 1)
-rank.setup("127.0.0.1", 0)
-rank.load(None)
-"""
+
+
+def load(arguments: list[str]) -> None:
+    """The process of a rank: `load MANIFEST JOB_DIR`."""
+    rank = TrainerRank(json.loads(arguments[0]), arguments[1], 0, 1)
+    rank.setup("127.0.0.1", 0)
+    rank.load(None)
 
 
 @pytest.mark.slow
@@ -30,12 +30,11 @@ def test_the_pods_log_says_that_a_rank_has_loaded(job_dir: Path, tmp_path: Path)
     manifest["spec"]["tracking"] = {"metricsPort": 0}
     log = tmp_path / "pod.log"
     cluster = {"RLJOB_NAME": "demo", "RLJOB_ATTEMPT": "2", "RLJOB_POD_LOG": str(log), "HF_TOKEN": "hf_secret"}
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(manifest), str(job_dir)],
-        env=os.environ | cluster,
-        timeout=120,
-        check=True,
+    process = WarmProcess(
+        load, [json.dumps(manifest), str(job_dir)], env=os.environ | cluster, output=tmp_path / "rank"
     )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
     (line,) = [line for text in log.read_text().splitlines() if "loaded" in (line := json.loads(text))["message"]]
     assert (line["level"], line["job"], line["attempt"], line["role"], line["index"]) == ("info", "demo", 2, "rank", 0)
     assert line["message"].startswith("rank 0 of 1 has loaded the weights that the job starts from in ")

@@ -1,55 +1,21 @@
 """Several ranks train the same as one; a resumed run continues to the bit. Each rank is a process."""
 
-import json
-import os
-import subprocess
-import sys
-import uuid
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from trainer.tests.backends.tiny import job
+from trainer.tests.backends.rank_processes import run
+from trainer.tests.backends.tiny import job, write_tokenizer
 
-SCRIPT = Path(__file__).with_name("rank_process.py")
-ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS: list[list[Any]] = [["sft", 1, 9], ["sft", 2, 9], ["begin_rl"], ["rl", 3, 9], ["rl", 4, 9], ["rl", 5, 7]]
 
 
-def run(job_dir: Path, world: int, steps: list[list[Any]], manifest: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Run the steps on `world` ranks; what rank 0 printed."""
-    script = json.dumps({"job": manifest or job(), "steps": steps})
-    port_file = job_dir / f"port-{uuid.uuid4().hex}"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(world), str(port_file), str(job_dir), script],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(world)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, (process, (_, errors)) in enumerate(zip(processes, outputs, strict=True)):
-        assert process.returncode == 0, f"rank {rank}: {errors}"
-    result: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])
-    return result
-
-
+Whole = Callable[[int], dict[str, Any]]
 PPO = {
     "advantageEstimator": "gae",
     "lossAggregation": "per_prompt",
@@ -58,16 +24,35 @@ PPO = {
 }
 
 
-@pytest.mark.parametrize("algorithm", [{}, PPO], ids=["grpo", "ppo"])
-def test_two_ranks_train_as_one(job_dir: Path, algorithm: dict[str, Any]) -> None:
-    manifest = job()
-    manifest["spec"]["algorithm"] |= algorithm
-    one = run(job_dir, 1, [["load", None], *STEPS], manifest)
-    two = run(job_dir, 2, [["load", None], *STEPS], manifest)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """All the steps on that many ranks, without a break, in interpreters that share nothing with the others."""
+
+    @cache
+    def on(world: int) -> dict[str, Any]:
+        directory = tmp_path_factory.mktemp("whole")
+        write_tokenizer(directory)
+        return run(directory, world, [["load", None], *STEPS], cold=True)
+
+    return on
+
+
+def agree(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """The numbers of every step are the same but for rounding."""
     for ours, theirs in zip(one["metrics"], two["metrics"], strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             assert theirs[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
+
+
+def test_two_ranks_train_as_one(whole: Whole) -> None:
+    agree(whole(1), whole(2))
+
+
+def test_two_ranks_train_ppo_as_one(job_dir: Path) -> None:
+    manifest = job()
+    manifest["spec"]["algorithm"] |= PPO
+    agree(*(run(job_dir, world, [["load", None], *STEPS], manifest) for world in (1, 2)))
 
 
 def test_parameters_that_stay_gathered_train_the_same(job_dir: Path) -> None:
@@ -79,8 +64,7 @@ def test_parameters_that_stay_gathered_train_the_same(job_dir: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("cut", [1, 4], ids=["in sft", "in rl"])
-def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, world: int, cut: int) -> None:
-    whole = run(job_dir, world, [["load", None], *STEPS])
+def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, whole: Whole, world: int, cut: int) -> None:
     commit = str(job_dir / "commit")
     first = run(job_dir, world, [["load", None], *STEPS[:cut], ["save", commit]])
     # Learning rates are a function of the step, which the loop keeps: the resumed process says where it stands.
@@ -91,8 +75,8 @@ def test_a_resumed_run_ends_with_the_same_bits(job_dir: Path, world: int, cut: i
         if step[0] in done:
             done[step[0]] += 1
     second = run(job_dir, world, [["load", commit], *rest])
-    assert first["metrics"] + second["metrics"] == whole["metrics"]
-    assert second["digest"] == whole["digest"]
+    assert first["metrics"] + second["metrics"] == whole(world)["metrics"]
+    assert second["digest"] == whole(world)["digest"]
 
 
 def test_another_number_of_ranks_takes_a_commit_up(job_dir: Path) -> None:

@@ -11,7 +11,7 @@ from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.run import hf_to_torch_dist
 from rljob_trainer.weights import weights_digest
 
-from trainer.tests.backends.test_ranks_and_resume import run
+from trainer.tests.backends.rank_processes import run
 from trainer.tests.backends.tiny import demonstrations, job, samples
 
 Make = Callable[..., Any]

@@ -15,8 +15,13 @@ from typing import Any
 import pytest
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.config.job import RLJob
+from rljob_trainer.loops import local
 from rljob_trainer.quickstart.world import prepare
 
+from trainer.tests.loops import driver_process
+from trainer.tests.warm import COLD, WarmProcess
+
+Driver = subprocess.Popen[str] | WarmProcess
 WORLD = {
     "entities": 60,
     "heldOutEntities": 20,
@@ -109,20 +114,23 @@ class TinyRun:
     def job(self) -> RLJob:
         return RLJob.model_validate(self.manifest)
 
-    def start(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start the next attempt in a session of its own."""
+    def start(self, *options: str, cold: bool = COLD) -> Driver:
+        """Start the next attempt in a session of its own. `cold`: by `python -m`, as `rljob run` does."""
         self.attempts += 1
         path = self.directory / "rljob.json"
         path.write_text(json.dumps(self.manifest))
-        command = [sys.executable, "-m", "rljob_trainer.driver", "--job", str(path), "--dir", str(self.directory)]
-        command += ["--attempt", str(self.attempts), "--incarnation", f"{self.attempts:04d}-{self.attempts:08x}"]
-        command += ["--local", "--quiet", *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
+        arguments = ["--job", str(path), "--dir", str(self.directory), "--attempt", str(self.attempts)]
+        arguments += ["--incarnation", f"{self.attempts:04d}-{self.attempts:08x}", "--local", "--quiet", *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        if not cold:
+            output = self.directory / f"driver-{self.attempts}"
+            return WarmProcess(driver_process.main, arguments, env=environment, output=output)
+        command = [sys.executable, "-m", "rljob_trainer.driver", *arguments]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-    def run(self, *options: str, env: dict[str, str] | None = None) -> Ended:
+    def run(self, *options: str, cold: bool = COLD) -> Ended:
         """Run an attempt to its end."""
-        process = self.start(*options, env=env)
+        process = self.start(*options, cold=cold)
         try:
             _, stderr = process.communicate(timeout=600)
         finally:
@@ -172,8 +180,9 @@ class TinyRun:
         return -1 if commit is None else commit.step
 
 
-def end_session(process: subprocess.Popen[str]) -> None:
+def end_session(process: Driver) -> None:
     """Kill what a driver may have left: its Ray lives in its session."""
+    process.kill()  # also one that has not come to lead its session yet
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -193,12 +202,18 @@ def tiny(tiny_world: Path, tmp_path: Path) -> TinyRun:
     return TinyRun(tmp_path)
 
 
+@pytest.fixture
+def warm_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver of `rljob run` is a copy of a warm process."""
+    monkeypatch.setattr(local, "Child", driver_process.WarmChild)
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A run of the tiny job that nobody disturbed."""
+    """A run of the tiny job that nobody disturbed, started as `rljob run` starts it."""
     directory = tmp_path_factory.mktemp("undisturbed")
     (directory / "world").symlink_to(tiny_world)
     run = TinyRun(directory)
-    ended = run.run()
+    ended = run.run(cold=True)
     assert ended.code == 0, ended.stderr
     return run

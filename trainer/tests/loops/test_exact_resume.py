@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 
-import psutil
 import pytest
 from rljob_trainer.checkpoint import latest_commit
+from rljob_trainer.watch.pulse import read
 
-from .conftest import TinyRun, end_session
+from .conftest import Driver, TinyRun, end_session
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -20,7 +19,7 @@ MOMENTS: dict[str, Moment] = {
     "in SFT, after a commit": lambda run: len(run.records("sft")) >= 3,
     "in the first rollout": lambda run: len(run.records("evaluation")) >= 1,
     "in a later rollout": lambda run: len(run.records("rl")) >= 2,
-    "while a commit is written": lambda run: len(run.records("rl")) >= 1 and run.writing_commit(),
+    "while a commit is written": lambda run: run.writing_commit(),
 }
 
 
@@ -58,70 +57,84 @@ def test_completions_mark_what_is_trained_on(undisturbed: TinyRun) -> None:
         assert record["policy_versions"] == [record["rollout"] - 1]
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=str)
-def test_killed_and_resumed_ends_with_the_same_weights(moment: str, tiny: TinyRun, undisturbed: TinyRun) -> None:
-    killed = tiny.run_until(MOMENTS[moment], signal.SIGKILL)
-    assert killed.code == -signal.SIGKILL
-    before = tiny.last_step()
-    ended = tiny.run()
-    assert ended.code == 0, ended.stderr
+def learnt(run: TinyRun) -> dict[int, dict[str, float]]:
+    """What each step of the current attempt computed."""
+    names = ("loss", "reward", "kl", "entropy", "grad_norm")
+    records = [*run.records("sft"), *run.records("rl")]
+    return {record["step"]: {name: record[name] for name in names if name in record} for record in records}
+
+
+def test_killed_and_resumed_ends_with_the_same_weights(tiny: TinyRun, undisturbed: TinyRun) -> None:
+    """One attempt after the other is killed, each at a later moment of the job."""
+    expected = learnt(undisturbed)
+    before = 0
+    for moment, come in [*MOMENTS.items(), ("at its end", None)]:
+        if come is None:
+            ended = tiny.run()
+            assert ended.code == 0, ended.stderr
+        else:
+            assert tiny.run_until(come, signal.SIGKILL).code == -signal.SIGKILL, moment
+        # It went on from the last commit, did not start anew, and computed what would have been computed without a
+        # kill.
+        trained = learnt(tiny)
+        assert list(trained) == list(range(before + 1, before + 1 + len(trained))), moment
+        assert trained == {step: expected[step] for step in trained}, moment
+        before = max(tiny.last_step(), 0)
     assert tiny.summary()["weights_digest"] == undisturbed.summary()["weights_digest"]
     assert tiny.summary()["steps"] == 9
     assert tiny.summary()["evaluations"] == undisturbed.summary()["evaluations"]
-    # It went on from the last commit, and did not start anew.
-    trained = [record["step"] for record in [*tiny.records("sft"), *tiny.records("rl")]]
-    assert trained == list(range(max(before, 0) + 1, 10))
 
 
-def test_terminated_commits_and_resumes(tiny: TinyRun, undisturbed: TinyRun) -> None:
-    ended = tiny.run_until(lambda run: len(run.records("rl")) >= 1, signal.SIGTERM)
-    assert ended.code == 4
+def test_losses_and_a_termination_change_nothing(tiny: TinyRun, undisturbed: TinyRun) -> None:
+    """An engine is lost and replaced; then SIGTERM: the attempt commits. A rank of the next is lost: that fails and
+    is named. The third goes on to the same weights."""
+    process = tiny.start()
+    try:
+        kill_worker(tiny, process, "engine 0", lambda run: len(run.records("evaluation")) >= 1)
+        until(tiny, process, lambda run: len(run.records("rl")) >= 1)
+        process.send_signal(signal.SIGTERM)
+        stderr = process.communicate(timeout=600)[1]
+    finally:
+        end_session(process)
+    assert "engine 0 died" in stderr
+    assert process.returncode == 4, stderr
     assert tiny.progress()["state"] == "Suspended"
     commit = latest_commit(tiny.directory).commit
     assert commit is not None
+    assert commit.step >= 6
     assert tiny.progress()["lastCommit"] == {
         "name": commit.name,
         "step": commit.step,
         "policyVersion": commit.step - 5,
         "time": tiny.progress()["lastCommit"]["time"],
     }
-    assert tiny.run().code == 0
-    assert tiny.summary()["weights_digest"] == undisturbed.summary()["weights_digest"]
 
-
-def test_a_lost_rank_is_named_and_the_next_attempt_goes_on(tiny: TinyRun, undisturbed: TinyRun) -> None:
     process = tiny.start()
-    stderr = _kill_worker(tiny, process, "TrainerRank", lambda run: len(run.records("rl")) >= 1)
+    try:
+        kill_worker(tiny, process, "rank 0", lambda run: len(run.records("rl")) >= 1)
+        stderr = process.communicate(timeout=600)[1]
+    finally:
+        end_session(process)
     assert process.returncode == 1
     assert "rank 0 died" in stderr
     assert "Traceback" not in stderr
     assert tiny.progress()["state"] == "Failed"
     assert "rank 0 died" in tiny.progress()["message"]
+
     assert tiny.run().code == 0
     assert tiny.summary()["weights_digest"] == undisturbed.summary()["weights_digest"]
 
 
-def test_a_lost_engine_is_replaced_and_changes_nothing(tiny: TinyRun, undisturbed: TinyRun) -> None:
-    process = tiny.start()
-    stderr = _kill_worker(tiny, process, "RolloutWorker", lambda run: len(run.records("rl")) >= 1)
-    assert process.returncode == 0, stderr
-    assert "engine 0 died" in stderr
-    assert tiny.summary()["weights_digest"] == undisturbed.summary()["weights_digest"]
+def until(run: TinyRun, process: Driver, moment: Moment) -> None:
+    deadline = time.monotonic() + 600
+    while not moment(run):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
-def _kill_worker(run: TinyRun, process: "subprocess.Popen[str]", title: str, moment: Moment) -> str:
-    """Kill the actor of class `title` at the moment. Returns what the driver wrote to standard error."""
-    try:
-        deadline = time.monotonic() + 600
-        while not moment(run):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        children = psutil.Process(process.pid).children(recursive=True)
-        found = [child for child in children if title in "".join(child.cmdline())]
-        assert len(found) == 1
-        os.kill(found[0].pid, signal.SIGKILL)
-        stderr: str = process.communicate(timeout=600)[1]
-    finally:
-        end_session(process)
-    return stderr
+def kill_worker(run: TinyRun, process: Driver, who: str, moment: Moment) -> None:
+    """Kill the process of a rank or an engine at the moment."""
+    until(run, process, moment)
+    (pulses,) = run.directory.glob(f"attempts/{run.attempts:04d}-*/pulse")
+    os.kill(read(pulses)[who].pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ from rljob_cli.manifest import load_manifest
 from rljob_trainer.loops.local import run_local
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("warm_driver")]
 
 
 def run(recipe: str, overlay: str, directory: Path, *sets: str) -> dict[str, Any]:

@@ -1,42 +1,45 @@
 """What an engine writes into its pod's log while all is well."""
 
+import asyncio
 import json
 import logging
 import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
 from rljob_trainer.rollout.worker import RolloutWorker
 
-SCRIPT = """
-import asyncio, json, logging, sys
-from types import ModuleType, SimpleNamespace
-from rljob_trainer.rollout.worker import RolloutWorker
+from trainer.tests.warm import WarmProcess
+
 
 class Engine:
-    \"\"\"As SGLang's, it sets up the log of the whole process.\"\"\"
-    def __init__(self, log_level, **arguments):
+    """As SGLang's, it sets up the log of the whole process."""
+
+    def __init__(self, log_level: str, **arguments: Any) -> None:
         logging.basicConfig(level=log_level.upper(), format="[%(asctime)s] %(message)s", force=True)
         self.tokenizer_manager = SimpleNamespace()
         logging.getLogger("sglang.srt").info("chatter")
 
-for name in ("sglang", "sglang.srt", "sglang.srt.entrypoints", "sglang.srt.entrypoints.engine"):
-    sys.modules[name] = ModuleType(name)
-sys.modules["sglang.srt.entrypoints.engine"].Engine = Engine
 
-async def main():
-    worker = RolloutWorker(json.loads(sys.argv[1]), sys.argv[2], 3)
-    await worker.start(sys.argv[3])
-    logging.getLogger("sglang.srt").info("chatter")
-    logging.getLogger("sglang.srt").warning("trouble")
-asyncio.run(main())
-"""
+def serve(arguments: list[str]) -> None:
+    """The process of an engine: `serve MANIFEST JOB_DIR GPUS`."""
+    for name in ("sglang", "sglang.srt", "sglang.srt.entrypoints", "sglang.srt.entrypoints.engine"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["sglang.srt.entrypoints.engine"].Engine = Engine  # type: ignore[attr-defined]
+
+    async def start() -> None:
+        worker = RolloutWorker(json.loads(arguments[0]), arguments[1], 3)
+        await worker.start(arguments[2])
+        logging.getLogger("sglang.srt").info("chatter")
+        logging.getLogger("sglang.srt").warning("trouble")
+
+    asyncio.run(start())
 
 
 def manifest(job_dir: Path, **rollout: Any) -> dict[str, Any]:
@@ -74,9 +77,9 @@ def test_the_pods_log_has_the_line_of_an_engine_that_sets_up_logging_itself(tmp_
     log = tmp_path / "pod.log"
     cluster = {"RLJOB_NAME": "demo", "RLJOB_ATTEMPT": "2", "RLJOB_POD_LOG": str(log)}
     job = json.dumps(manifest(tmp_path, engine="sglang", gpusPerEngine=2))
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, job, str(tmp_path), "4,5"], env=os.environ | cluster, timeout=120, check=True
-    )
+    process = WarmProcess(serve, [job, str(tmp_path), "4,5"], env=os.environ | cluster, output=tmp_path / "engine")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     (line,) = [line for line in lines if "ready" in line["message"]]
     assert re.fullmatch(ready(r"sglang on 2 GPUs \(CUDA_VISIBLE_DEVICES 4,5\)"), line["message"])

@@ -25,8 +25,8 @@ from rljob_trainer.backends.microbatch import Row, plan
 from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
 from rljob_trainer.backends.schedule import learning_rate
 from rljob_trainer.checkpoint.files import FileEntry
-from rljob_trainer.config import RLJob
 from rljob_trainer.config.errors import UserError
+from rljob_trainer.config.job import RLJob
 from rljob_trainer.config.optimizer import OptimizerSpec
 from rljob_trainer.convert.architecture import architecture_of
 from rljob_trainer.models import load_tokenizer
