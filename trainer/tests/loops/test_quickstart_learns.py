@@ -10,7 +10,7 @@ from rljob_trainer.config.load import load
 from rljob_trainer.loops.local import run_local
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "examples/quickstart.yaml"
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.first, pytest.mark.timeout(3600)]
 
 
 def learns(directory: Path, job: RLJob) -> dict[str, Any]:
