@@ -403,21 +403,23 @@ class _HealthWatch:
     """Asks busy engines whether they are there; a process that is gone or stopped is found long before the limit."""
 
     def __init__(self) -> None:
-        self._asked: dict[int, tuple[Any, float]] = {}
+        self._asked: dict[int, tuple[Any, Any, float]] = {}
+        """The engine that was asked, its answer to come, and since when."""
         self._answered: dict[int, float] = {}
 
     def look(self, engines: dict[int, Any]) -> list[tuple[int, WorkerError]]:
         """Engines that were found lost."""
         lost: list[tuple[int, WorkerError]] = []
         now = time.monotonic()
-        for index in [index for index in self._asked if index not in engines]:
+        # What a replaced engine was asked says nothing of the one in its place.
+        for index in [index for index, (asked, _, _) in self._asked.items() if engines.get(index) is not asked]:
             del self._asked[index]
         for index, engine in engines.items():
             if index not in self._asked:
                 if now - self._answered.setdefault(index, now) >= HEALTH_EVERY_SECONDS:
-                    self._asked[index] = (engine.health.remote(), now)
+                    self._asked[index] = (engine, engine.health.remote(), now)
                 continue
-            ref, since = self._asked[index]
+            _, ref, since = self._asked[index]
             if ray.wait([ref], timeout=0)[0]:
                 del self._asked[index]
                 self._answered[index] = now

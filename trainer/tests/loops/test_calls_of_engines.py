@@ -54,7 +54,9 @@ class Cluster:
     def get(self, ref: Call, timeout: float) -> Any:
         if ref.lost:
             raise RayActorError
-        return {"pod": ""} if ref.method == "start" else [f"{s.group}.{s.index}" for s in ref.samples]
+        if ref.method != "generate":
+            return {"pod": ""}
+        return [f"{s.group}.{s.index}" for s in ref.samples]
 
     @property
     def generating(self) -> list[Call]:
@@ -123,3 +125,18 @@ def test_of_a_lost_engine_only_what_is_not_there_is_made_again(cluster: Cluster,
     generating.poll(0.0)
     assert generating.results() == [f"{group}.{index}" for group in range(16) for index in range(16)]
     assert not any(group.roster.busy.values())
+
+
+def test_what_a_replaced_engine_was_asked_says_nothing_of_the_new_one(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "HEALTH_EVERY_SECONDS", 0.0)
+    generating = group_of(1, tmp_path).submit(samples(1, 16), SamplingParams(), None)
+    generating.poll(0.0)
+    (asked,) = [call for call in cluster.calls if call.method == "health"]
+    asked.ready = False
+    cluster.generating[0].ready = cluster.generating[0].lost = True
+    generating.poll(0.0)
+    asked.ready = asked.lost = True  # the process is gone, and Ray says so of every call
+    generating.poll(0.0)
+    assert sum(call.method == "start" for call in cluster.calls) == 1

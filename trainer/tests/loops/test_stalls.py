@@ -50,6 +50,8 @@ def test_a_stopped_engine_is_replaced_a_stopped_rank_ends_the_attempt(tiny: Tiny
         until(process, lambda: len(tiny.records("rl")) > stood)
         assert not engine.is_running()
         assert tiny.progress()["stalled"] is None
+        (log,) = tiny.directory.glob("attempts/0001-*/driver.log")
+        assert log.read_text().count("placing engine 0") == 2, "replaced once: the new one is not taken for the old"
         rank = stop(tiny, process, "rank 0")
         assert process.wait(timeout=900) == 1
         rank.wait(timeout=30)  # it is killed with the driver; the kernel takes its memory back first
