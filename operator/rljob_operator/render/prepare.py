@@ -28,14 +28,15 @@ KEPT_SECONDS = 3600
 
 def key(context: Context) -> str:
     """Of what the Job makes; the same content is not made twice."""
-    spec = spelt_out(context.spec)  # a field that is new and not used makes nothing anew
-    retriever = spec.get("retriever") or {}
+    # Spelt out: a field that is new and not used makes nothing anew.
+    prepare = context.spec.data.prepare
+    retriever = spelt_out(context.spec.retriever) if context.spec.retriever else {}
     made = {
-        "prepare": spec["data"].get("prepare"),
+        "prepare": spelt_out(prepare) if prepare else None,
         "corpus": retriever.get("corpus"),
         "index": retriever.get("index"),
         "encoder": retriever.get("encoder"),
-        "code": spec.get("code"),
+        "code": spelt_out(context.spec.code),
         "claim": storage.claim_name(context),
         "directory": context.directory,
     }

@@ -13,6 +13,7 @@ A field that is added after 1.0 is marked where it is declared, and raises `VERS
 Within a major version no default changes: the reader fills in its own.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,11 +87,7 @@ def document(job: "RLJob", metadata: dict[str, Any]) -> dict[str, Any]:
 def pruned(model: BaseModel) -> dict[str, Any]:
     """The model as Kubernetes carries it, without what equals a default, at any depth: an equal model is read back."""
 
-    def left_out(info: FieldInfo, default: bool) -> bool:
-        since = since_of(info)
-        return default or (since is not None and since.reading == "Never")
-
-    return _dump(model, left_out)
+    return _dump(model, lambda field, value: value == field.default or field.read_by_operator_alone)
 
 
 def spelt_out(model: BaseModel) -> dict[str, Any]:
@@ -99,19 +96,16 @@ def spelt_out(model: BaseModel) -> dict[str, Any]:
     For what is compared with what another version has written, or digested: a field that is new and not used changes
     nothing.
     """
-    return _dump(model, lambda info, default: default and since_of(info) is not None)
+    return _dump(model, lambda field, value: field.since is not None and value == field.default)
 
 
 def must_understand(model: BaseModel, at: Location = ()) -> Iterator[Location]:
     """Locations of the set fields that a process must not ignore; `at`: that of the model."""
-    for name, info in type(model).model_fields.items():
-        value, location = getattr(model, name), (*at, info.alias or name)
-        if _is_default(info, value):
+    for field in _fields(type(model)):
+        value, location = getattr(model, field.name), (*at, field.key)
+        if value == field.default or field.read_by_operator_alone:
             continue
-        since = since_of(info)
-        if since is not None and since.reading == "Never":
-            continue
-        if since is not None and since.reading == "Must":
+        if field.since is not None and field.since.reading == "Must":
             yield location
         for inner, child in _models(value, location):
             yield from must_understand(child, inner)
@@ -146,32 +140,62 @@ def not_to_ignore(unknown: Iterable[Location], must: Sequence[Location], part: L
     ]
 
 
-def _dump(model: BaseModel, left_out: Callable[[FieldInfo, bool], bool]) -> dict[str, Any]:
+def _dump(model: BaseModel, left_out: "Callable[[_Field, Any], bool]") -> dict[str, Any]:
     dumped = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     result: dict[str, Any] = _select(model, dumped, left_out)
     return result
 
 
-def _select(value: Any, dumped: Any, left_out: Callable[[FieldInfo, bool], bool]) -> Any:
+def _select(value: Any, dumped: Any, left_out: "Callable[[_Field, Any], bool]") -> Any:
     """Of a value's JSON form what is not left out."""
     if isinstance(value, list | tuple):
         return [_select(child, entry, left_out) for child, entry in zip(value, dumped, strict=True)]
     if not isinstance(value, BaseModel):
         return dumped
     result = dict(dumped)
-    for name, info in type(value).model_fields.items():
-        key, child = info.alias or name, getattr(value, name)
+    for field in _fields(type(value)):
+        key, child = field.key, getattr(value, field.name)
         if key not in dumped:
             continue
-        if left_out(info, _is_default(info, child)):
+        if left_out(field, child):
             del result[key]
-        else:
+        elif isinstance(child, BaseModel | list | tuple):
             result[key] = _select(child, dumped[key], left_out)
     return result
 
 
-def _is_default(info: FieldInfo, value: Any) -> bool:
-    return not info.is_required() and bool(value == info.get_default(call_default_factory=True))
+_REQUIRED: Any = object()
+"""The default of a field that has none: equal to no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a model, as the contract sees it."""
+
+    name: str
+    key: str
+    """Its name in documents."""
+    default: Any
+    since: Since | None
+
+    @property
+    def read_by_operator_alone(self) -> bool:
+        return self.since is not None and self.since.reading == "Never"
+
+
+@functools.cache
+def _fields(model: type[BaseModel]) -> tuple[_Field, ...]:
+    """The fields of a model. Remembered, since pydantic looks at the signature of a default's factory each time, and
+    the operator asks for every job at every look."""
+    return tuple(
+        _Field(
+            name,
+            info.alias or name,
+            _REQUIRED if info.is_required() else info.get_default(call_default_factory=True),
+            since_of(info),
+        )
+        for name, info in model.model_fields.items()
+    )
 
 
 def _models(value: Any, at: Location) -> Iterator[tuple[Location, BaseModel]]:
