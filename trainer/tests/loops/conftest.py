@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,23 +114,24 @@ class TinyRun:
     def job(self) -> RLJob:
         return RLJob.model_validate(self.manifest)
 
-    def start(self, *options: str, cold: bool = COLD) -> Driver:
-        """Start the next attempt in a session of its own. `cold`: by `python -m`, as `rljob run` does."""
+    def start(self, *options: str, cold: bool = COLD, env: Mapping[str, str] | None = None) -> Driver:
+        """Start the next attempt in a session of its own. `cold`: by `python -m`, as `rljob run` does; `env`: further
+        variables of its environment."""
         self.attempts += 1
         path = self.directory / "rljob.json"
         path.write_text(json.dumps(self.manifest))
         arguments = ["--job", str(path), "--dir", str(self.directory), "--attempt", str(self.attempts)]
         arguments += ["--incarnation", f"{self.attempts:04d}-{self.attempts:08x}", "--local", "--quiet", *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | dict(env or {})
         if not cold:
             output = self.directory / f"driver-{self.attempts}"
             return WarmProcess(driver_process.main, arguments, env=environment, output=output)
         command = [sys.executable, "-m", "rljob_trainer.driver", *arguments]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-    def run(self, *options: str, cold: bool = COLD) -> Ended:
-        """Run an attempt to its end."""
-        process = self.start(*options, cold=cold)
+    def run(self, *options: str, cold: bool = COLD, env: Mapping[str, str] | None = None) -> Ended:
+        """Run an attempt to its end; see `start`."""
+        process = self.start(*options, cold=cold, env=env)
         try:
             _, stderr = process.communicate(timeout=600)
         finally:
