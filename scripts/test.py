@@ -31,8 +31,10 @@ PLAYED = (
 )  # fmt: skip
 """Tests that play KubeRay themselves, and so need a control plane on which nobody else acts."""
 WHOLE_JOBS = ("e2e", "--ignore=e2e/faults", "--ignore=e2e/kueue", *(f"--ignore={path}" for path in PLAYED[2:]))
-WORKERS = os.environ.get("RLJOB_TEST_JOBS", "3")
-"""Whole jobs at once: each waits more than it computes."""
+WORKERS = os.environ.get("RLJOB_TEST_JOBS", "2")
+"""Whole jobs at once: each waits about as much as it computes."""
+PATIENCE = "3"
+"""How much longer the limits of whole jobs are than for one job on a fast machine (`e2e.support.wait`)."""
 HEARTBEAT_SECONDS = 60.0
 Command = tuple[str, ...]
 
@@ -88,7 +90,7 @@ STAGES = (
         _pytest("-v", "-n", WORKERS, "--dist", "worksteal", "-m", "cluster and not serial and not nightly", *WHOLE_JOBS,
                 "--ignore=e2e/tests/test_rljob_images.py", "--ignore=e2e/cluster", "--durations=30"),
         _pytest("-v", "-m", "cluster and serial and not nightly", *WHOLE_JOBS, "--durations=10"),
-    ), 3600),
+    ), 4200),
 )  # fmt: skip
 NIGHTLY = (
     Stage("nightly", "tests too long for every change", (
@@ -138,6 +140,8 @@ def environment(stage: Stage) -> dict[str, str]:
     """What a stage's commands see: no cluster of the user's, and a cluster index of its own."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RLJOB_E2E_")}
     env |= {"KUBECONFIG": str(ROOT / "e2e/no-cluster.kubeconfig.yaml")}
+    if stage.name in ("images", "jobs", "chaos"):
+        env |= {"RLJOB_E2E_PATIENCE": PATIENCE}
     return env | ({"RLJOB_CLUSTER_INDEX": stage.cluster} if stage.cluster else {})
 
 

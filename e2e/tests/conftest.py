@@ -79,6 +79,6 @@ def kubectl(kubeconfig: str, system: Kubectl, request: pytest.FixtureRequest) ->
     yield client
     if request.session.testsfailed > failed_before:
         collect(request.node.name, client, system)
-    client("delete", "rljobs", "--all", "--timeout=90s", seconds=100)
+    client("delete", "rljobs", "--all", "--timeout=240s", seconds=250)
     client("delete", "namespace", namespace, "--wait=false")
     wait_for(f"namespace {namespace} gone", lambda: not client.names("namespace", namespace), seconds=120)

@@ -22,7 +22,7 @@ from e2e.tests.conftest import RELEASE, ROOT, SYSTEM, helm
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.serial,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(2700),
     pytest.mark.usefixtures("installed_operator"),
 ]
 

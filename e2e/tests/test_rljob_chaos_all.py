@@ -20,7 +20,7 @@ from e2e.tests.test_rljob_chaos import SAVE_INTERVAL, SHORT, TOTAL
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(2400),
+    pytest.mark.timeout(7200),
     pytest.mark.usefixtures("installed_operator"),
     pytest.mark.nightly,
     pytest.mark.serial,

@@ -17,7 +17,7 @@ from e2e.support.wait import wait_for
 from e2e.tests.conftest import IMAGES
 from e2e.tests.test_rljob_faults import SHORT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2700), pytest.mark.usefixtures("installed_operator")]
 
 MONITORING = "monitoring"
 """The namespace whose pods may scrape, unless the chart is told of another."""

@@ -21,7 +21,7 @@ from e2e.tests.test_rljob_chaos import SHORT, TOTAL
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(3600),
     pytest.mark.usefixtures("installed_operator"),
     pytest.mark.nightly,
     pytest.mark.serial,

@@ -21,7 +21,7 @@ from e2e.support.observed import CHART, draw_boards, panels, rule_errors, scrape
 from e2e.support.wait import wait_for
 from e2e.tests.conftest import RELEASE, SYSTEM, helm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.first, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.first, pytest.mark.timeout(2700)]
 
 # Enough of the quickstart for the held-out score to rise from where SFT leaves it.
 SHORTENED = {

@@ -11,7 +11,7 @@ from e2e.support.kubectl import Kubectl
 from e2e.support.wait import wait_for
 from e2e.tests.test_rljob_faults import SHORT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.usefixtures("installed_operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.usefixtures("installed_operator")]
 
 NAME = "stored"
 CORPUS, INDEX = "/rljob-retriever/wiki/corpus.jsonl", "/rljob-retriever/wiki/index.faiss"

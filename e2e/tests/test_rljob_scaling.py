@@ -6,7 +6,7 @@ from e2e.support.jobs import Job, example
 from e2e.support.kubectl import Kubectl
 from e2e.support.wait import wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2700), pytest.mark.usefixtures("installed_operator")]
 SHORT = {
     "data": {
         "prepare": {"args": {"entities": 400, "heldOutEntities": 100, "demonstrations": 2000, "trainQuestions": 400}}

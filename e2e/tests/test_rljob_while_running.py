@@ -11,7 +11,7 @@ from e2e.support.kubectl import Kubectl
 from e2e.support.wait import wait_for
 from e2e.tests.test_rljob_faults import SHORT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("installed_operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2700), pytest.mark.usefixtures("installed_operator")]
 
 _SIGNAL_RANK = """
 import os, signal, sys
