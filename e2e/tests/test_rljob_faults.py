@@ -28,6 +28,7 @@ def start(kubectl: Kubectl, name: str) -> Job:
     return Job(kubectl, name)
 
 
+@pytest.mark.nightly(reason="the chaos of every change kills the head, which ends an attempt in the same way")
 def test_killed_trainer_pod_costs_one_attempt_and_no_step(kubectl: Kubectl) -> None:
     job = start(kubectl, "trainer-killed")
     struck = 24

@@ -19,6 +19,9 @@ SHORT = {
 TOTAL = 510
 
 
+@pytest.mark.nightly(
+    reason="minutes of training; engines that come and go are tested without a cluster, scaling on an apiserver"
+)
 def test_scaled_up_and_down_while_it_trains(kubectl: Kubectl) -> None:
     kubectl.apply(example("quickstart.yaml", "scaled", SHORT))
     job = Job(kubectl, "scaled")
