@@ -1,4 +1,4 @@
-"""What people and machines are told to run, open or follow exists: make targets, files, links, workflows, decisions."""
+"""What documents and workflows refer to exists: make targets, files, links, decisions."""
 
 import re
 import subprocess

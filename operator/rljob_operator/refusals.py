@@ -17,7 +17,8 @@ from rljob_operator.reasons import Reason
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 60.0
 """Before the second try, and at most before any: doubled each time."""
 FAILURES = 3
-"""So many failures in a row of the same write (5xx, no answer) are told as a refusal is: a webhook may be down."""
+"""After this many consecutive failures of the same write (5xx, no answer) it is reported like a refusal: a webhook may
+be down."""
 _LONGEST = 1000
 """Characters kept of the apiserver's words."""
 _TRANSIENT = frozenset({401, 408, 409, 429})

@@ -391,7 +391,7 @@ def test_a_patch_as_large_as_etcd_stores_is_refused_and_holds_nobody_up(kubectl,
 
 
 def test_a_free_form_map_has_a_bound_at_admission(kubectl):
-    """Looser than the operator's, which is told by a condition."""
+    """The CRD's bound is looser than the operator's, which a condition reports."""
     body = yaml.safe_load(manifest(kubectl, "at-the-bound"))
     body["spec"]["rollout"]["engineArgs"] = {f"k{i}": 1 for i in range(1024)}
     kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))

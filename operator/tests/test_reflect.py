@@ -89,7 +89,7 @@ async def nonsense(_: Apiserver, seconds: float) -> AsyncIterator[Change]:
 
 
 async def silent(_: Apiserver, seconds: float) -> AsyncIterator[Change]:
-    """Ends at once, without a word."""
+    """Ends immediately, without an event or an error."""
     return
     yield
 

@@ -1,4 +1,4 @@
-"""What the apiserver refuses is told in its own words, tried again at a sane pace, and stops nothing else."""
+"""A refused write is reported in the apiserver's words, retried with back-off, and stops nothing else."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a generation ended, told alike by every engine: those of jobs, and those that play one in tests.
+"""Every engine reports in the same way how a generation ended: those of jobs and those that tests use.
 
 All of them draw the same tokens: their model goes from each token to the next one of its vocabulary.
 """
