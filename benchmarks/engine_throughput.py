@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rljob.types import SamplingParams
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.types import SamplingParams
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 VOCABULARY, CONTEXT = 144, 512

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.load import load
+from rljob_api.manifest.load import load
 from rljob_trainer.loops.local import run_local
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,8 +20,8 @@ from random import Random
 
 import httpx
 import numpy as np
-from rljob_trainer.config.load import load
-from rljob_trainer.config.retriever import RetrieverSpec
+from rljob_api.manifest.load import load
+from rljob_api.v1alpha1.retriever import RetrieverSpec
 from rljob_trainer.retriever.build import write_header
 from rljob_trainer.retriever.e5 import E5Encoder
 from rljob_trainer.retriever.index import FlatIndex

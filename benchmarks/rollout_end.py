@@ -18,9 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rljob.types import Sample, SamplingParams
 from rljob_trainer.loops.engines import CALLS_AT_ONCE, calls_of
 from rljob_trainer.rollout.sglang_engine import engine as engine_module
-from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.rollout.worker import RolloutWorker
 
 from benchmarks.decode_together import SAMPLES, TOKENS, VOCABULARY, tokenizer

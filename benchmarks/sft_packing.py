@@ -126,7 +126,7 @@ def run_trl(rows: list[dict[str, Any]], tokenizer: Any) -> Made:
 
 def run_rljob(file: Path, tokenizer: Any, folder: Path) -> Made:
     """Ours, into an empty folder."""
-    from rljob_trainer.config.data import SftDataset
+    from rljob_api.v1alpha1.data import SftDataset
     from rljob_trainer.data.sft import SftSource
 
     begin = time.perf_counter()

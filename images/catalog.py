@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("trainer/rljob_trainer/__init__.py", "trainer/rljob_trainer/config")
+API = ("api/rljob_api", "api/rljob")
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Image:
 IMAGES: dict[str, Image] = {
     image.name: image
     for image in (
-        Image("operator", ("operator/rljob_operator", "operator/rljob_cli", *MODELS)),
-        Image("retriever", ("trainer/rljob_trainer",)),
-        Image("trainer-cpu", ("trainer/rljob_trainer",)),
-        Image("trainer", ("trainer/rljob_trainer", "images/transformer-engine.txt"), needs_gpu_base=True),
+        Image("operator", ("operator/rljob_operator", "cli/rljob_cli", *API)),
+        Image("retriever", ("trainer/rljob_trainer", *API)),
+        Image("trainer-cpu", ("trainer/rljob_trainer", *API)),
+        Image("trainer", ("trainer/rljob_trainer", *API, "images/transformer-engine.txt"), needs_gpu_base=True),
     )
 }
 # The GPU image needs a CUDA base and 60 GB of disk: it is built when it is asked for by name.

@@ -13,9 +13,9 @@ write() {  # write MODULE FILE: through a temporary file, so that a failure leav
   rm -f "$new"
 }
 
-write rljob_trainer.config.crd crds/rljobs.yaml
-write rljob_trainer.config.crd charts/rljob/charts/rljob-crds/crd/rljobs.yaml
-write rljob_trainer.config.docs docs/api.md
+write rljob_api.codegen.crd crds/rljobs.yaml
+write rljob_api.codegen.crd charts/rljob/charts/rljob-crds/crd/rljobs.yaml
+write rljob_api.codegen.api_reference docs/api.md
 write rljob_cli.docs docs/cli.md
 write rljob_cli.metrics_docs docs/metrics.md
 "$python" -m charts.dashboards

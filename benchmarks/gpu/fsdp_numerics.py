@@ -59,7 +59,7 @@ def job(*, gpus: int, dtype: str = "bfloat16", offload: bool = False, **trainer:
 
 def batches(seed: int) -> tuple[list[PackedRow], list[Any]]:
     """Demonstrations and rollouts."""
-    from rljob_trainer.rollout.types import TrainSample
+    from rljob.types import TrainSample
 
     draw = random.Random(seed)
     rows, samples = [], []
@@ -82,8 +82,8 @@ def batches(seed: int) -> tuple[list[PackedRow], list[Any]]:
 
 def train(folder: Path, manifest: dict[str, Any]) -> list[dict[str, float]]:
     """Metrics of three steps of fine-tuning and three of reinforcement learning."""
+    from rljob_api.v1alpha1.job import RLJob
     from rljob_trainer.backends.fsdp import FsdpRank
-    from rljob_trainer.config.job import RLJob
 
     rank = FsdpRank(RLJob.model_validate(manifest), folder, 0, 1)
     try:

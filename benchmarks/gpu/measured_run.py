@@ -20,7 +20,7 @@ CYCLES = 50
 
 def samples_of(run: Any, prompts: int, seed: int) -> list[Any]:
     """SAMPLES of each of the first prompts."""
-    from rljob_trainer.rollout.types import Sample
+    from rljob.types import Sample
 
     rows = run.data.prompts.rows
     return [
@@ -32,7 +32,7 @@ def samples_of(run: Any, prompts: int, seed: int) -> list[Any]:
 
 def generate(run: Any, prompts: int, tokens: int, seed: int = 0) -> tuple[list[Any], float]:
     """Samples, and the seconds they took."""
-    from rljob_trainer.rollout.types import SamplingParams
+    from rljob.types import SamplingParams
 
     sampling = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
     start = time.monotonic()

@@ -22,7 +22,7 @@ PROMPT_TOKENS = 84
 def start(made: dict[str, Any], directory: Path, *, gpus: int, ranks: int = 1) -> tuple[Any, Any, Any]:
     """Ray on this host, then the job's ranks with their weights loaded, its engine and the way from one to the other:
     (ranks, group, sync). Colocated engines are asleep."""
-    from rljob_trainer.config.job import RLJob
+    from rljob_api.v1alpha1.job import RLJob
     from rljob_trainer.loops.engines import EngineGroup
     from rljob_trainer.loops.gpus import TrainerGpus
     from rljob_trainer.loops.placement import start_local_ray
@@ -55,7 +55,7 @@ def prompts(count: int, vocabulary: int) -> list[list[int]]:
 
 def samples_of(ids: Sequence[Sequence[int]], seed: int = 0) -> list[Any]:
     """A sample of each prompt."""
-    from rljob_trainer.rollout.types import Sample
+    from rljob.types import Sample
 
     return [
         Sample("", list(prompt), group=number // 16, index=number % 16, seed=seed * 100000 + number)
@@ -65,7 +65,7 @@ def samples_of(ids: Sequence[Sequence[int]], seed: int = 0) -> list[Any]:
 
 def generate(group: Any, samples: list[Any], tokens: int) -> list[Any]:
     """Of `tokens` tokens each."""
-    from rljob_trainer.rollout.types import SamplingParams
+    from rljob.types import SamplingParams
 
     sampling = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
     made: list[Any] = group.generate(samples, sampling, None, limit=200.0, tick=lambda: None)
@@ -74,7 +74,7 @@ def generate(group: Any, samples: list[Any], tokens: int) -> list[Any]:
 
 def tell_log_probabilities(ranks: Any, made: list[Any]) -> None:
     """The ranks' and the engine's of the same tokens."""
-    from rljob_trainer.rollout.types import TrainSample
+    from rljob.types import TrainSample
 
     train = [TrainSample(s.prompt_ids, s.response_ids, s.loss_mask, s.logprobs, 0.0) for s in made]
     mine = ranks.compute_logprobs(train)
@@ -87,7 +87,7 @@ def tell_log_probabilities(ranks: Any, made: list[Any]) -> None:
 
 def tell_interrupted(group: Any, samples: list[Any], tokens: int, syncs: Sequence[Any]) -> None:
     """Each of `syncs` is called while `samples` are generated: they are whole, of several versions in order."""
-    from rljob_trainer.rollout.types import SamplingParams
+    from rljob.types import SamplingParams
 
     pending = group.submit(samples, SamplingParams(max_new_tokens=tokens, ignore_eos=True), None)
     for sync in syncs:
@@ -104,7 +104,7 @@ def tell_interrupted(group: Any, samples: list[Any], tokens: int, syncs: Sequenc
 
 def tell_killed(group: Any, samples: list[Any], tokens: int) -> None:
     """SIGKILL of one of the engine's processes while it generates: it is replaced, and the samples are made again."""
-    from rljob_trainer.rollout.types import SamplingParams
+    from rljob.types import SamplingParams
 
     pending = group.submit(samples, SamplingParams(max_new_tokens=tokens, ignore_eos=True), None)
     pending.poll(0.5)

@@ -36,8 +36,8 @@ def main() -> int:
     parser.add_argument("--no-kill", action="store_true", help="without the engine that is killed")
     options = parser.parse_args()
     import ray
+    from rljob.types import SamplingParams
     from rljob_trainer.loops.weight_sync import DiskSync
-    from rljob_trainer.rollout.types import SamplingParams
 
     directory = Path(tempfile.mkdtemp(prefix="sgl-proof-"))
     folder = model_folder(directory / "model", options.shape)

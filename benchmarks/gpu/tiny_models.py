@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.rollout.types import TrainSample
+from rljob.types import TrainSample
 
 VOCABULARY = 1003
 """Odd, so that tensor-parallel ranks hold padding rows."""

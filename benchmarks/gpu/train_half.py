@@ -23,7 +23,7 @@ PROMPT_TOKENS = 84
 
 def batch_of(vocabulary: int, count: int, new_tokens: int) -> list[Any]:
     """Random samples of one length."""
-    from rljob_trainer.rollout.types import TrainSample
+    from rljob.types import TrainSample
 
     draw = random.Random(0)
     return [

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from rljob_api.v1alpha1.job import RLJob
 from rljob_operator.objects import Obj
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
 from rljob_operator.settings import Settings
-from rljob_trainer.config.job import RLJob
 
 from benchmarks.operator_latency import manifest
 from benchmarks.scale.cluster import CLAIM

@@ -12,7 +12,7 @@ from typing import Literal
 import aiohttp
 import orjson
 import psutil
-from rljob_operator import names
+from rljob_api.contract import names
 from rljob_operator.kube import HttpKube
 from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB, Kind, Obj
 from rljob_operator.render.config_maps import PROGRESS_KEY

@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import Any, NamedTuple
 
-from rljob_operator import labels
+from rljob_api.contract import labels
 from rljob_operator.objects import CHILDREN, POD, RLJOB, Kind, Obj, meta, name_of
 
 from e2e.faults.access import Admin

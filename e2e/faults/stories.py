@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from rljob_operator import labels, names
+from rljob_api.contract import labels, names
 from rljob_operator.objects import CONFIG_MAP, LEASE, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj, meta, rfc3339
 
 from e2e.faults.access import Admin

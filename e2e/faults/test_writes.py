@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from rljob_operator import names
+from rljob_api.contract import names
 from rljob_operator.objects import CONFIG_MAP, POD, RAY_JOB, RLJOB
 
 from e2e.faults.access import Access, Admin

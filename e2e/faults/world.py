@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_operator import labels
+from rljob_api.contract import labels
 from rljob_operator.kube import ApiError
 from rljob_operator.objects import (
     CONFIG_MAP,

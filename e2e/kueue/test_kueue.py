@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from rljob_operator import names
+from rljob_api.contract import names
 
 from benchmarks.scale.cluster import Machine, machine
 from e2e.cluster import binaries

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rljob_operator import names
+from rljob_api.contract import names
 
 from benchmarks.scale.cluster import Machine
 from benchmarks.scale.jobs import STEPS, report, rl_job

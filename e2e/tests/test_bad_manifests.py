@@ -92,7 +92,7 @@ def test_a_job_that_has_not_started_can_be_corrected(installed_crd: Kubectl) -> 
 
 
 def test_defaults_are_those_of_the_models(installed_crd: Kubectl) -> None:
-    from rljob_trainer.config.load import loads
+    from rljob_api.manifest.load import loads
 
     manifest = good("cpu")
     answer = installed_crd("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(manifest))

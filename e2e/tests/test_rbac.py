@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rljob_api.v1alpha1.job import RLJob
 from rljob_operator.render import rbac
 from rljob_operator.render.context import Context
 from rljob_operator.settings import Settings
-from rljob_trainer.config.job import RLJob
 
 from e2e.cluster import binaries
 from e2e.cluster.paths import Paths

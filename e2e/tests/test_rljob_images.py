@@ -29,7 +29,7 @@ def absent(*names):
     assert not found, found
 def all_compiled():
     import importlib.machinery
-    import rljob_trainer.config.job as module
+    import rljob_api.v1alpha1.job as module
     assert os.path.exists(importlib.util.cache_from_source(module.__file__)), "not compiled"
 all_compiled()
 """

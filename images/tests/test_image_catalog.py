@@ -35,7 +35,7 @@ def append(path: Path) -> None:
     [
         (lambda root: append(root / "operator/rljob_operator/main.py"), {"operator"}),
         (lambda root: append(root / "trainer/rljob_trainer/driver.py"), {"retriever", "trainer", "trainer-cpu"}),
-        (lambda root: append(root / "trainer/rljob_trainer/config/job.py"), set(IMAGES)),
+        (lambda root: append(root / "api/rljob_api/v1alpha1/job.py"), set(IMAGES)),
         (lambda root: append(root / "uv.lock"), set(IMAGES)),
         (lambda root: append(root / "images/retriever.Containerfile"), {"retriever"}),
         (lambda root: append(root / "images/build.py"), set()),

@@ -7,8 +7,8 @@ added: with r engines of r₀, G·r₀/r. So w becomes the target t with r = r�
 import math
 from datetime import datetime, timedelta
 
-from rljob_trainer.config.rollout import Autoscaling
-from rljob_trainer.config.status import AutoscalingStatus
+from rljob_api.v1alpha1.rollout import Autoscaling
+from rljob_api.v1alpha1.status import AutoscalingStatus
 
 from rljob_operator.objects import parse_time, rfc3339
 

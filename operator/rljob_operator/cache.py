@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import orjson
+from rljob_api.contract import labels, names
 
-from rljob_operator import labels, names
 from rljob_operator.kept import kept
 from rljob_operator.objects import RAY_JOB, RLJOB, WORKLOAD, Kind, Obj, meta, name_of
 

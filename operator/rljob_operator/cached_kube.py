@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from rljob_operator import labels
+from rljob_api.contract import labels
+
 from rljob_operator.cache import Cache
 from rljob_operator.kube import HttpKube, Names, Objects
 from rljob_operator.objects import CHILDREN, POD, RLJOB, WORKLOAD, Kind, Obj

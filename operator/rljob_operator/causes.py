@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from rljob_trainer.config.lifecycle import LifecycleSpec
-from rljob_trainer.config.status import AttemptReason
+from rljob_api.contract import labels
+from rljob_api.v1alpha1.lifecycle import LifecycleSpec
+from rljob_api.v1alpha1.status import AttemptReason
 
-from rljob_operator import labels
 from rljob_operator.objects import Obj, condition, meta, name_of
 
 Action = Literal["Retry", "RetryUncounted", "Fail"]

@@ -7,10 +7,12 @@ meet the pods of the old one. Neither spec nor status of the job is read: anothe
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rljob_operator import labels, preparation
+from rljob_api.contract import labels
+from rljob_api.contract.reasons import Reason
+
+from rljob_operator import preparation
 from rljob_operator.objects import Obj, deleting, meta, name_of, parse_time
 from rljob_operator.observe import Observed
-from rljob_operator.reasons import Reason
 from rljob_operator.settings import Settings
 from rljob_operator.transitions import Happening
 from rljob_operator.trouble import ended

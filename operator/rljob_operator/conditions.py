@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from rljob_trainer.config.status import Condition, RLJobStatus
+from rljob_api.contract.reasons import Reason
+from rljob_api.v1alpha1.status import Condition, RLJobStatus
 
 from rljob_operator.objects import rfc3339
-from rljob_operator.reasons import Reason
 
 ORDER = (
     "Accepted", "ResourcesApplied", "RetrieverReady", "Admitted", "ClusterReady", "RolloutScaled", "Training",

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import orjson
-from rljob_trainer.config.nesting import MAX_DEPTH
+from rljob_api.manifest.nesting import MAX_DEPTH
 
 _CUT = "nested too deeply"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)

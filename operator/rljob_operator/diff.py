@@ -8,8 +8,9 @@ import hashlib
 import json
 from typing import Any
 
+from rljob_api.contract.labels import APPLIED
+
 from rljob_operator.kept import kept
-from rljob_operator.labels import APPLIED
 from rljob_operator.objects import Obj, meta
 from rljob_operator.quantity import same
 

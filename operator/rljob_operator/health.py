@@ -7,13 +7,13 @@ is recorded in the status, never in the user's spec. It is lifted by the annotat
 
 from typing import get_args
 
-from rljob_trainer.config.health import HealthCondition
-from rljob_trainer.config.status import PauseStatus
+from rljob_api.contract import labels
+from rljob_api.contract.reasons import Reason
+from rljob_api.v1alpha1.health import HealthCondition
+from rljob_api.v1alpha1.status import PauseStatus
 
-from rljob_operator import labels
 from rljob_operator.conditions import Conditions
 from rljob_operator.objects import Obj, meta, rfc3339
-from rljob_operator.reasons import Reason
 from rljob_operator.view import View
 
 

@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rljob_trainer.config.nesting import MAX_DEPTH
+from rljob_api.contract.labels import PROGRESS_COMPONENT
+from rljob_api.manifest.nesting import MAX_DEPTH
 
 from rljob_operator.deep import trimmed
-from rljob_operator.labels import PROGRESS_COMPONENT
 from rljob_operator.objects import Obj
 
 _METADATA = (

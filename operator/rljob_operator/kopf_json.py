@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 from kopf._cogs.clients import api
-from rljob_trainer.config.nesting import MAX_DEPTH
+from rljob_api.manifest.nesting import MAX_DEPTH
 
 from rljob_operator.deep import WRAPPED, loads, trimmed
 

@@ -9,14 +9,14 @@ ends, its RayJob is deleted, and the next one is a Workload of its own.
 import re
 from dataclasses import replace
 
-from rljob_trainer.config.arithmetic import rollout_pods
-from rljob_trainer.config.status import AttemptReason, AttemptStatus
+from rljob_api.contract import labels
+from rljob_api.contract.reasons import Reason
+from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
-from rljob_operator import labels
 from rljob_operator.causes import VAGUE, action
 from rljob_operator.conditions import Conditions
 from rljob_operator.objects import WORKLOAD, Obj, condition, controlled_by, meta, rfc3339
-from rljob_operator.reasons import Reason
 from rljob_operator.verdict import Verdict, uncommitted
 from rljob_operator.view import View
 

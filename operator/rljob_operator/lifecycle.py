@@ -8,14 +8,15 @@ attempt begins only when nothing of the one before is left.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rljob_trainer.config.arithmetic import rollout_pods
-from rljob_trainer.config.status import AttemptReason, AttemptStatus
+from rljob_api.contract import names
+from rljob_api.contract.reasons import PAUSED, Reason
+from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
-from rljob_operator import disruption, health, kueue, names, preparation
+from rljob_operator import disruption, health, kueue, preparation
 from rljob_operator.causes import action
 from rljob_operator.conditions import find as condition_of
 from rljob_operator.objects import RAY_JOB, Obj, deleting, name_of, parse_time, rfc3339
-from rljob_operator.reasons import PAUSED, Reason
 from rljob_operator.refusals import said
 from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import find

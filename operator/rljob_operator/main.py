@@ -16,8 +16,9 @@ from typing import Any
 
 import aiohttp
 import kopf
+from rljob_api.contract import labels
 
-from rljob_operator import labels, log
+from rljob_operator import log
 from rljob_operator.cache import Cache
 from rljob_operator.cached_kube import CachedKube
 from rljob_operator.controller import Controller

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from rljob_trainer.config.job import RLJob
-from rljob_trainer.config.status import RLJobStatus
+from rljob_api.v1alpha1.job import RLJob
+from rljob_api.v1alpha1.status import RLJobStatus
 
 from rljob_operator.objects import Obj
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from rljob_trainer.config.health import HealthCondition
+from rljob_api.v1alpha1.health import HealthCondition
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing reads
 PHASES = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
+from rljob_api.contract import labels, names
 
-from rljob_operator import labels, names
 from rljob_operator.kube import ApiError, Kube
 from rljob_operator.manifest import readable_part
 from rljob_operator.objects import (

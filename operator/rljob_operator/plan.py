@@ -7,20 +7,21 @@ from datetime import datetime
 from typing import Any, Literal
 
 import orjson
-from rljob_trainer.config.checks import check
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.free_form import oversized
-from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
-from rljob_trainer.config.status import RLJobStatus
+from rljob_api.contract import labels, names
+from rljob_api.contract.reasons import Reason
+from rljob_api.manifest.errors import UserError
+from rljob_api.manifest.free_form import oversized
+from rljob_api.manifest.nesting import MAX_DEPTH, too_deep
+from rljob_api.rules.checks import check
+from rljob_api.v1alpha1.status import RLJobStatus
 
-from rljob_operator import cleanup, kueue, labels, names, preparation
+from rljob_operator import cleanup, kueue, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.diff import digest, needs_apply, stamped
 from rljob_operator.lifecycle import Step, advance, request, retriever_needed
 from rljob_operator.manifest import readable, status_of, whole
 from rljob_operator.objects import AUTOSCALER, CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.observe import Observed
-from rljob_operator.reasons import Reason
 from rljob_operator.recent import Recent, footprint
 from rljob_operator.refusals import Refusal
 from rljob_operator.render import prepare, storage

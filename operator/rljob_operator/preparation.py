@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from rljob_trainer.config.status import PreparationStatus, RLJobStatus
+from rljob_api.contract.reasons import Reason
+from rljob_api.v1alpha1.status import PreparationStatus, RLJobStatus
 
 from rljob_operator.objects import Obj, condition, deleting, name_of
 from rljob_operator.observe import Preparation
-from rljob_operator.reasons import Reason
 from rljob_operator.render import prepare
 from rljob_operator.trouble import last_words
 from rljob_operator.view import View

@@ -6,7 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rljob_operator import labels, log
+from rljob_api.contract import labels
+
+from rljob_operator import log
 from rljob_operator.kube import ApiError, Kube, event
 from rljob_operator.objects import RLJOB, WORKLOAD, Obj, rfc3339
 from rljob_operator.observe import Observed, observe

@@ -11,7 +11,8 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from rljob_operator import labels
+from rljob_api.contract import labels
+
 from rljob_operator.cache import Cache, job_of
 from rljob_operator.kube import FIELD_MANAGER, ApiError, HttpKube
 from rljob_operator.objects import CHILDREN, POD, RAY_CLUSTER, WORKLOAD, Kind, Obj, deleting

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rljob_api.contract.reasons import Reason
+
 from rljob_operator.kube import ApiError
 from rljob_operator.objects import AUTOSCALER, CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, SERVICE, Obj
-from rljob_operator.reasons import Reason
 
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 60.0
 """Before the second try, and at most before any: doubled each time."""

@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rljob_trainer.config.arithmetic import rollout_pods
+from rljob_api.manifest.arithmetic import rollout_pods
 
 from rljob_operator.autoscale import decide
 from rljob_operator.objects import Obj, deleting, name_of, rfc3339

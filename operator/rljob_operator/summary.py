@@ -1,13 +1,14 @@
 """The status that a user reads: conditions, phase, message and pod counts."""
 
-from rljob_trainer.config.arithmetic import rollout_pods, trains
-from rljob_trainer.config.status import GroupStatus, Phase
+from rljob_api.contract import labels
+from rljob_api.contract.reasons import Reason
+from rljob_api.manifest.arithmetic import rollout_pods, trains
+from rljob_api.v1alpha1.status import GroupStatus, Phase
 
-from rljob_operator import health, kueue, labels, preparation
+from rljob_operator import health, kueue, preparation
 from rljob_operator.conditions import Conditions
 from rljob_operator.lifecycle import Step, retriever_needed
 from rljob_operator.objects import rfc3339
-from rljob_operator.reasons import Reason
 from rljob_operator.refusals import said
 from rljob_operator.scaling import Scaling
 from rljob_operator.trouble import begun, find, silent_pod

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rljob_trainer.config.status import AttemptStatus, RLJobStatus
+from rljob_api.contract.reasons import EVENTS, ROLLED_BACK, WARNINGS, Reason
+from rljob_api.v1alpha1.status import AttemptStatus, RLJobStatus
 
 from rljob_operator.conditions import find
-from rljob_operator.reasons import EVENTS, ROLLED_BACK, WARNINGS, Reason
 
 
 @dataclass(frozen=True)

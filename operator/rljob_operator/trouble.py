@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from rljob_api.contract.reasons import Reason
+
 from rljob_operator.objects import Obj, condition, deleting, name_of, parse_time
-from rljob_operator.reasons import Reason
 
 _WAITING = {
     "ImagePullBackOff": Reason.IMAGE_PULL,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
-from rljob_trainer.config.status import AttemptReason, AttemptStatus
+from rljob_api.contract import labels
+from rljob_api.contract.reasons import EXIT_CODES, PAUSED, ROLLED_BACK, UNHEALTHY
+from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
-from rljob_operator import causes, labels
+from rljob_operator import causes
 from rljob_operator.objects import Obj, condition, deleting, meta, parse_time
 from rljob_operator.observe import Observed, Progress
-from rljob_operator.reasons import EXIT_CODES, PAUSED, ROLLED_BACK, UNHEALTHY
 from rljob_operator.settings import Settings
 from rljob_operator.trouble import Trouble, ended, ready
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from rljob_trainer.config.status import AttemptStatus, CommitStatus, RLJobStatus
+from rljob_api.contract import names
+from rljob_api.v1alpha1.status import AttemptStatus, CommitStatus, RLJobStatus
 
-from rljob_operator import names
 from rljob_operator.conditions import holds
 from rljob_operator.objects import Obj, condition, parse_time, rfc3339
 from rljob_operator.observe import Observed, Progress

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from rljob_operator import labels, names
+from rljob_api.contract import labels, names
 from rljob_operator.kept import kept
 from rljob_operator.kube import ApiError, Names, Objects
 from rljob_operator.objects import Kind, Obj, rfc3339

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 from aiohttp import web
-from rljob_operator import labels
+from rljob_api.contract import labels
 from rljob_operator.cache import TOMBSTONE_SECONDS, Cache
 from rljob_operator.cached_kube import CachedKube
 from rljob_operator.kept import kept

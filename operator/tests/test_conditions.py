@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rljob_api.contract.reasons import Reason
+from rljob_api.v1alpha1.status import Condition
 from rljob_operator.conditions import Conditions
 from rljob_operator.objects import rfc3339
-from rljob_operator.reasons import Reason
-from rljob_trainer.config.status import Condition
 
 from tests.test_lifecycle import start
 

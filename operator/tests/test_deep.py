@@ -7,11 +7,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_api.manifest.nesting import MAX_DEPTH, too_deep
 from rljob_operator.deep import cut, loads, trimmed
 from rljob_operator.kept import kept
 from rljob_operator.plan import accept
 from rljob_operator.settings import Settings
-from rljob_trainer.config.nesting import MAX_DEPTH, too_deep
 
 from tests.conftest import job_manifest
 

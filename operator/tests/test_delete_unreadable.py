@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
-from rljob_operator import labels
+from rljob_api.contract import labels
 from rljob_operator.controller import Controller
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import Obj, rfc3339

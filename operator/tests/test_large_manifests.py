@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from rljob_api.manifest.free_form import FIELD_ELEMENTS
 from rljob_operator import plan
 from rljob_operator.controller import Controller
 from rljob_operator.metrics import Metrics
@@ -15,7 +16,6 @@ from rljob_operator.plan import accept
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.rayjob import ray_job
 from rljob_operator.settings import Settings
-from rljob_trainer.config.free_form import FIELD_ELEMENTS
 
 from tests.conftest import NAMESPACE, World, job_manifest
 from tests.test_lifecycle import start

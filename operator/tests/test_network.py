@@ -3,11 +3,11 @@
 import itertools
 
 import pytest
-from rljob_operator import labels
+from rljob_api.contract import labels
+from rljob_api.v1alpha1.job import RLJob
 from rljob_operator.render.context import Context
 from rljob_operator.render.network import policies
 from rljob_operator.settings import Settings
-from rljob_trainer.config.job import RLJob
 
 from tests.conftest import NAMESPACE, UID, job_manifest
 from tests.reachable import Pod, reachable

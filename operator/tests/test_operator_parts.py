@@ -16,13 +16,13 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from rljob_api.contract.reasons import EVENTS, WARNINGS, Reason
 from rljob_operator.cache import Cache
 from rljob_operator.controller import Controller
 from rljob_operator.kube import ApiError
 from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
 from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
-from rljob_operator.reasons import EVENTS, WARNINGS, Reason
 from rljob_operator.recent import Recent, footprint
 from rljob_operator.server import Canary, serve
 from rljob_operator.settings import Settings

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_api.manifest.errors import UserError
 from rljob_operator.diff import covers, digest, needs_apply, stamped
 from rljob_operator.quantity import quantity, same
 from rljob_operator.reconcile import merge_patch
 from rljob_operator.render.patch import DIRECTIVE, MERGE_KEYS, merge
-from rljob_trainer.config.errors import UserError
 
 from tests.work import calls
 

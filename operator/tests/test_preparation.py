@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rljob_operator import names
+from rljob_api.contract import names
 
 from tests.conftest import World, job_manifest
 

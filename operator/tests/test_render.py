@@ -18,13 +18,13 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as tests
 from hypothesis import strategies as st
-from rljob_operator import names
+from rljob_api.contract import names
+from rljob_api.v1alpha1.job import MAX_NAME_LENGTH, RLJob
 from rljob_operator.render import prepare
 from rljob_operator.render.children import Wanted, children
 from rljob_operator.render.context import Context
 from rljob_operator.render.rayjob import ray_job
 from rljob_operator.settings import Settings
-from rljob_trainer.config.job import MAX_NAME_LENGTH, RLJob
 
 from tests.conftest import NAMESPACE, UID, job_manifest
 

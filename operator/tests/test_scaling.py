@@ -4,8 +4,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rljob_api.v1alpha1.rollout import Autoscaling
 from rljob_operator.autoscale import decide, recommend
-from rljob_trainer.config.rollout import Autoscaling
 
 from tests.test_lifecycle import start
 

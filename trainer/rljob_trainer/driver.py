@@ -14,6 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob_api.manifest.errors import UserError, missing_package
+from rljob_api.manifest.load import load_document
+from rljob_api.v1alpha1.status import AttemptReason
+
 from rljob_trainer import logs
 from rljob_trainer.cluster.causes import reason_of
 from rljob_trainer.cluster.control import ControlPoller, ScaleRequest
@@ -21,9 +25,6 @@ from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cl
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
-from rljob_trainer.config.errors import UserError, missing_package
-from rljob_trainer.config.load import load_document
-from rljob_trainer.config.status import AttemptReason
 from rljob_trainer.loops.stop import (
     EXIT_DONE,
     EXIT_FAILED,

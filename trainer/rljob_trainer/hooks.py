@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 
 
 def load_function(import_path: str, field: str) -> Callable[..., Any]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rljob_trainer.config.arithmetic import trains, trains_rl
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.hub_path import PREFIX
-from rljob_trainer.config.job import RLJobSpec
+from rljob_api.manifest.arithmetic import trains, trains_rl
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.hub_path import PREFIX
+from rljob_api.v1alpha1.job import RLJobSpec
 
 
 def resolve(path: str, job_dir: str | Path, field: str) -> Path:

@@ -18,11 +18,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from rljob_api.manifest.errors import UserError
+from rljob_api.manifest.load import load_document
+from rljob_api.v1alpha1.data import PrepareSpec
+
 from rljob_trainer import logs
 from rljob_trainer.cluster.preparation import report
-from rljob_trainer.config.data import PrepareSpec
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load_document
 from rljob_trainer.data.files import exclusive, write_atomically
 
 log = logging.getLogger(__name__)

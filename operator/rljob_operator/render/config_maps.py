@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from rljob_trainer.config.contract import document
+from rljob_api.contract import labels, names
+from rljob_api.contract.job_document import document
 
-from rljob_operator import labels, names
 from rljob_operator.objects import CONFIG_MAP, Obj
 from rljob_operator.render.context import Context
 
@@ -16,7 +16,7 @@ PREPARATION_KEY = "preparation.json"
 
 
 def config(context: Context) -> Obj:
-    """The RLJob as JSON, for images of this and of other versions (see `rljob_trainer.config.contract`). The user's
+    """The RLJob as JSON, for images of this and of other versions (see `rljob_api.contract.job_document`). The user's
     annotations stay behind: they repeat the whole manifest."""
     metadata = {
         "name": context.name,

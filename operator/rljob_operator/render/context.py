@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from rljob_trainer.config.job import API_VERSION, KIND, RLJob, RLJobSpec
+from rljob_api.contract import labels
+from rljob_api.v1alpha1.job import API_VERSION, KIND, RLJob, RLJobSpec
 
-from rljob_operator import labels
 from rljob_operator.objects import Kind, Obj
 from rljob_operator.settings import Settings
 

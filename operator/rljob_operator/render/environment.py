@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rljob_trainer.config.base import SecretKeyRef
-from rljob_trainer.config.pods import EnvVar, PodOverrides
+from rljob_api.contract import names
+from rljob_api.contract.labels import Group
+from rljob_api.v1alpha1.base import SecretKeyRef
+from rljob_api.v1alpha1.pods import EnvVar, PodOverrides
 
-from rljob_operator import names
-from rljob_operator.labels import Group
 from rljob_operator.render.context import CODE_DIR, MODEL_DIR, Context
 
 Env = dict[str, Any]

@@ -4,7 +4,7 @@ KubeRay copies a RayJob's labels to its cluster and pods and makes the PodGroup 
 installed with that scheduler.
 """
 
-from rljob_trainer.config.lifecycle import GangSpec
+from rljob_api.v1alpha1.lifecycle import GangSpec
 
 ENABLED = "ray.io/gang-scheduling-enabled"
 VOLCANO_QUEUE = "volcano.sh/queue-name"

@@ -1,6 +1,6 @@
 """Admission by Kueue: the labels by which it manages an attempt's RayJob."""
 
-from rljob_trainer.config.lifecycle import QueueSpec
+from rljob_api.v1alpha1.lifecycle import QueueSpec
 
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 

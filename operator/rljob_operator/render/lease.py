@@ -1,6 +1,7 @@
 """The Lease that fences attempts: its annotation says which attempt may hold it, its spec is the driver's."""
 
-from rljob_operator import labels, names
+from rljob_api.contract import labels, names
+
 from rljob_operator.objects import LEASE, Obj
 from rljob_operator.render.context import Context
 

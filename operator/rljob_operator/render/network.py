@@ -8,7 +8,8 @@ node and are not subject to policies. What pods connect to is not restricted: mo
 from collections.abc import Sequence
 from typing import Any
 
-from rljob_operator import labels, names
+from rljob_api.contract import labels, names
+
 from rljob_operator.objects import NETWORK_POLICY, Obj
 from rljob_operator.render.context import Context
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rljob_trainer.config.pods import PodOverrides
-from rljob_trainer.config.retriever import RETRIEVER_DIR
+from rljob_api.contract import labels, names
+from rljob_api.contract.labels import Group
+from rljob_api.v1alpha1.pods import PodOverrides
+from rljob_api.v1alpha1.retriever import RETRIEVER_DIR
 
-from rljob_operator import labels, names
-from rljob_operator.labels import Group
 from rljob_operator.objects import Obj
 from rljob_operator.render import patch
 from rljob_operator.render.context import CODE_DIR, CONFIG_DIR, MODEL_DIR, MOUNT, Context

@@ -8,10 +8,10 @@ lost costs little. The name holds a key of the content: another content is anoth
 import hashlib
 import json
 
-from rljob_trainer.config.contract import spelt_out
-from rljob_trainer.config.retriever import RetrieverSpec
+from rljob_api.contract import names
+from rljob_api.contract.job_document import spelt_out
+from rljob_api.v1alpha1.retriever import RetrieverSpec
 
-from rljob_operator import names
 from rljob_operator.objects import JOB, Obj
 from rljob_operator.render import environment, pod, storage
 from rljob_operator.render.config_maps import MANIFEST_KEY

@@ -10,10 +10,10 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from rljob_trainer.config.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
-from rljob_trainer.config.pods import PodOverrides
+from rljob_api.contract import labels, names
+from rljob_api.manifest.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
+from rljob_api.v1alpha1.pods import PodOverrides
 
-from rljob_operator import labels, names
 from rljob_operator.objects import RAY_JOB, Obj, name_of
 from rljob_operator.quantity import quantity
 from rljob_operator.render import environment, gang, kueue, pod

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from rljob_operator import names
+from rljob_api.contract import names
+
 from rljob_operator.objects import ROLE, ROLE_BINDING, SERVICE_ACCOUNT, Obj
 from rljob_operator.render.context import Context
 

@@ -4,10 +4,10 @@ import hashlib
 import json
 from typing import Any
 
-from rljob_trainer.config.contract import spelt_out
-from rljob_trainer.config.retriever import RetrieverSpec
+from rljob_api.contract import labels, names
+from rljob_api.contract.job_document import spelt_out
+from rljob_api.v1alpha1.retriever import RetrieverSpec
 
-from rljob_operator import labels, names
 from rljob_operator.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, SERVICE, Obj
 from rljob_operator.render import environment, pod
 from rljob_operator.render.config_maps import MANIFEST_KEY

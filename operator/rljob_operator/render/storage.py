@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from rljob_trainer.config.checkpoint import ClaimSpec
+from rljob_api.contract import names
+from rljob_api.v1alpha1.checkpoint import ClaimSpec
 
-from rljob_operator import names
 from rljob_operator.objects import CLAIM, Obj
 from rljob_operator.quantity import quantity
 from rljob_operator.render.context import Context

@@ -95,15 +95,15 @@ def _write(path: Path, value: Any) -> None:
 def version() -> str:
     """The version of the contract; the first one had no name yet."""
     try:
-        return str(importlib.import_module("rljob_trainer.config.contract").VERSION)
+        return str(importlib.import_module("rljob_api.contract.job_document").VERSION)
     except ModuleNotFoundError:
         return "1.0"
 
 
 def manifests(tree: Path) -> dict[str, dict[str, Any]]:
     """The examples, alone and with their overlays, and a job that uses many fields."""
+    from rljob_api.manifest.load import job_from, read
     from rljob_cli.manifest import merge
-    from rljob_trainer.config.load import job_from, read
 
     examples = {path.stem: read(path) for path in sorted((tree / "examples").glob("*.yaml"))}
     found = dict(examples)
@@ -119,13 +119,13 @@ def manifests(tree: Path) -> dict[str, dict[str, Any]]:
 
 def job(manifest: dict[str, Any]) -> dict[str, Any]:
     """What the operator renders for a job that its pods, or a later operator, see."""
-    from rljob_operator import labels
+    from rljob_api.contract import labels
+    from rljob_api.manifest.load import without_nulls
+    from rljob_api.v1alpha1.job import RLJob
     from rljob_operator.render import prepare, rayjob
     from rljob_operator.render.children import Wanted, children
     from rljob_operator.render.context import Context
     from rljob_operator.settings import Settings
-    from rljob_trainer.config.job import RLJob
-    from rljob_trainer.config.load import without_nulls
 
     context = Context(RLJob.model_validate(without_nulls(manifest)), NAMESPACE, UID, Settings())
     made = children(context, Wanted(attempt=3, request={}))
@@ -173,8 +173,8 @@ def _container(container: dict[str, Any]) -> dict[str, Any]:
 
 def schemas() -> dict[str, dict[str, Any]]:
     """What is read, as JSON schemas: the job by its processes (strictly), reports by the operator."""
+    from rljob_api.v1alpha1.job import RLJob
     from rljob_operator.observe import Preparation, Progress
-    from rljob_trainer.config.job import RLJob
     from rljob_trainer.retriever.app import RetrieveRequest
 
     models = {"job": RLJob, "progress": Progress, "preparation": Preparation, "retrieve": RetrieveRequest}
@@ -322,7 +322,7 @@ def preparation() -> list[dict[str, Any]]:
 
 def trained(tree: Path, directory: Path) -> None:
     """The directory of a tiny job: its world, identity and index, and its commit before the last step."""
-    from rljob_trainer.config.load import load
+    from rljob_api.manifest.load import load
     from rljob_trainer.loops.jobdir import claim
     from rljob_trainer.retriever.build import build_index
 
@@ -360,7 +360,7 @@ def _run(module: str, *arguments: str) -> None:
 def retrieved(directory: Path) -> dict[str, Any]:
     """One exchange of the trainer with the retriever, over the index of the tiny job."""
     from fastapi.testclient import TestClient
-    from rljob_trainer.config.load import load
+    from rljob_api.manifest.load import load
     from rljob_trainer.retriever.app import create_app
     from rljob_trainer.retriever.search import load_searcher
 

@@ -21,8 +21,8 @@ pytest.importorskip("torch")
 pytest.importorskip("faiss")
 pytest.importorskip("fastapi")
 
+from rljob_api.manifest.load import load_document
 from rljob_trainer.checkpoint import latest_commit
-from rljob_trainer.config.load import load_document
 from rljob_trainer.loops.jobdir import claim
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.prepare import is_prepared

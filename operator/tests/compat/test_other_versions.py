@@ -14,17 +14,17 @@ from typing import Annotated, Any
 import jsonschema
 import pytest
 from pydantic import Field
-from rljob_operator import names
+from rljob_api.contract import names
+from rljob_api.contract.job_document import VERSION, Since, Version, since_of
+from rljob_api.manifest.explain import child_model
+from rljob_api.manifest.load import load_document, without_nulls
+from rljob_api.v1alpha1.job import RLJob, RLJobSpec
+from rljob_api.v1alpha1.tracking import TrackingSpec
 from rljob_operator.observe import Observed, Preparation
 from rljob_operator.render import config_maps
 from rljob_operator.render.context import Context
 from rljob_operator.settings import Settings
 from rljob_trainer.cluster.control import wants_scale, wants_suspend
-from rljob_trainer.config.contract import VERSION, Since, Version, since_of
-from rljob_trainer.config.explain import child_model
-from rljob_trainer.config.job import RLJob, RLJobSpec
-from rljob_trainer.config.load import load_document, without_nulls
-from rljob_trainer.config.tracking import TrackingSpec
 
 from tests.compat import record
 from tests.compat.recorded import (
@@ -125,7 +125,7 @@ def changes(model: Any, recorded: Any, root: Any, at: str, since: Version) -> An
         mark = since_of(field)
         if key not in properties:
             if mark is None or not since < Version.parse(mark.version) <= VERSION:
-                yield f"{at}.{key}: give it Since(…) and raise VERSION, see rljob_trainer.config.contract"
+                yield f"{at}.{key}: give it Since(…) and raise VERSION, see rljob_api.contract.job_document"
             continue
         child, _ = child_model(field.annotation)
         if child is not None and (inner := object_in(properties[key], root)) is not None:

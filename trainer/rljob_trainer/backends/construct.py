@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rljob_api.v1alpha1.job import RLJobSpec
+from rljob_api.v1alpha1.model import ModelSpec
 from torch import nn
 
 from rljob_trainer.backends.critic import Critic
@@ -15,8 +17,6 @@ from rljob_trainer.backends.packed_attention import use_packed_attention
 from rljob_trainer.backends.policy import Policy
 from rljob_trainer.backends.shards import recompute_blocks, shard_policy
 from rljob_trainer.backends.vocab import LOGITS
-from rljob_trainer.config.job import RLJobSpec
-from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.models import build_model
 from rljob_trainer.models.meta import materialize, to_device
 

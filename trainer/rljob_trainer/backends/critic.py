@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from rljob.types import TrainSample
 from torch import Tensor, nn
 
 from rljob_trainer.algorithms import clipped_value_loss, explained_variance
@@ -11,7 +12,6 @@ from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Packing
 from rljob_trainer.backends.policy import document_bounds
 from rljob_trainer.backends.rl_loss import RlLoss, gather
-from rljob_trainer.rollout.types import TrainSample
 
 SUMS = ("value_loss", "value_clipfrac", "value_mean", "residual", "returns", "return_squares")
 

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from rljob.types import TokenSignals, TrainSample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
+from rljob_api.v1alpha1.optimizer import OptimizerSpec
 from torch import Tensor
 
 from rljob_trainer.algorithms import kl_estimate
@@ -26,12 +30,8 @@ from rljob_trainer.backends.rl_loss import RlLoss, count, to_row
 from rljob_trainer.backends.shards import full, parameters, recompute_blocks, whole
 from rljob_trainer.backends.state import MOMENTS, load_optimizer, load_state, save_state, snapshot_state
 from rljob_trainer.checkpoint.files import FileEntry
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
-from rljob_trainer.config.optimizer import OptimizerSpec
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.models.build import DTYPES
-from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.weights.arrays import Array, to_array
 from rljob_trainer.weights.buckets import TensorInfo
 

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJobSpec
+from rljob_api.v1alpha1.model import ModelSpec
 from torch import Tensor, nn
 
 from rljob_trainer.backends.shards import local, own_rows, parameters
 from rljob_trainer.backends.state import stage_of
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJobSpec
-from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.models import build_model
 from rljob_trainer.models.build import weights_folder
 from rljob_trainer.models.paths import resolve

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from rljob.types import TokenSignals, TrainSample
 from torch import Tensor
 
 from rljob_trainer.checkpoint.files import FileEntry
-from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.weights.buckets import TensorInfo
 
 Stage = Literal["sft", "rl"]

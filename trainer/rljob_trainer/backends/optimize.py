@@ -3,12 +3,12 @@
 import math
 
 import torch
+from rljob_api.v1alpha1.optimizer import OptimizerSpec
 from torch import Tensor, nn
 
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.backends.schedule import learning_rate
 from rljob_trainer.backends.shards import full, parameters
-from rljob_trainer.config.optimizer import OptimizerSpec
 
 
 def adamw(module: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:

@@ -9,10 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
 from torch.nn import functional
-
-from rljob_trainer.config.errors import UserError
 
 NAME = "rljob_packed"
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rljob.types import TokenSignals, TrainSample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer import logs
 from rljob_trainer.checkpoint.background import ShardWriter, mark_written
 from rljob_trainer.checkpoint.files import FileEntry
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
-from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.watch.pulse import Pulse
 
 if TYPE_CHECKING:

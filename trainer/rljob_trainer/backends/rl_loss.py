@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rljob.types import TrainSample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.algorithm import AlgorithmSpec, TisSpec
 from torch import Tensor
 
 from rljob_trainer.algorithms import (
@@ -19,10 +22,7 @@ from rljob_trainer.algorithms import (
 from rljob_trainer.backends.meters import Meters
 from rljob_trainer.backends.microbatch import MicroBatch, Row
 from rljob_trainer.backends.process import all_reduce
-from rljob_trainer.config.algorithm import AlgorithmSpec, TisSpec
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.hooks import load_function
-from rljob_trainer.rollout.types import TrainSample
 
 SUMS = (
     "loss", "pg_loss", "kl", "entropy", "clipfrac", "ratio_mean", "logprob_diff_mean", "mismatch_kl",

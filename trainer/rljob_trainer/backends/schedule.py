@@ -2,7 +2,7 @@
 
 import math
 
-from rljob_trainer.config.optimizer import OptimizerSpec
+from rljob_api.v1alpha1.optimizer import OptimizerSpec
 
 
 def learning_rate(spec: OptimizerSpec, step: int, total_steps: int) -> float:

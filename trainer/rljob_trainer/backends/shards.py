@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rljob_api.v1alpha1.trainer import FsdpSpec
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-
-from rljob_trainer.config.trainer import FsdpSpec
 
 
 def shard_policy(policy: nn.Module, layers: nn.ModuleList, spec: FsdpSpec, dtype: torch.dtype, device: str) -> None:

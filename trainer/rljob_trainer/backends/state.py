@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor, nn
 
 from rljob_trainer.backends.shards import local, own_rows, parameters
 from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
 from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
-from rljob_trainer.config.errors import UserError
 
 if TYPE_CHECKING:
     from rljob_trainer.backends.fsdp import FsdpRank

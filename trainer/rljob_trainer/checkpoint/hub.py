@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.checkpoint import HubPush
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.checkpoint import HubPush
 
 log = logging.getLogger(__name__)
 TOKEN_VARIABLE = "HF_PUSH_TOKEN"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rljob_trainer.config.checkpoint import CheckpointSpec
+from rljob_api.v1alpha1.checkpoint import CheckpointSpec
 
 
 def epochs_done(cursor: Mapping[str, Any]) -> int:

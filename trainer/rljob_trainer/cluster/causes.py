@@ -7,8 +7,8 @@ import errno
 import re
 from collections.abc import Iterator
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.status import AttemptReason
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.status import AttemptReason
 
 _TEXT: tuple[tuple[AttemptReason, re.Pattern[str]], ...] = (
     (

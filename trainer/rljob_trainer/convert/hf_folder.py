@@ -9,9 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
-
-from rljob_trainer.config.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

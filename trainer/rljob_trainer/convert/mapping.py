@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.architecture import Architecture, architecture_of
 from rljob_trainer.convert.layout import fuse_gate_up, fuse_qkv, resize_rows, split_gate_up, split_qkv
 

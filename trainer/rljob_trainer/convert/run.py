@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.architecture import Architecture, architecture_of
 from rljob_trainer.convert.hf_folder import HfFolder, HfWriter, copy_side_files, read_config
 from rljob_trainer.convert.layout import padded_vocab, resize_rows

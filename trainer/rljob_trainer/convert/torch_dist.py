@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_global_save_plan
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -40,7 +41,6 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.architecture import Architecture
 from rljob_trainer.convert.mapping import Entry, entries
 from rljob_trainer.convert.places import Place, alias_of, candidates, extra_states, place_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 
 _POLL_SECONDS = 0.1
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.hub_path import HubPath, parse_hub_path
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.hub_path import HubPath, parse_hub_path
 
 _SUFFIXES = (".parquet", ".jsonl", ".ndjson")
 _SPLITS = ("train", "test", "validation", "valid", "dev", "eval")

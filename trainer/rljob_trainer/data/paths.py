@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from rljob_trainer.config.hub_path import PREFIX
+from rljob_api.v1alpha1.hub_path import PREFIX
+
 from rljob_trainer.data.hub import HubAccess, fetch
 from rljob_trainer.job_paths import existing_file
 

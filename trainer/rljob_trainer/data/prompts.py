@@ -7,8 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rljob_trainer.config.data import PromptDataset, TrainDataset
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.data import PromptDataset, TrainDataset
+
 from rljob_trainer.data.chat import Message
 from rljob_trainer.data.hub import HubAccess
 from rljob_trainer.data.paths import data_files

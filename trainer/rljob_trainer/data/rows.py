@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
-from rljob_trainer.config.data import SftDataset
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.data import SftDataset
+
 from rljob_trainer.data.demonstrations import WHERE
 from rljob_trainer.data.encode import Encoded
 from rljob_trainer.data.hub import HubAccess

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.data import SftDataset
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.data import SftDataset
+
 from rljob_trainer.data.chat import ChatTemplate
 from rljob_trainer.data.demonstrations import COLUMNS, WHERE, segments_of
 from rljob_trainer.data.encode import Encoded, Encoder, StraddlingTokenError, backend_of

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from rljob_trainer.config.health import HealthCondition, HealthThresholds
+from rljob_api.v1alpha1.health import HealthCondition, HealthThresholds
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rljob_trainer.config.health import HealthCondition, HealthPolicies
+from rljob_api.v1alpha1.health import HealthCondition, HealthPolicies
+
 from rljob_trainer.health.detect import Finding, Row, detect, longest_window
 
 

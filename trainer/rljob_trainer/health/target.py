@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rljob_trainer.config.health import EarlyStop
+from rljob_api.v1alpha1.health import EarlyStop
 
 EVALUATION = "evaluation/"
 

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from rljob.types import Sample
+from rljob_api.manifest.arithmetic import max_staleness
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import rollout_due
-from rljob_trainer.config.arithmetic import max_staleness
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.data.prompts import PromptRow, PromptSource
 from rljob_trainer.loops.collect import DRAWS, TOO_LITTLE, make_filter
 from rljob_trainer.loops.engines import EngineGroup, Generating
@@ -32,7 +34,6 @@ from rljob_trainer.loops.samples import advantages_of, make_samples, rollout_met
 from rljob_trainer.loops.selection import Dropped
 from rljob_trainer.loops.staleness import Ledger
 from rljob_trainer.loops.waiting import TICK_SECONDS, WorkerError
-from rljob_trainer.rollout.types import Sample
 
 FULL = 0.5
 """Engines that generate this share of a batch gain little from more samples."""

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.rollout import RolloutSpec
+from rljob.types import Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.rollout import RolloutSpec
+
 from rljob_trainer.data.prompts import PromptRow
 from rljob_trainer.hooks import load_function
 from rljob_trainer.loops.samples import make_samples, sampling_params
 from rljob_trainer.loops.selection import UNFINISHED, Group, Selection, nonzero_std
 from rljob_trainer.rollout.resume import tokens_kept
-from rljob_trainer.rollout.types import Sample, SamplingParams
 
 Filter = Callable[[Sequence[Sample]], bool]
 FILTER_FIELD = "spec.rollout.dynamicFilter"

@@ -4,10 +4,11 @@ import copy
 import logging
 from collections.abc import Callable
 
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.checkpoint import Commit, CommitError, CommitWriter, prune
 from rljob_trainer.checkpoint.background import BackgroundCommit
 from rljob_trainer.checkpoint.store import size_of
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.state import LoopState

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from rljob.types import Sample, TokenSignals, TrainSample
+from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 
 from rljob_trainer.algorithms import estimate_advantages
-from rljob_trainer.config.algorithm import AlgorithmSpec
-from rljob_trainer.rollout.types import Sample, TokenSignals, TrainSample
 
 Ask = Callable[[Sequence[TrainSample]], list[TokenSignals]]
 """Asks the ranks for the critic's values and the KL of samples' tokens."""

@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import orjson
+from rljob.types import Sample
+from rljob_api.v1alpha1.output import OutputSpec
 
-from rljob_trainer.config.output import OutputSpec
 from rljob_trainer.data.files import write_atomically
 from rljob_trainer.loops.run import Run
 from rljob_trainer.loops.sample_files import assemble, sample_row, wanted
 from rljob_trainer.loops.samples import make_samples, rollout_metrics, sampling_params, segments_of
-from rljob_trainer.rollout.types import Sample
 
 FOLDER, OUTPUT = "samples", "samples"
 

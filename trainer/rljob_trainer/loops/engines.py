@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from rljob.types import Sample, SamplingParams
+from rljob_api.manifest.arithmetic import shares_gpus
+from rljob_api.v1alpha1.job import RLJob
 
-from rljob_trainer.config.arithmetic import shares_gpus
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.elastic import Roster, ScaleWish
 from rljob_trainer.loops.gpus import TrainerGpus
 from rljob_trainer.loops.placement import ROLLOUT_RESOURCE, engine_gpu_share, make_actor
@@ -29,7 +30,6 @@ from rljob_trainer.loops.waiting import (
 from rljob_trainer.loops.weight_sync import ObjectStoreSync, WeightSync
 from rljob_trainer.loops.weight_sync import engine_name as _name
 from rljob_trainer.rollout.routing import by_group, route
-from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.watch.watchdog import WAITS
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,13 @@ import time
 from collections.abc import Sequence
 
 import ray
+from rljob.types import Sample
 
 from rljob_trainer.loops.record import WITHOUT_RETRIEVER
 from rljob_trainer.loops.run import EvalSet, Run
 from rljob_trainer.loops.samples import make_samples, sampling_params, segments_of
 from rljob_trainer.loops.scores import scores
 from rljob_trainer.loops.unrelated import unrelated_retriever
-from rljob_trainer.rollout.types import Sample
 
 FINAL = "final"
 

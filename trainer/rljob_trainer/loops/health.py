@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable, Mapping
 
+from rljob_api.v1alpha1.health import EarlyStop, HealthPolicy
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint import Commit, list_commits, verify
-from rljob_trainer.config.health import EarlyStop, HealthPolicy
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.health.detect import Finding, longest_window
 from rljob_trainer.health.monitor import Monitor
 from rljob_trainer.health.rollback import Rollback, before, guarded

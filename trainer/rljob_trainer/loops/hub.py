@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rljob_api.manifest.arithmetic import trains
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.checkpoint import Commit
 from rljob_trainer.checkpoint.export import export_commit, is_exportable
 from rljob_trainer.checkpoint.hub import HubPusher, Upload, push_token
-from rljob_trainer.config.arithmetic import trains
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.models.tokenizer import save_tokenizer

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.contract import spelt_out
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
+from rljob_api.contract.job_document import spelt_out
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 
 IDENTITY_FILE = "job.json"
 ATTEMPTS = "attempts"

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rljob_trainer.config.arithmetic import generates
-from rljob_trainer.config.contract import document
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
-from rljob_trainer.config.load import load_document
+from rljob_api.contract.job_document import document
+from rljob_api.manifest.arithmetic import generates
+from rljob_api.manifest.errors import UserError
+from rljob_api.manifest.load import load_document
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.loops.jobdir import ATTEMPTS, claim, last_attempt, new_incarnation
 from rljob_trainer.loops.local_retriever import LocalRetriever

@@ -7,8 +7,9 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.retriever import RetrieverSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.retriever import RetrieverSpec
+
 from rljob_trainer.loops.processes import Child
 
 RESTARTS = 3

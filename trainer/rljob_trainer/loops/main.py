@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import ray
+from rljob_api.manifest.arithmetic import engine_count, generates, shares_gpus, total_gpus, trains, world_size
+from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.checkpoint import Commit
 from rljob_trainer.cluster.progress import ProgressReporter
-from rljob_trainer.config.arithmetic import engine_count, generates, shares_gpus, total_gpus, trains, world_size
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.health.rollback import rollbacks, standing
 from rljob_trainer.hooks import load_function
 from rljob_trainer.loops.elastic import ScaleWish

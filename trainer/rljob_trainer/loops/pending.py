@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob.types import Generation, Sample, TurnRecord
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.data.prompts import PromptRow
 from rljob_trainer.loops.selection import Group
-from rljob_trainer.rollout.types import Generation, Sample, TurnRecord
 
 _FROM_DATA = ("prompt", "prompt_ids", "label", "metadata", "source")
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-
-from rljob_trainer.config.arithmetic import shares_gpus
-from rljob_trainer.config.job import RLJobSpec
+from rljob_api.manifest.arithmetic import shares_gpus
+from rljob_api.v1alpha1.job import RLJobSpec
 
 TRAINER_RESOURCE = "rljob_trainer"
 ROLLOUT_RESOURCE = "rljob_rollout"

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rljob.types import TokenSignals, TrainSample
+from rljob_api.manifest.arithmetic import data_parallel_rank, data_parallel_size, world_size
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.backends.balance import restore, shares
-from rljob_trainer.config.arithmetic import data_parallel_rank, data_parallel_size, world_size
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.gpus import TrainerGpus
 from rljob_trainer.loops.placement import TRAINER_RESOURCE, make_actor, rank_gpu_share
 from rljob_trainer.loops.waiting import gather
-from rljob_trainer.rollout.types import TokenSignals, TrainSample
 from rljob_trainer.weights.buckets import Bucket
 
 START_SECONDS = 600.0

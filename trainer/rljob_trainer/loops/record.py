@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rljob.types import Sample
+
 from rljob_trainer import logs
 from rljob_trainer.cluster.progress import ProgressReporter, now_rfc3339
 from rljob_trainer.loops.state import LoopState
@@ -15,7 +17,6 @@ from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWri
 from rljob_trainer.metrics.trackers import Completion
 from rljob_trainer.metrics.tracking import Tracking
 from rljob_trainer.rewards.failures import Failures, ScoreReport, told
-from rljob_trainer.rollout.types import Sample
 from rljob_trainer.watch.judge import Stall
 
 WITHOUT_RETRIEVER = "without_retriever"

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
+from rljob.types import Sample, SamplingParams
+from rljob_api.manifest.arithmetic import batch_plan
+
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.checkpoint.schedule import rollout_due
-from rljob_trainer.config.arithmetic import batch_plan
 from rljob_trainer.data.prompts import PromptSource
 from rljob_trainer.loops.collect import Collected, collect, make_filter
 from rljob_trainer.loops.credit import Credit
@@ -18,7 +20,6 @@ from rljob_trainer.loops.samples import (
     staleness_of,
     train_batches,
 )
-from rljob_trainer.rollout.types import Sample, SamplingParams
 
 
 class RolloutFailedError(RuntimeError):

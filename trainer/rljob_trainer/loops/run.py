@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob.types import Sample, SamplingParams
+from rljob_api.manifest.arithmetic import generates, rl_steps, sft_steps, total_steps, trains, trains_rl
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.evaluation import EvalDataset
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.checkpoint import Commit
-from rljob_trainer.config.arithmetic import generates, rl_steps, sft_steps, total_steps, trains, trains_rl
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.evaluation import EvalDataset
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.data.hub import HubAccess
 from rljob_trainer.data.prompts import PromptRow, PromptSource, load_eval
 from rljob_trainer.data.sft import SftSource
@@ -36,7 +38,6 @@ from rljob_trainer.models import load_tokenizer
 from rljob_trainer.rewards import RewardAwayError, RewardScorer
 from rljob_trainer.rewards.failures import Failures
 from rljob_trainer.rollout.generate.build import prompt_tokenizer
-from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.watch.watchdog import WAITS, Watchdog
 
 logger = logging.getLogger(__name__)

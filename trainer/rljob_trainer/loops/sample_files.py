@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+from rljob.types import Sample
+from rljob_api.v1alpha1.output import OutputSpec
 
-from rljob_trainer.config.output import OutputSpec
 from rljob_trainer.metrics.jsonl import plain
-from rljob_trainer.rollout.types import Sample
 
 
 def wanted(sample: Sample, output: OutputSpec) -> bool:

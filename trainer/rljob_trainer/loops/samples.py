@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from rljob.types import Sample, SamplingParams, Tokenizer, TrainSample
+from rljob_api.v1alpha1.algorithm import AlgorithmSpec
+from rljob_api.v1alpha1.reward import RewardSpec
+from rljob_api.v1alpha1.rollout import SamplingSpec
 
 from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
-from rljob_trainer.config.algorithm import AlgorithmSpec
-from rljob_trainer.config.reward import RewardSpec
-from rljob_trainer.config.rollout import SamplingSpec
 from rljob_trainer.loops.credit import Ask, Credit, by_token, token_credit, train_sample
 from rljob_trainer.loops.seeds import sample_seed
-from rljob_trainer.rollout.types import Sample, SamplingParams, Tokenizer, TrainSample
 
 
 def make_samples(

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import prod
 
+from rljob.types import Sample
+
 from rljob_trainer.loops.samples import score_of
-from rljob_trainer.rollout.types import Sample
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

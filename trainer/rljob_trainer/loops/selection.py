@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rljob_trainer.rollout.types import Sample
+from rljob.types import Sample
 
 UNFINISHED = ("pending", "aborted")
 

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.retriever import RetrieverSpec
+from rljob_api.v1alpha1.retriever import RetrieverSpec
+
 from rljob_trainer.retriever.unrelated import load_unrelated
 
 MAX_REQUEST_BYTES = 1 << 20

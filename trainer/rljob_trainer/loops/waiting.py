@@ -7,9 +7,9 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from rljob_api.manifest.errors import UserError, missing_package
 
 from rljob_trainer.backends.errors import NonFiniteError
-from rljob_trainer.config.errors import UserError, missing_package
 from rljob_trainer.watch.watchdog import WAITS
 
 TICK_SECONDS = 1.0

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+from rljob_api.manifest.arithmetic import engine_gpus, trains
+from rljob_api.v1alpha1.job import RLJobSpec
 
-from rljob_trainer.config.arithmetic import engine_gpus, trains
-from rljob_trainer.config.job import RLJobSpec
 from rljob_trainer.loops.ranks import RankGroup
 from rljob_trainer.loops.waiting import WorkerFailedError, gather
 from rljob_trainer.weights import weights_digest

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.tracking import TrackingSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.tracking import TrackingSpec
+
 from rljob_trainer.metrics.trackers import Completion, RunFacts, Tracker
 
 logger = logging.getLogger(__name__)

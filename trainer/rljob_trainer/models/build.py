@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.model import ModelSpec, RandomInit
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.model import ModelSpec, RandomInit
 from rljob_trainer.models.meta import parameters_on_meta
 from rljob_trainer.models.paths import existing_folder, model_root, resolve
 from rljob_trainer.models.tokenizer import first_line, is_hub_id

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.model import ModelSource
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.model import ModelSource
 
 MODEL_DIR_VARIABLE = "RLJOB_MODEL_DIR"
 

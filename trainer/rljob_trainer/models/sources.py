@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
 from rljob_trainer.checkpoint.tensors import ShardReader
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.architecture import architecture_of
 from rljob_trainer.convert.hf_folder import HfFolder
 from rljob_trainer.convert.layout import resize_rows

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.checkpoint import WarmStart
+from rljob_api.v1alpha1.job import RLJobSpec
+
 from rljob_trainer.checkpoint.store import COMMIT_NAME, MANIFEST, Commit, find_commit, latest_commit, verify
-from rljob_trainer.config.checkpoint import WarmStart
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJobSpec
 from rljob_trainer.models.paths import resolve
 from rljob_trainer.models.sources import CommitWeights, FolderWeights, MegatronWeights, WeightSource
 

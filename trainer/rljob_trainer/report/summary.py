@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from rljob_trainer.config.job import RLJob
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.metrics.jsonl import Record
 from rljob_trainer.rewards.failures import kinds_told

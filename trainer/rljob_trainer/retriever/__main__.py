@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import uvicorn
+from rljob_api.manifest.errors import UserError
+from rljob_api.manifest.load import load_document
+from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer import logs
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load_document
-from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.data.files import write_atomically
 from rljob_trainer.retriever.app import Limits, create_app
 from rljob_trainer.retriever.build import build_index

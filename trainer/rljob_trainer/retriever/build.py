@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from rljob_api.manifest.errors import UserError
+from rljob_api.manifest.load import load_document
+from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer import logs
 from rljob_trainer.cluster.preparation import report
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load_document
-from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.data.files import exclusive, sync, write_atomically
 from rljob_trainer.job_paths import existing_file, resolve
 from rljob_trainer.retriever.corpus import Document, corpus_fingerprint, read_passages

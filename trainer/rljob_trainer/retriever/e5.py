@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.retriever import EncoderSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.retriever import EncoderSpec
 
 _CHUNK = 32
 """Texts per forward pass; sorted by length, so that little of it is padding."""

@@ -5,9 +5,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.retriever import EncoderSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.retriever import EncoderSpec
 
 
 class Encoder(Protocol):

@@ -22,10 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.hub_path import PREFIX
+from rljob_api.v1alpha1.retriever import RETRIEVER_DIR
+
 from rljob_trainer.cluster.preparation import report
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.hub_path import PREFIX
-from rljob_trainer.config.retriever import RETRIEVER_DIR
 from rljob_trainer.data.files import sync, write_atomically
 from rljob_trainer.job_paths import existing_file, resolve
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.retriever import RetrieverSpec
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.retriever import RetrieverSpec
 from rljob_trainer.job_paths import existing_file
 from rljob_trainer.retriever.corpus import Corpus, Document, scan_offsets
 from rljob_trainer.retriever.encoder import Encoder, load_encoder

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from random import Random
 
-from rljob_trainer.config.retriever import RetrieverSpec
+from rljob_api.v1alpha1.retriever import RetrieverSpec
+
 from rljob_trainer.job_paths import existing_file
 from rljob_trainer.retriever.corpus import Corpus, scan_offsets
 from rljob_trainer.retriever.search import Hit

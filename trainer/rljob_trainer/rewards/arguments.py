@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 
 
 class Arguments:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardFunction
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardFunction
 
 VERIFIERS = frozenset({"math", "deepscaler"})
 """Functions of ours that fail by what the policy wrote, or by a label: a few samples in a row prove nothing."""

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardFunction
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardFunction
+
 from rljob_trainer.rewards.arguments import Arguments
 from rljob_trainer.rewards.dapo import dapo
 from rljob_trainer.rewards.em import em
@@ -12,7 +14,6 @@ from rljob_trainer.rewards.pool import WorkerFunction
 from rljob_trainer.rewards.tags import tag_count, thinks_then_answers
 from rljob_trainer.rewards.text import label_text
 from rljob_trainer.rewards.wellformed import is_well_formed
-from rljob_trainer.rollout.types import Sample
 
 Scorer = Callable[[Sample], Any]
 VERIFIERS = {"math": "rljob_trainer.rewards.verifiers:math", "deepscaler": "rljob_trainer.rewards.verifiers:deepscaler"}

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from rljob.types import Sample
+
 from rljob_trainer.rewards.guard import guard
 from rljob_trainer.rewards.text import final_answer, label_text, last_boxed
-from rljob_trainer.rollout.types import Sample
 
 READ = 4000
 """Characters at the end of a response in which an answer without a box is looked for."""

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.rewards.failures import Fault
-from rljob_trainer.rollout.types import Sample
 
 START_TIMEOUT_SECONDS = 300.0
 ASYNC_CALLS = 64

@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardFunction
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardFunction
+
 from rljob_trainer.http_caller import AwayError, CallError, HttpCaller
 from rljob_trainer.rewards.arguments import Arguments
 from rljob_trainer.rewards.pool import Outcome
-from rljob_trainer.rollout.types import Sample
 
 
 class RemoteReward:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardSpec
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardSpec
+
 from rljob_trainer.rewards.failures import ScoreReport
 from rljob_trainer.rewards.functions import VERIFIERS, Scorer, build, check_label, verifier
 from rljob_trainer.rewards.pool import Outcome, WorkerFunction, WorkerPool
 from rljob_trainer.rewards.remote import RemoteReward
-from rljob_trainer.rollout.types import Sample
 
 ERROR = "reward_error"
 """Key of `Sample.info` that says why a sample got `failureReward`."""

@@ -1,7 +1,8 @@
 """The form of responses that think and answer in tags, as OpenR1 rewards it."""
 
+from rljob.types import Sample
+
 from rljob_trainer.rewards.text import written
-from rljob_trainer.rollout.types import Sample
 
 OPENR1 = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 BARE = ("<think>", "</think>", "<answer>", "</answer>")

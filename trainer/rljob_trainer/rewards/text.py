@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
+from rljob.types import Sample
+
 from rljob_trainer.rewards.wellformed import extract_answer
-from rljob_trainer.rollout.types import Sample
 
 _END_TOKENS = re.compile(r"(?:\s*(?:<[|｜][^<>|｜\s]{1,40}[|｜]>|</s>|<eos>|<pad>|<end_of_turn>))+\s*\Z")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=[^\s{])")

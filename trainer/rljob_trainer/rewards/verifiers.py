@@ -1,8 +1,9 @@
 """The verifiers as a worker runs them. Importing this module warms them up: no sample's time limit pays for imports."""
 
+from rljob.types import Sample
+
 from rljob_trainer.rewards import deepscaler as _deepscaler
 from rljob_trainer.rewards import maths
-from rljob_trainer.rollout.types import Sample
 
 math = maths.math
 

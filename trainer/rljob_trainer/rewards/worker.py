@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.hooks import load_function
 from rljob_trainer.rewards.location import defined_at, raised_at
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
-from rljob_trainer.rollout.types import Engine, Generation, Sample, SamplingParams, Session, Tokenizer, TurnRecord
+from rljob.types import Engine, Generation, Sample, SamplingParams, Session, Tokenizer, TurnRecord
 
 
 class CutOffError(BaseException):

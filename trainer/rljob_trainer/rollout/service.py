@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rljob.types import EngineError, Sample, SamplingParams
+from rljob_api.manifest.arithmetic import max_context_length
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 
-from rljob_trainer.config.arithmetic import max_context_length
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob, RLJobSpec
 from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.rollout.generate.build import JobGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank
 from rljob_trainer.rollout.serving import Receiver, ServingEngine, receiver
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.types import EngineError, Sample, SamplingParams
 from rljob_trainer.weights.arrays import Array
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from rljob_trainer.rollout.types import Engine, EngineError
+from rljob.types import Engine, EngineError
 
 
 class ServingEngine(Engine, Protocol):

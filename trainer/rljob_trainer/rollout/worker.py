@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rljob.types import Sample, SamplingParams
+from rljob_api.v1alpha1.job import RLJob
+
 from rljob_trainer import logs
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.metrics import exporter
-from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.watch.pulse import Pulse
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from rljob_trainer.config.health import StallLimits
+from rljob_api.v1alpha1.health import StallLimits
+
 from rljob_trainer.watch.pulse import Beat
 
 DRIVER = "driver"

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.health import StallLimits
+from rljob_api.v1alpha1.health import StallLimits
+
 from rljob_trainer.watch import stacks
 from rljob_trainer.watch.judge import DRIVER, Picture, Stall, Waiting, stalls
 from rljob_trainer.watch.pulse import Beat, Pulse, pulse_file, read, stack_file

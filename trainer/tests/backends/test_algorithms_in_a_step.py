@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.config.algorithm import AlgorithmSpec
+from rljob.types import Sample, TrainSample
+from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 from rljob_trainer.loops.credit import Credit, train_sample
 from rljob_trainer.loops.samples import advantages_of
-from rljob_trainer.rollout.types import Sample, TrainSample
 from rljob_trainer.weights import weights_digest
 
 from trainer.tests.backends.test_training_step import gradients

@@ -5,10 +5,10 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob.types import Sample
+from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 from rljob_trainer.backends.balance import partition, restore, shares, work
-from rljob_trainer.config.algorithm import AlgorithmSpec
 from rljob_trainer.loops.samples import advantages_of, train_batches
-from rljob_trainer.rollout.types import Sample
 
 lengths = st.lists(st.integers(1, 30_000), max_size=60)
 

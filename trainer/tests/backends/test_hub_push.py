@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint import CommitWriter
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.hub import Hub
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.state import LoopState

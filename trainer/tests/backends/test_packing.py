@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.backends.microbatch import Row, collate, plan
-from rljob_trainer.config.errors import UserError
 
 from trainer.tests.backends.test_training_step import gradients
 from trainer.tests.backends.tiny import Demonstration, demonstrations, samples

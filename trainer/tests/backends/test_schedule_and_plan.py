@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_api.v1alpha1.optimizer import OptimizerSpec
 from rljob_trainer.backends.errors import NonFiniteError
 from rljob_trainer.backends.microbatch import Row, collate, plan
 from rljob_trainer.backends.schedule import learning_rate
-from rljob_trainer.config.optimizer import OptimizerSpec
 
 
 def rates(steps: int, **schedule: Any) -> list[float]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.checkpoint import CommitWriter
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.run import hf_to_torch_dist
 from rljob_trainer.weights import weights_digest
 

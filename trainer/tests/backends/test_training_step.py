@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rljob.types import TrainSample
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.backends.errors import NonFiniteError
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.rollout.types import TrainSample
 from rljob_trainer.weights import to_tensor, weights_digest
 
 from trainer.tests.backends.tiny import demonstrations, samples

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.checkpoint import HubPush
 from rljob_trainer.checkpoint.hub import HubPusher, Upload, push_token
-from rljob_trainer.config.checkpoint import HubPush
-from rljob_trainer.config.errors import UserError
 
 from .hub_server import local_hub
 

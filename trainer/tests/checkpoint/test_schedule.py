@@ -4,8 +4,8 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_api.v1alpha1.checkpoint import CheckpointSpec
 from rljob_trainer.checkpoint.schedule import epochs_done, next_sft_boundary, rollout_due
-from rljob_trainer.config.checkpoint import CheckpointSpec
 
 
 def spec(**fields: object) -> CheckpointSpec:

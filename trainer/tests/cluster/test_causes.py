@@ -3,9 +3,9 @@
 import errno
 
 import pytest
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.checkpoint import CommitError
 from rljob_trainer.cluster.causes import reason_of
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.loops.waiting import WorkerFailedError, WorkerLostError, WorkerStuckError
 
 RAYS_GUESSES = (

@@ -3,9 +3,9 @@
 import time
 
 import pytest
+from rljob_api.manifest.errors import missing_package
 from rljob_trainer import driver
 from rljob_trainer.cluster import progress
-from rljob_trainer.config.errors import missing_package
 from rljob_trainer.loops.stop import EXIT_USER_ERROR, StopFlag
 
 

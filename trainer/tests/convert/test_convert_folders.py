@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.convert.architecture import architecture_of
 from rljob_trainer.convert.hf_folder import HfFolder, HfWriter
 from rljob_trainer.convert.mapping import hf_to_megatron

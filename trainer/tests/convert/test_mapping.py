@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.convert.architecture import Architecture, architecture_of
 from rljob_trainer.convert.layout import fuse_gate_up, fuse_qkv, padded_vocab, split_gate_up, split_qkv
 from rljob_trainer.convert.mapping import canonical_name, entries, hf_to_megatron, megatron_to_hf

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.data import PrepareSpec
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.data import PrepareSpec
 from rljob_trainer.data.files import exclusive
 from rljob_trainer.prepare import MARKER, is_prepared, prepare
 

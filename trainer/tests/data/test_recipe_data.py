@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.data import PromptDataset, SftDataset
 from rljob_cli.app import app
-from rljob_trainer.config.data import PromptDataset, SftDataset
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.data import SftSource, load_eval
 from rljob_trainer.data.recipes import RECIPES, prepare, prepare_data
 from typer.testing import CliRunner

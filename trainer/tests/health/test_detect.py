@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.config.health import HealthPolicies, HealthThresholds
+from rljob_api.v1alpha1.health import HealthPolicies, HealthThresholds
 from rljob_trainer.health.detect import Row, detect, longest_window
 from rljob_trainer.health.monitor import Monitor
 

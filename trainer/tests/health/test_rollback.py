@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_api.v1alpha1.health import EarlyStop
 from rljob_trainer.checkpoint import Commit
-from rljob_trainer.config.health import EarlyStop
 from rljob_trainer.health.rollback import Rollback, before, guarded, rollbacks, standing
 from rljob_trainer.health.target import measured, reached
 

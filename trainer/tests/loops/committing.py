@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint.background import mark_written
 from rljob_trainer.checkpoint.files import FileEntry, fsync_file, hash_file
 from rljob_trainer.cluster.progress import ProgressReporter, Sink, file_sink
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops.commits import Commits
 from rljob_trainer.loops.place import Place
 from rljob_trainer.loops.record import Recorder

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint import latest_commit
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops import local
 from rljob_trainer.quickstart.world import prepare
 

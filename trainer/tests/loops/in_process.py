@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 from ray.exceptions import RayActorError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.cluster.progress import ProgressReporter
-from rljob_trainer.config.job import RLJob
 from rljob_trainer.loops import engines, main, ranks, waiting, weight_sync
 from rljob_trainer.loops.elastic import ScaleWish
 from rljob_trainer.loops.placement import ROLLOUT_RESOURCE

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
-from rljob_trainer.config.job import RLJob
+from rljob.types import Sample, SamplingParams
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.loops import engines, waiting
 from rljob_trainer.loops.engines import CALL_SAMPLES, CALLS, EngineGroup, calls_of
-from rljob_trainer.rollout.types import Sample, SamplingParams
 
 from .actors import Told
 from .conftest import MANIFEST

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.rollout import RolloutSpec
+from rljob.types import Generation, Sample, SamplingParams, TurnRecord
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.rollout import RolloutSpec
 from rljob_trainer.data.prompts import PromptRow
 from rljob_trainer.loops.collect import Collected, collect, make_filter
 from rljob_trainer.loops.pending import groups_from_json, groups_to_json
 from rljob_trainer.loops.selection import Group
 from rljob_trainer.rollout.resume import blank, tokens_kept
-from rljob_trainer.rollout.types import Generation, Sample, SamplingParams, TurnRecord
 
 ROWS = [PromptRow(f"p{number}", [number + 1], f"l{number}", {"n": number}, "s", number) for number in range(50)]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from rljob_trainer.config.job import RLJobSpec
+from rljob_api.v1alpha1.job import RLJobSpec
 from rljob_trainer.loops.gpus import TrainerGpus, neighbours
 from rljob_trainer.loops.placement import (
     ROLLOUT_RESOURCE,

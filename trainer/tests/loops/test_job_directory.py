@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.loops.jobdir import claim, has_commits, last_attempt, new_incarnation
 
 from .conftest import MANIFEST

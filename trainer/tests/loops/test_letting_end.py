@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rljob_trainer.config.job import RLJob
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.loops import asynchronous
 from rljob_trainer.loops.asynchronous import Pump, let_end
 from rljob_trainer.loops.waiting import WorkerLostError

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rljob_trainer.config.job import RLJob
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.loops import local_retriever
 from rljob_trainer.loops.local_retriever import LocalRetriever, answers
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.load import load
+from rljob_api.manifest.errors import UserError
+from rljob_api.manifest.load import load
 from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.loops.local import run_local
 
@@ -58,7 +58,7 @@ def test_interrupted_runs_commit_and_leave_no_process(tiny: TinyRun) -> None:
     path = tiny.directory / "job.json.in"
     path.write_text(json.dumps(tiny.manifest))
     program = (
-        "import sys; from pathlib import Path; from rljob_trainer.config.load import load; "
+        "import sys; from pathlib import Path; from rljob_api.manifest.load import load; "
         "from rljob_trainer.loops.local import run_local; sys.exit(run_local(load(sys.argv[1]), Path(sys.argv[2])))"
     )
     process = subprocess.Popen(

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rljob.types import Sample
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.loops.record import Recorder
 from rljob_trainer.loops.samples import staleness_of
 from rljob_trainer.loops.state import LoopState
 from rljob_trainer.metrics.display import QuietDisplay
-from rljob_trainer.rollout.types import Sample
 
 
 @pytest.fixture

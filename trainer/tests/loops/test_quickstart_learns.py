@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.job import RLJob
-from rljob_trainer.config.load import load
+from rljob_api.manifest.load import load
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.loops.local import run_local
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "examples/quickstart.yaml"

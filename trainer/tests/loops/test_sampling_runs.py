@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.data import SftDataset
-from rljob_trainer.config.job import RLJob
+from rljob_api.v1alpha1.data import SftDataset
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.data.sft import SftSource
 from rljob_trainer.loops.stop import Stop, StopFlag
 from rljob_trainer.models import load_tokenizer

@@ -6,8 +6,8 @@ from math import comb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob.types import Sample
 from rljob_trainer.loops.scores import ks, pass_at_k, scores
-from rljob_trainer.rollout.types import Sample
 
 
 @given(st.data())

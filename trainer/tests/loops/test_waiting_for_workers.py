@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.loops.engines import CALLS_AT_ONCE
 from rljob_trainer.loops.placement import PlacementError, make_actor, start_local_ray, wait_for_resources
 from rljob_trainer.loops.stop import Stop, StopFlag

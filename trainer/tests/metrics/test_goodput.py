@@ -1,7 +1,7 @@
 """Which share of GPU time is useful."""
 
 import pytest
-from rljob_trainer.config.job import RLJob
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.metrics.goodput import Devices, devices_of, goodput, gpu_seconds
 
 PHASES = {"generate": 6.0, "reward": 1.0, "train": 2.0, "sync": 0.5, "commit": 0.25, "evaluate": 0.0, "idle": 0.25}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.tracking import TrackingSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.tracking import TrackingSpec
 from rljob_trainer.metrics import tracking as module
 from rljob_trainer.metrics.trackers import Completion, RunFacts
 from rljob_trainer.metrics.tracking import Tracking, check_tracking, known_runs, make_trackers

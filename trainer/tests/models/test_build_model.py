@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.model import ModelSpec
 from rljob_trainer.checkpoint.hf import save_hf
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.weights import weights_digest
 
@@ -131,7 +131,7 @@ def test_a_chat_template_of_the_manifest_replaces_the_tokenizers(job_dir: Path) 
 
 
 def test_a_saved_tokenizer_is_loaded_as_itself_beside_a_model_of_another_family(tmp_path: Path) -> None:
-    from rljob_trainer.config.model import ModelSpec
+    from rljob_api.v1alpha1.model import ModelSpec
     from rljob_trainer.models import load_tokenizer
     from rljob_trainer.models.tokenizer import save_tokenizer
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.retriever import EncoderSpec, RetrieverSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.retriever import EncoderSpec, RetrieverSpec
 from rljob_trainer.retriever.build import build_index
 from rljob_trainer.retriever.e5 import E5Encoder
 from rljob_trainer.retriever.encoder import load_encoder

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.cluster import preparation
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.retriever import fetch as module
 from rljob_trainer.retriever.fetch import fetch
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.reward import RewardSpec
+from rljob.types import Sample
+from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_trainer.rewards import RewardScorer
-from rljob_trainer.rollout.types import Sample
 
 _spec = importlib.util.spec_from_file_location("reward_corpus", Path(__file__).with_name("corpus.py"))
 assert _spec is not None

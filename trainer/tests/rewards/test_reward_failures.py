@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardFunction, RewardSpec
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardFunction, RewardSpec
 from rljob_trainer.rewards import RewardAwayError, ScoreReport, score
 from rljob_trainer.rewards.failures import ENOUGH, WINDOW, Failures, Fault, given_up, kinds_told
-from rljob_trainer.rollout.types import Sample
 
 MODULE = """import asyncio
 import functools

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardSpec
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_trainer.rewards import score
-from rljob_trainer.rollout.types import Sample
 
 Answer = Callable[[Any], tuple[int, Any]]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.reward import RewardSpec
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_trainer.rewards import RewardScorer, score
 from rljob_trainer.rewards.worker import memory_limit
-from rljob_trainer.rollout.types import Sample
 
 MODULE = """
 import asyncio, os, time

@@ -1,9 +1,9 @@
-"""What every engine keeps, ours and those that play one in a test: see `rljob_trainer.rollout.types.Generation`."""
+"""What every engine keeps, ours and those that play one in a test: see `rljob.types.Generation`."""
 
 from collections.abc import Collection
 from typing import Any
 
-from rljob_trainer.rollout.types import Generation, SamplingParams
+from rljob.types import Generation, SamplingParams
 
 
 def check_generation(

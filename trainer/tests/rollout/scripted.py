@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from rljob.types import FinishReason, Generation, Sample, SamplingParams, shown_ids
 from rljob_trainer.quickstart.byte_tokenizer import write_byte_tokenizer
-from rljob_trainer.rollout.types import FinishReason, Generation, Sample, SamplingParams, shown_ids
 
 from .contract import check_generation, end_of
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
+from rljob.types import Generation, Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.generate import ChatTurns, CustomGenerate, Limits, SearchGenerate, SingleTurnGenerate
 from rljob_trainer.rollout.generate.build import JobGenerate, prompt_tokenizer
 from rljob_trainer.rollout.generate.continuation import continuation_ids
 from rljob_trainer.rollout.search_client import Document
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
-from rljob_trainer.rollout.types import Generation, Sample, SamplingParams
 
 from .chat_families import FAMILIES, MARKS, VERBATIM, Family, Message, family
 from .scripted import ScriptedEngine, check_sample, trained_ids

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from rljob.types import Engine, Generation, SamplingParams
 from rljob_trainer.rollout.resume import ResumableEngine
 from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.types import Engine, Generation, SamplingParams
 
 from .conftest import TextTokenizer, make_config, make_model
 from .contract import check_generation, end_of

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rljob.types import SamplingParams
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.torch_engine.attention import Pages, attend, mask_table, plan, value_width
 from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
-from rljob_trainer.rollout.types import SamplingParams
 
 Trace = list[tuple[list[int], list[float]]]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from rljob.types import SamplingParams
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.types import SamplingParams
 
 
 @pytest.mark.gpu

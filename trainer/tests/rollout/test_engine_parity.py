@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.config.errors import UserError
+from rljob.types import EngineError, Generation, SamplingParams
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {}),

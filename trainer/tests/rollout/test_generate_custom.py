@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_trainer.config.errors import UserError
+from rljob.types import EngineError, Generation, Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.rollout.generate import CustomGenerate
-from rljob_trainer.rollout.types import EngineError, Generation, Sample, SamplingParams
 
 MODULE = """
 from rljob_trainer.rollout.types import EngineError, Generation

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob.types import Sample, SamplingParams
 from rljob_trainer.rollout.generate import Limits, SearchGenerate, SingleTurnGenerate
 from rljob_trainer.rollout.generate.search import neutralise, parse_action
 from rljob_trainer.rollout.search_client import Document, SearchError
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
-from rljob_trainer.rollout.types import Sample, SamplingParams
 
 from .scripted import ScriptedEngine, byte_tokenizer, check_sample, trained_ids
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
+from rljob.types import Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.generate.build import JobGenerate, prompt_tokenizer
 from rljob_trainer.rollout.generate.tool_calls import parse_calls
-from rljob_trainer.rollout.types import Sample, SamplingParams
 
 from .scripted import ScriptedEngine, byte_tokenizer, check_sample, trained_ids
 

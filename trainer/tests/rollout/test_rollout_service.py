@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from aiohttp import web
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
+from rljob.types import EngineError, Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
 from rljob_trainer.rollout.service import RolloutService
-from rljob_trainer.rollout.types import EngineError, Sample, SamplingParams
 from rljob_trainer.weights.arrays import to_array
 from rljob_trainer.weights.digest import weights_digest
 

@@ -4,10 +4,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from rljob.types import Sample, SamplingParams
 from rljob_trainer.loops.placement import start_local_ray
 from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
-from rljob_trainer.rollout.types import Sample, SamplingParams
 from rljob_trainer.rollout.worker import RolloutWorker
 from rljob_trainer.weights.arrays import to_array
 from rljob_trainer.weights.digest import weights_digest
@@ -32,7 +32,7 @@ MANIFEST = {
 @pytest.mark.slow
 def test_the_worker_as_an_actor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import ray
-    from rljob_trainer.config.job import RLJob
+    from rljob_api.v1alpha1.job import RLJob
 
     write_tokenizer(tmp_path / "tokenizer", ("home",), ("Zafo", "Miru"))
     spec = RLJob.model_validate(MANIFEST).spec.model

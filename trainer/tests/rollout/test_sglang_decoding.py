@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rljob_trainer.config.job import RLJob
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
 from rljob_trainer.rollout.sglang_engine.decoding import Decoder, batch_decode

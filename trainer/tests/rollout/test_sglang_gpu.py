@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.rollout.types import SamplingParams
+from rljob.types import SamplingParams
 
 from .contract import check_generation
 
@@ -25,7 +25,7 @@ pytestmark = [
 async def started(directory: Path) -> AsyncIterator[tuple[Any, Any, Any]]:
     """A service with an SGLang engine that serves nothing yet, the tokenizer, and a model of random weights."""
     pytest.importorskip("sglang")
-    from rljob_trainer.config.job import RLJob
+    from rljob_api.v1alpha1.job import RLJob
     from rljob_trainer.models import build_model, load_tokenizer
     from rljob_trainer.quickstart.tokenizer import write_tokenizer
     from rljob_trainer.rollout.service import RolloutService
@@ -70,7 +70,7 @@ async def started(directory: Path) -> AsyncIterator[tuple[Any, Any, Any]]:
 
 
 async def test_an_engine_serves_what_it_is_given(tmp_path: Path) -> None:
-    from rljob_trainer.rollout.types import Sample
+    from rljob.types import Sample
 
     async with started(tmp_path) as (service, tokenizer, hf):
         await service.update_weights(1, "", {n: p.detach() for n, p in hf.named_parameters()})

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
+from rljob.types import EngineError, SamplingParams
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
 from rljob_trainer.rollout.sglang_engine.engine import YOUNG_OBJECTS, SglangEngine
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, settled, stop_end
 from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, report_served, served_name, table_of, whole
-from rljob_trainer.rollout.types import EngineError, SamplingParams
 from rljob_trainer.weights.fingerprint import differing, entries
 
 from .conftest import TextTokenizer, plain_tokens

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rljob_trainer.config.health import StallLimits
+from rljob_api.v1alpha1.health import StallLimits
 from rljob_trainer.watch import stacks
 from rljob_trainer.watch.judge import Stall
 from rljob_trainer.watch.pulse import read

@@ -1,6 +1,6 @@
 """Whose layers Megatron's model is built of: TransformerEngine's where it can be imported, else megatron-core's own."""
 
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 
 TRANSFORMER_ENGINE, LOCAL = "transformer_engine", "local"
 FIELD = "spec.trainer.megatronArgs.transformer_impl"

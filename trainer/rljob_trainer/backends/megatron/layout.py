@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.trainer import Parallelism
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.trainer import Parallelism
 
 FIELD = "spec.trainer.parallelism"
 

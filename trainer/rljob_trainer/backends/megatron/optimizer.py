@@ -11,10 +11,10 @@ from megatron.core.distributed import (
     finalize_model_grads,
 )
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from rljob_api.v1alpha1.optimizer import OptimizerSpec
 
 from rljob_trainer.backends.megatron.model import PolicyModel
 from rljob_trainer.backends.megatron.slot import Slot
-from rljob_trainer.config.optimizer import OptimizerSpec
 
 
 def wrap(model: PolicyModel, *, overlap: bool) -> Any:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.trainer import Recompute
+
 from rljob_trainer.backends.megatron.layout import Layout, check_model
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.trainer import Recompute
 from rljob_trainer.convert.architecture import Architecture
 
 OURS = frozenset({

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.checkpoint import CheckpointSpec
+from rljob_api.v1alpha1.model import ModelSpec
 from torch import Tensor
 
-from rljob_trainer.config.checkpoint import CheckpointSpec
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.convert.architecture import Architecture
 from rljob_trainer.convert.hf_folder import INDEX, SINGLE, HfFolder
 from rljob_trainer.convert.mapping import Entry, unfuse_experts

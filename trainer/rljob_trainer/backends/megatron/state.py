@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
 from rljob_trainer.backends.megatron.layout import FIELD, Place
 from rljob_trainer.backends.megatron.weights import named_parameters
 from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
 from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
-from rljob_trainer.config.errors import UserError
 
 if TYPE_CHECKING:
     from rljob_trainer.backends.megatron.rank import MegatronRank

@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Iterator
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from rljob_api.manifest.errors import UserError
 from torch import Tensor, nn
 
 from rljob_trainer.backends.megatron.layout import Layout, Place
 from rljob_trainer.backends.megatron.model import PolicyModel, vocab_rows
 from rljob_trainer.backends.megatron.split import join, slice_of
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.convert.architecture import Architecture
 from rljob_trainer.convert.layout import resize_rows
 from rljob_trainer.convert.mapping import Entry, canonical_name, cut_vocab, entries

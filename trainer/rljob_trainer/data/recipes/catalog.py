@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.data.demonstrations import from_conversations
 from rljob_trainer.data.rows import Row, is_messages
 

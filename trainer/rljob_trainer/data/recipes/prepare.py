@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.hub_path import PREFIX
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.hub_path import PREFIX
 from rljob_trainer.data.files import sync
 from rljob_trainer.data.hub import HubAccess, fetch
 from rljob_trainer.data.recipes.catalog import RECIPES, Dropped, Recipe, Source, WrongSchemaError

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.tracking import MlflowSpec
+from rljob_api.v1alpha1.tracking import MlflowSpec
+
 from rljob_trainer.metrics.trackers.base import COLUMNS, Completion, RunFacts, as_row
 
 TOKEN = "MLFLOW_TRACKING_TOKEN"

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rljob_trainer.config.tracking import TensorBoardSpec
+from rljob_api.v1alpha1.tracking import TensorBoardSpec
+
 from rljob_trainer.metrics.trackers.base import Completion, RunFacts
 
 

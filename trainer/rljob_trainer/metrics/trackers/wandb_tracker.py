@@ -5,7 +5,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rljob_trainer.config.tracking import WandbSpec
+from rljob_api.v1alpha1.tracking import WandbSpec
+
 from rljob_trainer.metrics.trackers.base import COLUMNS, Completion, RunFacts, as_row
 
 API_KEY = "WANDB_API_KEY"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
+from rljob.types import Engine, Sample, SamplingParams
 
 
 class GenerateFunction(Protocol):

@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJobSpec
-from rljob_trainer.config.rollout import RolloutSpec
+from rljob.types import Engine, Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJobSpec
+from rljob_api.v1alpha1.rollout import RolloutSpec
+
 from rljob_trainer.rollout.generate.base import GenerateFunction, Limits
 from rljob_trainer.rollout.generate.custom import CustomGenerate
 from rljob_trainer.rollout.generate.search import SearchGenerate
@@ -18,7 +20,6 @@ from rljob_trainer.rollout.generate.toolbox import Toolbox, offers
 from rljob_trainer.rollout.generate.tools import ToolsGenerate
 from rljob_trainer.rollout.google_client import GoogleClient
 from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
-from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
 from rljob_trainer.rollout.web_page import PageReader
 
 GOOGLE_KEY = "SERPER_API_KEY"

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob.types import Generation
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.rollout.generate.continuation import ANCHOR, anchored_ids
-from rljob_trainer.rollout.types import Generation
 
 Message = Mapping[str, Any]
 

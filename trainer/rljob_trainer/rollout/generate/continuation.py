@@ -1,6 +1,6 @@
 """Text that goes on a sequence of tokens, as tokens."""
 
-from rljob_trainer.rollout.types import Tokenizer
+from rljob.types import Tokenizer
 
 ANCHOR = "\ue0a3rljob-turn\ue0a4"
 """Stands for text before. It ends with a private-use character, which no tokenizer joins with what follows."""

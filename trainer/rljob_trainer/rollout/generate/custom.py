@@ -5,9 +5,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob.types import Engine, EngineError, Sample, SamplingParams
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.hooks import load_function
-from rljob_trainer.rollout.types import Engine, EngineError, Sample, SamplingParams
 
 FIELD = "spec.rollout.generate.function"
 SIGNATURE = "async def f(args, sample, sampling, engine) -> Sample"

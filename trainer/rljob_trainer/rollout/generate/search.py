@@ -4,12 +4,13 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
+from rljob.types import Engine, Sample, SamplingParams
+
 from rljob_trainer.rollout.generate.base import Limits
 from rljob_trainer.rollout.generate.continuation import continuation_ids
 from rljob_trainer.rollout.generate.neutral import neutral
 from rljob_trainer.rollout.search_client import Document, SearchError
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
-from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
 
 SEARCH_END, ANSWER_END = "</search>", "</answer>"
 TAGS = ("think", "search", "information", "answer")

@@ -1,7 +1,8 @@
 """One generation per sample."""
 
+from rljob.types import Engine, Sample, SamplingParams
+
 from rljob_trainer.rollout.generate.base import Limits
-from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
 
 
 class SingleTurnGenerate:

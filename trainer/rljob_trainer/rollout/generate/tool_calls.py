@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.rollout import ToolSpec
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.rollout import ToolSpec
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _CALL = re.compile(rf"{OPEN}(.*?)({CLOSE}|\Z)", re.DOTALL)

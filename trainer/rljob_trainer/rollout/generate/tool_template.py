@@ -4,9 +4,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob.types import Generation
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.rollout.generate.chat_turns import Bridge, ChatTurns, Message
-from rljob_trainer.rollout.types import Generation
 
 
 def offering(tokenizer: Any, tools: Sequence[Mapping[str, Any]]) -> Any:

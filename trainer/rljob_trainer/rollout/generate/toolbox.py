@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.rollout import ToolSpec, ToolsSpec
+from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.rollout import ToolSpec, ToolsSpec
+
 from rljob_trainer.hooks import load_function
 from rljob_trainer.http_caller import CallError, HttpCaller
 from rljob_trainer.rollout.generate.tool_calls import Schema, ToolCall
-from rljob_trainer.rollout.types import Sample
 
 FIELD = "spec.rollout.generate.tools.functions"
 MODELS_FAULT = frozenset({400, 409, 413, 422})

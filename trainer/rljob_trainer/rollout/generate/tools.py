@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
+from rljob.types import Engine, Sample, SamplingParams
+
 from rljob_trainer.rollout.generate.base import Limits
 from rljob_trainer.rollout.generate.neutral import neutral
 from rljob_trainer.rollout.generate.tool_calls import parse_calls
 from rljob_trainer.rollout.generate.tool_template import ToolAnswers
 from rljob_trainer.rollout.generate.toolbox import ToolAwayError, Toolbox, ToolError
-from rljob_trainer.rollout.types import Engine, Sample, SamplingParams
 
 TAGS = ("tool_call", "tool_response")
 CUT = "… (cut)"

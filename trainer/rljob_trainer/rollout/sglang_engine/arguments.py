@@ -5,9 +5,9 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rljob_trainer.config.arithmetic import engine_gpus, samples_under_way, shares_gpus
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJobSpec
+from rljob_api.manifest.arithmetic import engine_gpus, samples_under_way, shares_gpus
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJobSpec
 
 FIELD = "spec.rollout.engineArgs"
 LOADER = "rljob_trainer.rollout.sglang_engine.served.report_served"

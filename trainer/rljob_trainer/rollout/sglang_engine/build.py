@@ -4,7 +4,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rljob_trainer.config.job import RLJobSpec
+from rljob_api.v1alpha1.job import RLJobSpec
+
 from rljob_trainer.models import build_config, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, known_arguments, server_arguments
 from rljob_trainer.rollout.sglang_engine.engine import SglangEngine

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-from rljob_trainer.rollout.types import Tokenizer
+from rljob.types import Tokenizer
 
 Rows = Sequence[Sequence[int]]
 

@@ -17,12 +17,13 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rljob_trainer.config.errors import UserError
+from rljob.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
+from rljob_api.manifest.errors import UserError
+
 from rljob_trainer.rollout.health import Event, Health
 from rljob_trainer.rollout.sglang_engine.decoding import Decoder
 from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, settled
 from rljob_trainer.rollout.sglang_engine.served import Told, read_told, served_name, whole
-from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
 from rljob_trainer.weights.fingerprint import differing, entries
 from rljob_trainer.weights.fingerprint import digest as digest_of
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_trainer.rollout.types import FinishReason, SamplingParams, Tokenizer
+from rljob.types import FinishReason, SamplingParams, Tokenizer
 
 MAX_SEED = 2**31 - 1
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}

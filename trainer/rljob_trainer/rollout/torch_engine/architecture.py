@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from rljob_trainer.config.errors import UserError
+from rljob_api.manifest.errors import UserError
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 

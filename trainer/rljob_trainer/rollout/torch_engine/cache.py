@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 import torch
+from rljob.types import EngineError
 
 from rljob_trainer.rollout.torch_engine.architecture import Architecture
 from rljob_trainer.rollout.torch_engine.attention import value_width
-from rljob_trainer.rollout.types import EngineError
 
 Saved = tuple[torch.Tensor, torch.Tensor]
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rljob.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
+from rljob_api.manifest.errors import UserError
 
-from rljob_trainer.config.errors import UserError
 from rljob_trainer.rollout.torch_engine.architecture import architecture_of
 from rljob_trainer.rollout.torch_engine.linear import Rows
 from rljob_trainer.rollout.torch_engine.runner import Runner, Stream, Turn, TurnResult, chunk_of
 from rljob_trainer.rollout.torch_engine.stopping import Stops
 from rljob_trainer.rollout.torch_engine.weights import ServedWeights
-from rljob_trainer.rollout.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
 from rljob_trainer.weights.arrays import Array
 from rljob_trainer.weights.digest import weights_digest
 

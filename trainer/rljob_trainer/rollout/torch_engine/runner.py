@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rljob.types import FinishReason, SamplingParams
 
 from rljob_trainer.rollout.torch_engine.architecture import Architecture
 from rljob_trainer.rollout.torch_engine.attention import Pages, page_size
@@ -19,7 +20,6 @@ from rljob_trainer.rollout.torch_engine.sampling import RowSampling, draws, row_
 from rljob_trainer.rollout.torch_engine.slots import SlotTable
 from rljob_trainer.rollout.torch_engine.stopping import Stops
 from rljob_trainer.rollout.torch_engine.weights import ServedWeights
-from rljob_trainer.rollout.types import FinishReason, SamplingParams
 
 PREFILL_TOKENS = 1024
 """Forced tokens of one pass at most, if it is more than one sequence's."""

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-
-from rljob_trainer.rollout.types import SamplingParams
+from rljob.types import SamplingParams
 
 
 class SlotTable:

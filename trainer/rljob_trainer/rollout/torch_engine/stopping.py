@@ -8,8 +8,7 @@ is not decodable alone), so only such candidates are looked at.
 from collections.abc import Sequence
 
 import numpy as np
-
-from rljob_trainer.rollout.types import Tokenizer
+from rljob.types import Tokenizer
 
 _UNDECODABLE = "\ufffd"
 _SLACK = 8

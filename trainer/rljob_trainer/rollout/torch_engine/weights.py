@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from rljob.types import EngineError
 
 from rljob_trainer.rollout.torch_engine.architecture import Architecture
-from rljob_trainer.rollout.types import EngineError
 from rljob_trainer.weights.arrays import Array, to_tensor
 
 

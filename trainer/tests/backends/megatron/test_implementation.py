@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from rljob_api.manifest.errors import UserError
 from rljob_trainer.backends.megatron.implementation import implementation
 from rljob_trainer.backends.megatron.slot import Slot
-from rljob_trainer.config.errors import UserError
 
 
 def test_transformer_engine_is_taken_where_it_is_there_unless_the_job_says_otherwise() -> None:

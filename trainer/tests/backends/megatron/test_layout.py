@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_api.manifest.arithmetic import data_parallel_rank, data_parallel_size
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.job import RLJob
+from rljob_api.v1alpha1.trainer import Parallelism
 from rljob_trainer.backends.megatron.layout import Layout, check_model, layout_of
-from rljob_trainer.config.arithmetic import data_parallel_rank, data_parallel_size
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.job import RLJob
-from rljob_trainer.config.trainer import Parallelism
 
 from trainer.tests.backends import tiny
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.trainer import Recompute
 from rljob_trainer.backends.megatron.layout import Layout
 from rljob_trainer.backends.megatron.options import model_options, recompute_options
 from rljob_trainer.backends.megatron.rope import angles, inverse_frequencies, rotate
 from rljob_trainer.backends.megatron.split import join, slice_of
-from rljob_trainer.config.errors import UserError
-from rljob_trainer.config.trainer import Recompute
 from rljob_trainer.convert.architecture import architecture_of
 from rljob_trainer.convert.mapping import entries
 from transformers import LlamaConfig, Qwen2Config, Qwen3MoeConfig

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rljob_api.v1alpha1.checkpoint import CheckpointSpec
+from rljob_api.v1alpha1.model import ModelSpec
 from rljob_trainer.backends.megatron.source import actor_path, open_weights
-from rljob_trainer.config.checkpoint import CheckpointSpec
-from rljob_trainer.config.model import ModelSpec
 from rljob_trainer.convert.architecture import architecture_of
 from rljob_trainer.convert.mapping import entries
 from rljob_trainer.convert.run import hf_to_torch_dist

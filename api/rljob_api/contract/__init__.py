@@ -1,0 +1,1 @@
+"""What operator, driver and CLI say to one another."""

@@ -1,0 +1,1 @@
+"""Reading a manifest, explaining what is wrong with it, and the arithmetic of a job."""

@@ -1,0 +1,1 @@
+"""The models of `rljob.io/v1alpha1`: one file per section of the spec."""
