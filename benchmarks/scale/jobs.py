@@ -3,9 +3,9 @@
 from typing import Any
 
 from rljob_api.v1alpha1.job import RLJob
-from rljob_operator.objects import Obj
-from rljob_operator.render.context import Context
-from rljob_operator.render.rayjob import ray_job
+from rljob_operator.kube.objects import Obj
+from rljob_operator.resources.context import Context
+from rljob_operator.resources.rayjob import ray_job
 from rljob_operator.settings import Settings
 
 from benchmarks.operator_latency import manifest

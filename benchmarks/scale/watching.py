@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import kopf
-from rljob_operator.kube import ApiError, HttpKube
-from rljob_operator.objects import POD, RAY_CLUSTER, RAY_JOB, RLJOB, Kind, Obj, name_of
-from rljob_operator.trouble import ready
+from rljob_operator.kube.client import ApiError, HttpKube
+from rljob_operator.kube.objects import POD, RAY_CLUSTER, RAY_JOB, RLJOB, Kind, Obj, name_of
+from rljob_operator.state.pod_diagnosis import ready
 
 CALL_SECONDS = 60.0
 MANAGER = "rljob-scale"

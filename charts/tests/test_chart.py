@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rljob_operator.objects import KINDS, WORKLOAD
+from rljob_operator.kube.objects import KINDS, WORKLOAD
 from rljob_operator.settings import Settings
 
 from charts.tests.conftest import CHART, CHARTS, Helm, Render
@@ -128,7 +128,7 @@ def test_the_operator_may_do_what_its_code_does(render: Render) -> None:
         group = kind.api_version.rpartition("/")[0]
         needed = {"create"} if kind.kind == "Event" else {"get", "list"}
         assert needed <= granted[(group, kind.plural)], kind
-    # Nobody may grant a right that he lacks: what a job's Role holds (rljob_operator.render.rbac).
+    # Nobody may grant a right that he lacks: what a job's Role holds (rljob_operator.resources.rbac).
     for group, resource in (("", "configmaps"), ("coordination.k8s.io", "leases")):
         assert {"get", "patch", "update"} <= granted[(group, resource)]
     assert "update" in granted[("rljob.io", "rljobs/finalizers")], "owner references that block deletion need it"

@@ -41,9 +41,9 @@ def plan_of(job: RLJob, directories: list[Path]) -> dict[str, Any]:
 
 def manifests_of(job: RLJob) -> list[dict[str, Any]]:
     """Every object that the operator would create for the first attempt of this job."""
-    from rljob_operator.render.children import Wanted, children
-    from rljob_operator.render.context import Context
-    from rljob_operator.render.rayjob import ray_job
+    from rljob_operator.resources.children import Wanted, children
+    from rljob_operator.resources.context import Context
+    from rljob_operator.resources.rayjob import ray_job
     from rljob_operator.settings import Settings
 
     context = Context(job, job.metadata.namespace or "default", job.metadata.uid or NO_UID, Settings())

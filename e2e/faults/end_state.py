@@ -7,7 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 from rljob_api.contract import labels
-from rljob_operator.objects import CHILDREN, POD, RLJOB, Kind, Obj, meta, name_of
+from rljob_operator.kube.objects import CHILDREN, POD, RLJOB, Kind, Obj, meta, name_of
 
 from e2e.faults.access import Admin
 

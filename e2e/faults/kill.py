@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rljob_operator.objects import Kind
+from rljob_operator.kube.objects import Kind
 
 from e2e.faults.access import Access
 from e2e.faults.apiserver import Away

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rljob_api.contract import labels, names
-from rljob_operator.objects import CONFIG_MAP, LEASE, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj, meta, rfc3339
+from rljob_operator.kube.objects import CONFIG_MAP, LEASE, POD, RAY_CLUSTER, RAY_JOB, RLJOB, Obj, meta, rfc3339
 
 from e2e.faults.access import Admin
 from e2e.faults.manifest import manifest

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rljob_operator.objects import RLJOB
+from rljob_operator.kube.objects import RLJOB
 
 from e2e.faults.access import Access, Admin
 from e2e.faults.kill import Stage, Suite

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_operator.kube import ApiError
-from rljob_operator.objects import RLJOB, Obj, condition, name_of
+from rljob_operator.kube.client import ApiError
+from rljob_operator.kube.objects import RLJOB, Obj, condition, name_of
 
 from e2e.faults.access import Access, Admin
 from e2e.faults.fuzz import generate

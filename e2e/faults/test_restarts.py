@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rljob_operator.objects import RLJOB
+from rljob_operator.kube.objects import RLJOB
 
 from e2e.cluster import control_plane as daemons_of
 from e2e.cluster.binaries import program

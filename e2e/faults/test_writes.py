@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from rljob_api.contract import names
-from rljob_operator.objects import CONFIG_MAP, POD, RAY_JOB, RLJOB
+from rljob_operator.kube.objects import CONFIG_MAP, POD, RAY_JOB, RLJOB
 
 from e2e.faults.access import Access, Admin
 from e2e.faults.kill import Stage, Suite

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rljob_api.contract import labels
-from rljob_operator.kube import ApiError
-from rljob_operator.objects import (
+from rljob_operator.kube.client import ApiError
+from rljob_operator.kube.objects import (  # fmt: skip
     CONFIG_MAP,
     DEPLOYMENT,
     POD,
@@ -28,8 +28,8 @@ from rljob_operator.objects import (
     deleting,
     meta,
     name_of,
-)  # fmt: skip
-from rljob_operator.work_queue import WorkQueue, work
+)
+from rljob_operator.kube.work_queue import WorkQueue, work
 
 from e2e.faults.access import Admin
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from rljob_api.v1alpha1.job import RLJob
-from rljob_operator.render import rbac
-from rljob_operator.render.context import Context
+from rljob_operator.resources import rbac
+from rljob_operator.resources.context import Context
 from rljob_operator.settings import Settings
 
 from e2e.cluster import binaries

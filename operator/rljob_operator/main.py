@@ -19,15 +19,15 @@ import kopf
 from rljob_api.contract import labels
 
 from rljob_operator import log
-from rljob_operator.cache import Cache
-from rljob_operator.cached_kube import CachedKube
-from rljob_operator.controller import Controller
-from rljob_operator.credentials import headers, login
-from rljob_operator.kopf_json import teach_kopf
-from rljob_operator.kube import HttpKube
+from rljob_operator.controller.controller import Controller
+from rljob_operator.kube.cached_client import CachedKube
+from rljob_operator.kube.client import HttpKube
+from rljob_operator.kube.credentials import headers, login
+from rljob_operator.kube.kopf_json import teach_kopf
+from rljob_operator.kube.objects import RLJOB, name_of
+from rljob_operator.kube.reflector import Reflectors
+from rljob_operator.kube.store import Cache
 from rljob_operator.metrics import Metrics
-from rljob_operator.objects import RLJOB, name_of
-from rljob_operator.reflect import Reflectors
 from rljob_operator.server import serve
 from rljob_operator.settings import Settings
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from rljob_api.contract import labels, names
-from rljob_operator.kept import kept
-from rljob_operator.kube import ApiError, Names, Objects
-from rljob_operator.objects import Kind, Obj, rfc3339
-from rljob_operator.quantity import quantity
-from rljob_operator.reconcile import reconcile
-from rljob_operator.refusals import Refusals
+from rljob_operator.controller.reconcile import reconcile
+from rljob_operator.kube.client import ApiError, Names, Objects
+from rljob_operator.kube.kept_fields import kept
+from rljob_operator.kube.objects import Kind, Obj, rfc3339
+from rljob_operator.kube.quantity import quantity
 from rljob_operator.settings import Settings
+from rljob_operator.state.refusals import Refusals
 
 NAMESPACE = "team"
 UID = "11111111-2222-3333-4444-555555555555"

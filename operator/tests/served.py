@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from rljob_operator.kube import HttpKube
+from rljob_operator.kube.client import HttpKube
 
 
 @asynccontextmanager

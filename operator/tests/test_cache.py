@@ -8,13 +8,13 @@ import tracemalloc
 import pytest
 from aiohttp import web
 from rljob_api.contract import labels
-from rljob_operator.cache import TOMBSTONE_SECONDS, Cache
-from rljob_operator.cached_kube import CachedKube
-from rljob_operator.kept import kept
-from rljob_operator.kube import ApiError
-from rljob_operator.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, WORKLOAD, Obj
-from rljob_operator.reconcile import reconcile
-from rljob_operator.reflect import Reflectors, comes_up
+from rljob_operator.controller.reconcile import reconcile
+from rljob_operator.kube.cached_client import CachedKube
+from rljob_operator.kube.client import ApiError
+from rljob_operator.kube.kept_fields import kept
+from rljob_operator.kube.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, WORKLOAD, Obj
+from rljob_operator.kube.reflector import Reflectors, comes_up
+from rljob_operator.kube.store import TOMBSTONE_SECONDS, Cache
 
 from tests.conftest import NAMESPACE, FakeKube, World, job_manifest
 from tests.served import serving

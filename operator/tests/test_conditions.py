@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rljob_api.contract.reasons import Reason
 from rljob_api.v1alpha1.status import Condition
-from rljob_operator.conditions import Conditions
-from rljob_operator.objects import rfc3339
+from rljob_operator.kube.objects import rfc3339
+from rljob_operator.state.conditions import Conditions
 
 from tests.test_lifecycle import start
 

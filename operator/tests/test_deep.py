@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_api.manifest.nesting import MAX_DEPTH, too_deep
-from rljob_operator.deep import cut, loads, trimmed
-from rljob_operator.kept import kept
-from rljob_operator.plan import accept
+from rljob_operator.controller.plan import accept
+from rljob_operator.kube.deep_json import cut, loads, trimmed
+from rljob_operator.kube.kept_fields import kept
 from rljob_operator.settings import Settings
 
 from tests.conftest import job_manifest

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from rljob_api.contract import labels
-from rljob_operator.controller import Controller
+from rljob_operator.controller.controller import Controller
+from rljob_operator.controller.plan import plan
+from rljob_operator.kube.objects import Obj, rfc3339
 from rljob_operator.metrics import Metrics
-from rljob_operator.objects import Obj, rfc3339
-from rljob_operator.observe import Observed
-from rljob_operator.plan import plan
 from rljob_operator.settings import Settings
+from rljob_operator.state.observe import Observed
 
 from tests.conftest import NAMESPACE, FakeKube, World, job_manifest
 from tests.test_lifecycle import start

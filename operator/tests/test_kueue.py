@@ -2,9 +2,9 @@
 e2e/kueue has the real ones."""
 
 import pytest
-from rljob_operator.objects import WORKLOAD, rfc3339
-from rljob_operator.reconcile import reconcile
-from rljob_operator.render.kueue import PRIORITY, QUEUE
+from rljob_operator.controller.reconcile import reconcile
+from rljob_operator.kube.objects import WORKLOAD, rfc3339
+from rljob_operator.resources.kueue import PRIORITY, QUEUE
 
 from tests.conftest import NAMESPACE, FakeKube
 from tests.test_lifecycle import start

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from rljob_api.manifest.free_form import FIELD_ELEMENTS
-from rljob_operator import plan
-from rljob_operator.controller import Controller
+from rljob_operator.controller import plan
+from rljob_operator.controller.controller import Controller
+from rljob_operator.controller.plan import accept
 from rljob_operator.metrics import Metrics
-from rljob_operator.plan import accept
-from rljob_operator.render.children import Wanted, children
-from rljob_operator.render.rayjob import ray_job
+from rljob_operator.resources.children import Wanted, children
+from rljob_operator.resources.rayjob import ray_job
 from rljob_operator.settings import Settings
 
 from tests.conftest import NAMESPACE, World, job_manifest
@@ -78,7 +78,7 @@ def test_a_patch_as_large_as_can_be_stored_is_refused_unread(group: tuple[str, s
     patch = one_element_again_and_again(82_000)
     raw = with_patch(patch, group)
     assert ETCD_BYTES < len(json.dumps(raw)) < 1_600_000
-    monkeypatch.setattr("rljob_operator.plan.whole", lambda _: pytest.fail("it is parsed"))
+    monkeypatch.setattr("rljob_operator.controller.plan.whole", lambda _: pytest.fail("it is parsed"))
     problems, context = accept(raw, Settings(), started=False)
     path = f"spec.{'.'.join(group)}.podTemplatePatch"
     assert problems == [f"{path}: has more than {FIELD_ELEMENTS} entries, in maps and lists at all levels"]

@@ -10,8 +10,8 @@ import pytest
 from kopf._core.actions.loggers import LocalObjectLogger
 from prometheus_client import CollectorRegistry
 from rljob_operator import log
-from rljob_operator.controller import CANARY, Controller
-from rljob_operator.kube import ApiError
+from rljob_operator.controller.controller import CANARY, Controller
+from rljob_operator.kube.client import ApiError
 from rljob_operator.metrics import Metrics
 from rljob_operator.settings import Settings
 

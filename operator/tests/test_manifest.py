@@ -5,7 +5,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_operator.manifest import readable, status_of, whole
+from rljob_operator.state.manifest import readable, status_of, whole
 
 from tests.conftest import job_manifest
 from tests.test_lifecycle import start

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from rljob_api.contract import labels
 from rljob_api.v1alpha1.job import RLJob
-from rljob_operator.render.context import Context
-from rljob_operator.render.network import policies
+from rljob_operator.resources.context import Context
+from rljob_operator.resources.network import policies
 from rljob_operator.settings import Settings
 
 from tests.conftest import NAMESPACE, UID, job_manifest

@@ -17,16 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from rljob_api.contract.reasons import EVENTS, WARNINGS, Reason
-from rljob_operator.cache import Cache
-from rljob_operator.controller import Controller
-from rljob_operator.kube import ApiError
+from rljob_operator.controller.controller import Controller
+from rljob_operator.controller.plan_cache import Recent, footprint
+from rljob_operator.kube.client import ApiError
+from rljob_operator.kube.objects import CONFIG_MAP, RAY_JOB, RLJOB
+from rljob_operator.kube.store import Cache
+from rljob_operator.kube.work_queue import WorkQueue, work
 from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
-from rljob_operator.objects import CONFIG_MAP, RAY_JOB, RLJOB
-from rljob_operator.recent import Recent, footprint
 from rljob_operator.server import Canary, serve
 from rljob_operator.settings import Settings
-from rljob_operator.work_queue import WorkQueue, work
 
 from tests.conftest import World, job_manifest
 from tests.served import serving

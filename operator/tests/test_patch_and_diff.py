@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_api.manifest.errors import UserError
-from rljob_operator.diff import covers, digest, needs_apply, stamped
-from rljob_operator.quantity import quantity, same
-from rljob_operator.reconcile import merge_patch
-from rljob_operator.render.patch import DIRECTIVE, MERGE_KEYS, merge
+from rljob_operator.controller.reconcile import merge_patch
+from rljob_operator.kube.diff import covers, digest, needs_apply, stamped
+from rljob_operator.kube.quantity import quantity, same
+from rljob_operator.resources.patch import DIRECTIVE, MERGE_KEYS, merge
 
 from tests.work import calls
 

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from rljob_operator.kube import ApiError
-from rljob_operator.objects import rfc3339
-from rljob_operator.refusals import LONGEST_SECONDS
+from rljob_operator.kube.client import ApiError
+from rljob_operator.kube.objects import rfc3339
+from rljob_operator.state.refusals import LONGEST_SECONDS
 
 from tests.conftest import World, job_manifest
 from tests.test_lifecycle import start

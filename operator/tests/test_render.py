@@ -20,10 +20,10 @@ from hypothesis import settings as tests
 from hypothesis import strategies as st
 from rljob_api.contract import names
 from rljob_api.v1alpha1.job import MAX_NAME_LENGTH, RLJob
-from rljob_operator.render import prepare
-from rljob_operator.render.children import Wanted, children
-from rljob_operator.render.context import Context
-from rljob_operator.render.rayjob import ray_job
+from rljob_operator.resources import prepare
+from rljob_operator.resources.children import Wanted, children
+from rljob_operator.resources.context import Context
+from rljob_operator.resources.rayjob import ray_job
 from rljob_operator.settings import Settings
 
 from tests.conftest import NAMESPACE, UID, job_manifest

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rljob_api.v1alpha1.rollout import Autoscaling
-from rljob_operator.autoscale import decide, recommend
+from rljob_operator.policies.autoscaling import decide, recommend
 
 from tests.test_lifecycle import start
 

@@ -1,8 +1,8 @@
 """A status that only counts pods waits for more of them, a little; whatever else is new is written at once."""
 
 import pytest
-from rljob_operator.reconcile import reconcile
-from rljob_operator.settling import Settling, only_counts
+from rljob_operator.controller.reconcile import reconcile
+from rljob_operator.controller.status_throttle import Settling, only_counts
 
 from tests.conftest import NAMESPACE, World, job_manifest
 

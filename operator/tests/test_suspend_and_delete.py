@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rljob_operator.objects import rfc3339
+from rljob_operator.kube.objects import rfc3339
 
 from tests.test_lifecycle import start
 

@@ -122,9 +122,9 @@ def job(manifest: dict[str, Any]) -> dict[str, Any]:
     from rljob_api.contract import labels
     from rljob_api.manifest.load import without_nulls
     from rljob_api.v1alpha1.job import RLJob
-    from rljob_operator.render import prepare, rayjob
-    from rljob_operator.render.children import Wanted, children
-    from rljob_operator.render.context import Context
+    from rljob_operator.resources import prepare, rayjob
+    from rljob_operator.resources.children import Wanted, children
+    from rljob_operator.resources.context import Context
     from rljob_operator.settings import Settings
 
     context = Context(RLJob.model_validate(without_nulls(manifest)), NAMESPACE, UID, Settings())
@@ -174,7 +174,7 @@ def _container(container: dict[str, Any]) -> dict[str, Any]:
 def schemas() -> dict[str, dict[str, Any]]:
     """What is read, as JSON schemas: the job by its processes (strictly), reports by the operator."""
     from rljob_api.v1alpha1.job import RLJob
-    from rljob_operator.observe import Preparation, Progress
+    from rljob_operator.state.observe import Preparation, Progress
     from rljob_trainer.retriever.app import RetrieveRequest
 
     models = {"job": RLJob, "progress": Progress, "preparation": Preparation, "retrieve": RetrieveRequest}

@@ -20,10 +20,10 @@ from rljob_api.manifest.explain import child_model
 from rljob_api.manifest.load import load_document, without_nulls
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 from rljob_api.v1alpha1.tracking import TrackingSpec
-from rljob_operator.observe import Observed, Preparation
-from rljob_operator.render import config_maps
-from rljob_operator.render.context import Context
+from rljob_operator.resources import config_maps
+from rljob_operator.resources.context import Context
 from rljob_operator.settings import Settings
+from rljob_operator.state.observe import Observed, Preparation
 from rljob_trainer.cluster.control import wants_scale, wants_suspend
 
 from tests.compat import record

@@ -1,0 +1,1 @@
+"""Watch, reconcile, plan, write: the controller."""

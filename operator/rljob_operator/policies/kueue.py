@@ -1,0 +1,192 @@
+"""Admission by Kueue (`lifecycle.queue`): why an attempt waits, since when it runs, and when Kueue has taken it back.
+
+The attempt's RayJob is made suspended, with the queue's label, and is not written again: `spec.suspend` and the pod
+templates are Kueue's from then on. An attempt that was admitted and is suspended again has been evicted. It is not
+waited for until Kueue admits it anew in place: that cluster would run the old attempt from the old commit. The attempt
+ends, its RayJob is deleted, and the next one is a Workload of its own.
+"""
+
+import re
+from dataclasses import replace
+
+from rljob_api.contract import labels
+from rljob_api.contract.reasons import Reason
+from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
+
+from rljob_operator.kube.objects import WORKLOAD, Obj, condition, controlled_by, meta, rfc3339
+from rljob_operator.policies.attempt_outcome import Verdict, uncommitted
+from rljob_operator.state.conditions import Conditions
+from rljob_operator.state.failure_causes import VAGUE, action
+from rljob_operator.state.job_view import View
+
+ENDED_REPORT = ("Succeeded", "Failed", "Suspended")
+AT_REST = ("", "Suspended")
+"""`jobDeploymentStatus` of a RayJob without a cluster: KubeRay has forgotten the Ray job, so that a deletion does not
+stop the driver half-way through its commit."""
+_REASONS: dict[str, AttemptReason] = {"PodsReadyTimeout": "StartTimeout", "NodeFailures": "NodeLost"}
+"""Reasons of the condition Evicted that are failures of the attempt; all others are Kueue's own wish."""
+_LOST = re.compile(r"; \d+ steps? after step \d+ not committed$")
+
+
+def queued(view: View) -> bool:
+    """Whether the current attempt's RayJob waits for admission, or for being admitted again."""
+    attempt = view.active
+    return bool(attempt) and view.context.spec.lifecycle.queue is not None and suspended(_ray_job(view))
+
+
+def suspended(ray_job: Obj | None) -> bool:
+    """Whether a RayJob is suspended; only Kueue does that."""
+    return bool(((ray_job or {}).get("spec") or {}).get("suspend"))
+
+
+def fold(view: View) -> None:
+    """Record since when the attempt is admitted, and as which RayCluster."""
+    attempt, ray_job = view.active, _ray_job(view)
+    if view.context.spec.lifecycle.queue is None or attempt is None or ray_job is None:
+        return
+    if attempt.admitted_time is None and (view.report is not None or not suspended(ray_job)):
+        admitted = condition(_workload(view) or {}, "Admitted")
+        since = admitted.get("lastTransitionTime") if admitted.get("status") == "True" else None
+        attempt.admitted_time = str(since or rfc3339(view.now))
+    cluster = view.observed.ray_cluster(attempt.number)
+    if cluster is not None and attempt.ray_cluster is None and not suspended(ray_job):
+        attempt.ray_cluster = str(cluster["metadata"]["name"])
+
+
+def taken_back(view: View) -> bool:
+    """Whether Kueue has evicted the current attempt, or has done so and admitted its RayJob anew meanwhile."""
+    attempt = view.active
+    if attempt is None or view.context.spec.lifecycle.queue is None or attempt.admitted_time is None:
+        return False
+    return suspended(_ray_job(view)) or _anew(view, attempt)
+
+
+def held(view: View) -> bool:
+    """Whether the Workload is deactivated: an administrator (or Kueue's own limit) wants the attempt not to run."""
+    workload = _workload(view)
+    return workload is not None and (workload.get("spec") or {}).get("active") is False
+
+
+def evicted(view: View, attempt: AttemptStatus, judged: Verdict | None) -> Verdict | None:
+    """The verdict on an attempt that was taken back; None while its driver may still report.
+
+    `judged` is what would be said without a queue: the driver's own word stands, but a head or a worker that went with
+    the cluster is no failure.
+    """
+    if judged is not None and judged.reason not in VAGUE and judged.reason != "StartTimeout":
+        return judged
+    reported = view.report is not None and view.report.state in ENDED_REPORT
+    status = (_ray_job(view) or {}).get("status") or {}
+    if not (reported or _anew(view, attempt) or status.get("jobDeploymentStatus", "") in AT_REST):
+        return None
+    cause = condition(_workload(view) or {}, "Evicted")
+    word = str(cause.get("reason") or "suspended")
+    said = f": {cause['message']}" if cause.get("message") else ""
+    reason: AttemptReason = _REASONS.get(word, "Preempted")
+    follows = action(view.context.spec.lifecycle, reason)
+    return Verdict(
+        "Suspended" if reason == "Preempted" and follows == "RetryUncounted" else "Failed",
+        f"evicted by Kueue ({word}){said}",
+        view.report.exit_code if view.report and reported else None,
+        reason=reason,
+    )
+
+
+def settle(view: View) -> None:
+    """While the pods of an evicted attempt are ending: what its driver still commits counts."""
+    attempt, report = view.current, view.report
+    if attempt is None or attempt.ray_cluster is None or report is None or not view.occupied:
+        return
+    if attempt.state not in ("Suspended", "Failed") or attempt.exit_code is not None:
+        return
+    committed = view.status.last_commit.step if view.status.last_commit else 0
+    attempt.committed_step, attempt.end_step = committed, max(report.step, committed)
+    attempt.message = _LOST.sub("", attempt.message or "") + uncommitted(attempt)
+    if report.state in ENDED_REPORT:
+        attempt.exit_code = report.exit_code
+
+
+def pin(view: View) -> str:
+    """Keep the engines that the attempt was queued with: quota is for these. Why they are not what is asked for, in
+    words; empty when they are."""
+    if view.context.spec.lifecycle.queue is None or not rollout_pods(view.context.spec):
+        return ""
+    attempt = view.active
+    text = meta(_ray_job(view) or {"metadata": {}}, "annotations", labels.ROLLOUT_REPLICAS)
+    wanted = view.context.spec.rollout.replicas
+    if attempt is None or text is None or int(text) == wanted:
+        return ""
+    job = view.context.job.model_copy(deep=True)
+    job.spec.rollout.replicas = int(text)
+    view.context = replace(view.context, job=job)
+    return (
+        f"attempt {attempt.number} keeps the {text} rollout pods that it was queued with: rollout.replicas {wanted} "
+        "holds from the next attempt on (suspend and resume the job to have it now)"
+    )
+
+
+def report(view: View, conditions: Conditions) -> None:
+    """The condition Admitted; absent without a queue."""
+    queue = view.context.spec.lifecycle.queue
+    if queue is None:
+        conditions.drop("Admitted")
+        return
+    attempt, ray_job = view.active, _ray_job(view)
+    if view.finished or attempt is None or ray_job is None:
+        conditions.set("Admitted", False, Reason.NO_ATTEMPT, "no attempt is in the queue")
+        return
+    workload = _workload(view)
+    if taken_back(view):
+        cause = condition(workload or {}, "Evicted")
+        conditions.set("Admitted", False, Reason.EVICTED, str(cause.get("message") or "suspended by Kueue"))
+    elif not suspended(ray_job):
+        its = ((workload or {}).get("status") or {}).get("admission") or {}
+        by = f" by ClusterQueue {its['clusterQueue']}" if its.get("clusterQueue") else ""
+        conditions.set("Admitted", True, Reason.ADMITTED, f"admitted{by} through LocalQueue {queue.name}")
+    else:
+        reason, message = _why(view, workload)
+        conditions.set("Admitted", False, reason, f"LocalQueue {queue.name}: {message}")
+
+
+def _why(view: View, workload: Obj | None) -> tuple[Reason, str]:
+    """Why a RayJob waits, by its Workload."""
+    if workload is None:
+        if view.observed.kueue:
+            return Reason.WAITING_FOR_ADMISSION, (
+                "Kueue has not made a Workload for the RayJob yet; it makes none unless its integration "
+                "ray.io/rayjob is on"
+            )
+        return Reason.KUEUE_MISSING, (
+            "Kueue is not installed in this cluster (there is no kind Workload of kueue.x-k8s.io); the job goes on by "
+            "itself once it is"
+        )
+    if held(view):
+        return Reason.INADMISSIBLE, f"Workload {workload['metadata']['name']} is deactivated (spec.active is false)"
+    reserved = condition(workload, "QuotaReserved")
+    if reserved.get("status") == "True":
+        checks = (workload.get("status") or {}).get("admissionChecks") or []
+        pending = [f"{c.get('name')}: {c.get('message')}" for c in checks if c.get("state") != "Ready"]
+        return Reason.WAITING_FOR_ADMISSION, f"quota is reserved, checks are pending: {'; '.join(pending)}"
+    message = str(reserved.get("message") or "waiting for quota")
+    if reserved.get("reason") == "Inadmissible":
+        return Reason.INADMISSIBLE, message
+    return Reason.WAITING_FOR_ADMISSION, message
+
+
+def _anew(view: View, attempt: AttemptStatus) -> bool:
+    """Whether the attempt runs as another RayCluster than it began with."""
+    name = ((_ray_job(view) or {}).get("status") or {}).get("rayClusterName")
+    return bool(name and attempt.ray_cluster and name != attempt.ray_cluster)
+
+
+def _ray_job(view: View) -> Obj | None:
+    return view.observed.ray_job(view.active.number) if view.active else None
+
+
+def _workload(view: View) -> Obj | None:
+    ray_job = _ray_job(view)
+    if ray_job is None:
+        return None
+    uid = ray_job["metadata"]["uid"]
+    return next((found for found in view.observed.of_kind(WORKLOAD.kind) if controlled_by(found, uid)), None)

@@ -1,0 +1,1 @@
+"""What was observed of a job: objects, conditions, reasons, diagnoses."""
