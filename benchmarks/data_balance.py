@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 
-from rljob_trainer.backends.balance import shares, work
+from rljob_trainer.training.balance import shares, work
 
 GOAL = 1.05
 BATCHES = 20

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-from rljob_trainer.rollout.sglang_engine.decoding import Decoder
+from rljob_trainer.inference.sglang.decoding import Decoder
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast

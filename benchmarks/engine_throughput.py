@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from rljob.types import SamplingParams
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 VOCABULARY, CONTEXT = 144, 512

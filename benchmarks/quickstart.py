@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob_api.manifest.load import load
-from rljob_trainer.loops.local import run_local
+from rljob_trainer.local.run import run_local
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from rljob.types import Sample, SamplingParams
-from rljob_trainer.loops.engines import CALLS_AT_ONCE, calls_of
-from rljob_trainer.rollout.sglang_engine import engine as engine_module
-from rljob_trainer.rollout.worker import RolloutWorker
+from rljob_trainer.inference.sglang import engine as engine_module
+from rljob_trainer.workers.engine_group import CALLS_AT_ONCE, calls_of
+from rljob_trainer.workers.rollout_worker import RolloutWorker
 
 from benchmarks.decode_together import SAMPLES, TOKENS, VOCABULARY, tokenizer
 
@@ -111,7 +111,7 @@ def manifest() -> dict[str, Any]:
 def rollouts(directory: Path) -> Iterator[tuple[float, float]]:
     """Seconds before and after the engine's work, of each rollout."""
     import ray
-    from rljob_trainer.loops.placement import start_local_ray
+    from rljob_trainer.workers.placement import start_local_ray
 
     draw = random.Random(2)
     tokenizer().save_pretrained(directory / "tokenizer")

@@ -12,4 +12,4 @@ for module in torch ray transformers; do
 done
 # `rljob convert` works on tensors: its tests, and a comparison with transformers' own count (marked slow), stay out.
 exec $py -m pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not helm and not gpu and not nightly" \
-  operator/tests trainer/tests/config images/tests charts/tests e2e --ignore=cli/tests/test_cli_convert.py "$@"
+  api/tests operator/tests cli/tests images/tests charts/tests e2e --ignore=cli/tests/test_cli_convert.py "$@"

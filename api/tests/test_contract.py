@@ -31,7 +31,7 @@ from rljob_api.v1alpha1.base import ApiModel
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 from rljob_api.v1alpha1.reward import RewardFunction, RewardSpec
 from rljob_api.v1alpha1.tracking import TrackingSpec
-from rljob_trainer.loops.jobdir import claim, learning_fields
+from rljob_trainer.orchestrator.job_directory import claim, learning_fields
 
 from .test_config_checks import specs
 

@@ -17,7 +17,7 @@ HEAVY = ("torch", "ray", "transformers", "numpy", "faiss")
         ("import rljob_api.rules.checks, rljob_api.manifest.load", (*HEAVY, "kubernetes", "kopf")),
         ("import rljob_operator.controller.plan", HEAVY),
         ("import rljob_trainer", ("kopf", "torch", "ray")),
-        ("import rljob_trainer.loops.local", ("kopf", "torch", "ray")),
+        ("import rljob_trainer.local.run", ("kopf", "torch", "ray")),
         ("import rljob_cli.app", (*HEAVY, "kubernetes", "kopf")),
     ],
 )

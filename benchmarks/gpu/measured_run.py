@@ -112,8 +112,8 @@ PARTS = {part.__name__: part for part in (syncs, cycles, log_probabilities, spee
 
 
 def measured(run: Any, commit: Any, *_: Any) -> None:
-    """In the place of `loops.train.train`."""
-    from rljob_trainer.loops.rl import train_rl
+    """In the place of `orchestrator.stages.train`."""
+    from rljob_trainer.orchestrator.rl import train_rl
 
     start = time.monotonic()
     run.start(commit)
@@ -130,7 +130,7 @@ def measured(run: Any, commit: Any, *_: Any) -> None:
 
 def main(manifest: Path, directory: Path) -> int:
     from rljob_trainer import driver
-    from rljob_trainer.loops import main as loop
+    from rljob_trainer.orchestrator import setup as loop
 
     # What `run_job` calls; everything around it is the product.
     setattr(loop, "train", measured)  # noqa: B010

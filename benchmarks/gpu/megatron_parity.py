@@ -177,7 +177,7 @@ class Proof:
         ]  # fmt: skip
 
     def converted(self, kind: str, folder: Path) -> list[Line]:
-        from rljob_trainer.convert.run import hf_to_torch_dist
+        from rljob_trainer.export.run import hf_to_torch_dist
 
         hf_to_torch_dist(self.models[kind], folder / f"{kind}-dist")
         job = self.job(self.models[kind])

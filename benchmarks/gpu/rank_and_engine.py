@@ -1,6 +1,6 @@
 """Ranks and an SGLang engine by the product's own groups, and what several proofs ask of the two.
 
-`group` below is `loops.engines.EngineGroup`, `ranks` is `loops.ranks.RankGroup`.
+`group` below is `workers.engine_group.EngineGroup`, `ranks` is `workers.rank_group.RankGroup`.
 """
 
 import os
@@ -23,11 +23,11 @@ def start(made: dict[str, Any], directory: Path, *, gpus: int, ranks: int = 1) -
     """Ray on this host, then the job's ranks with their weights loaded, its engine and the way from one to the other:
     (ranks, group, sync). Colocated engines are asleep."""
     from rljob_api.v1alpha1.job import RLJob
-    from rljob_trainer.loops.engines import EngineGroup
-    from rljob_trainer.loops.gpus import TrainerGpus
-    from rljob_trainer.loops.placement import start_local_ray
-    from rljob_trainer.loops.ranks import RankGroup
-    from rljob_trainer.loops.weight_sync import make_weight_sync
+    from rljob_trainer.workers.engine_group import EngineGroup
+    from rljob_trainer.workers.gpu_assignment import TrainerGpus
+    from rljob_trainer.workers.placement import start_local_ray
+    from rljob_trainer.workers.rank_group import RankGroup
+    from rljob_trainer.workers.weight_sync import make_weight_sync
 
     job = RLJob.model_validate(made)
     start_local_ray(ranks, ranks, gpus)

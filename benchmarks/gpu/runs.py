@@ -153,7 +153,7 @@ def _seconds(line: dict[str, Any]) -> float:
 
 def main(path: Path, directory: Path) -> int:
     from rljob_api.v1alpha1.job import RLJob
-    from rljob_trainer.loops.local import run_local
+    from rljob_trainer.local.run import run_local
 
     return run_local(RLJob.model_validate(json.loads(path.read_text(encoding="utf-8"))), directory, quiet=True)
 

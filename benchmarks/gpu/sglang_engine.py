@@ -37,7 +37,7 @@ def main() -> int:
     options = parser.parse_args()
     import ray
     from rljob.types import SamplingParams
-    from rljob_trainer.loops.weight_sync import DiskSync
+    from rljob_trainer.workers.weight_sync import DiskSync
 
     directory = Path(tempfile.mkdtemp(prefix="sgl-proof-"))
     folder = model_folder(directory / "model", options.shape)

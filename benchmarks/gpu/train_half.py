@@ -69,7 +69,7 @@ def main() -> int:
     made = job(directory / f"half-{options.backend}", shape, rollouts=10, **spec)
 
     import torch
-    from rljob_trainer.backends.rank import TrainerRank
+    from rljob_trainer.training.rank import TrainerRank
 
     def wait() -> float:
         if torch.cuda.is_available():

@@ -73,7 +73,7 @@ def job(backend: str, model: Path, micro: int, options: dict[str, Any]) -> dict[
 def worker(backend: str, folder: Path, size: str, micro: int, rows: int, steps: int, options: dict[str, Any]) -> None:
     """Time steps of a backend in this process; prints tokens per second and the utilisation."""
     import torch
-    from rljob_trainer.backends.rank import TrainerRank
+    from rljob_trainer.training.rank import TrainerRank
 
     from benchmarks.gpu.tiny_models import Demonstration
 

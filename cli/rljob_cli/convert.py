@@ -14,8 +14,8 @@ from rljob_api.manifest.errors import UserError
 from rljob_cli.output import Format, console, emit
 
 if TYPE_CHECKING:
-    from rljob_trainer.convert.run import Converted
-    from rljob_trainer.convert.torch_dist import Progress as Report
+    from rljob_trainer.export.run import Converted
+    from rljob_trainer.export.torch_dist import Progress as Report
 
 
 class To(StrEnum):
@@ -64,7 +64,7 @@ def convert(
     if not source.is_dir():
         raise UserError(f"SOURCE {source}: there is no such folder", hint="download a Hub model first: hf download")
     try:
-        from rljob_trainer.convert.run import hf_to_torch_dist, is_torch_dist, torch_dist_to_hf
+        from rljob_trainer.export.run import hf_to_torch_dist, is_torch_dist, torch_dist_to_hf
     except ModuleNotFoundError as missing:
         raise UserError(f"converting needs the package {missing.name!r}", hint="install rljob[trainer]") from None
     backwards = is_torch_dist(source)

@@ -172,7 +172,7 @@ def run(
     manifest = load_manifest(file, overrides, overlays)
     refuse_problems(manifest)
     try:
-        from rljob_trainer.loops.local import run_local
+        from rljob_trainer.local.run import run_local
     except ModuleNotFoundError as missing:
         raise UserError(
             f"running a job here needs the package {missing.name!r}", hint="install rljob[trainer,retriever]"

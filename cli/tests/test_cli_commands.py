@@ -181,7 +181,7 @@ def test_run_hands_the_job_over_and_its_exit_code_back(
         return exit_code
 
     exit_code = code
-    monkeypatch.setattr("rljob_trainer.loops.local.run_local", run_local)
+    monkeypatch.setattr("rljob_trainer.local.run.run_local", run_local)
     Path("hooks").mkdir()
     options = ["--set", "rollout.numRollout=2", "--fresh", "--code", "hooks", "-q"]
     result = runner.invoke(app, ["run", manifest, *options])
@@ -196,7 +196,7 @@ def test_run_as_json_prints_the_summary_alone(manifest: str, monkeypatch: pytest
         (directory / "summary.json").write_text('{"state": "Succeeded", "steps": 3}')
         return 0
 
-    monkeypatch.setattr("rljob_trainer.loops.local.run_local", run_local)
+    monkeypatch.setattr("rljob_trainer.local.run.run_local", run_local)
     result = runner.invoke(app, ["run", manifest, "-o", "json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"job": "demo", "exitCode": 0, "state": "Succeeded", "steps": 3}
@@ -206,7 +206,7 @@ def test_an_interrupt_is_130(manifest: str, monkeypatch: pytest.MonkeyPatch) -> 
     def run_local(*_: object, **__: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rljob_trainer.loops.local.run_local", run_local)
+    monkeypatch.setattr("rljob_trainer.local.run.run_local", run_local)
     assert runner.invoke(app, ["run", manifest]).exit_code == 130
 
 
@@ -226,7 +226,7 @@ def test_a_bug_is_a_sentence_and_a_log(manifest: str, monkeypatch: pytest.Monkey
 
 
 def test_a_missing_extra_is_named(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rljob_trainer.loops.local", None)
+    monkeypatch.setitem(sys.modules, "rljob_trainer.local.run", None)
     result = runner.invoke(app, ["run", manifest])
     assert result.exit_code == 2
     assert "install rljob[trainer,retriever]" in said(result.stderr)

@@ -22,8 +22,8 @@ CONFIG = {
 
 def write_model(folder: Path) -> None:
     import torch
-    from rljob_trainer.convert.architecture import architecture_of
-    from rljob_trainer.convert.mapping import entries, megatron_to_hf
+    from rljob_trainer.export.architecture import architecture_of
+    from rljob_trainer.export.mapping import entries, megatron_to_hf
     from safetensors.torch import save_file
 
     arch = architecture_of(CONFIG)

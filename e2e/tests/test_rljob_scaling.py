@@ -38,7 +38,7 @@ def test_scaled_up_and_down_while_it_trains(kubectl: Kubectl) -> None:
     assert left in {pod["metadata"]["name"] for pod in job.pods("rollout")}, "the pod that went was the drained one"
     assert first
 
-    # That scaled runs end like others is shown without a cluster (trainer/tests/loops/test_several_workers.py).
+    # That scaled runs end like others is shown without a cluster (trainer/tests/orchestrator/test_several_workers.py).
     before = job.status()["step"]
     job.wait_step(before + 5, stage="RL", seconds=120)
     assert job.status()["attempt"] == 1

@@ -25,7 +25,7 @@ from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cl
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
-from rljob_trainer.loops.stop import (
+from rljob_trainer.orchestrator.stop import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_FENCED,
@@ -172,7 +172,7 @@ def _run(
         # Mostly done already, by the retriever's pods or by `rljob run`; a job without a retriever comes here first.
         prepare(job.spec.data.prepare, options.dir)
     # What follows imports torch and Ray: only after it is clear that this driver may run.
-    from rljob_trainer.loops.main import run_job
+    from rljob_trainer.orchestrator.setup import run_job
 
     run_job(job, options, stop, progress, stack, os.environ.get(RETRIEVER_URL), lambda: next(iter(wishes), None))
 

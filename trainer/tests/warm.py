@@ -22,19 +22,19 @@ from pathlib import Path
 COLD = os.environ.get("RLJOB_TESTS_COLD", "") not in ("", "0")
 PRELOAD = [
     "aiohttp",
-    "rljob_trainer.backends.fsdp",
-    "rljob_trainer.backends.rank",
+    "rljob_trainer.training.fsdp.rank",
+    "rljob_trainer.training.rank",
     "rljob_trainer.checkpoint",
     "rljob_trainer.data",
     "rljob_trainer.driver",
-    "rljob_trainer.loops.record",
-    "rljob_trainer.loops.samples",
+    "rljob_trainer.orchestrator.recorder",
+    "rljob_trainer.rollout.samples",
     "rljob_trainer.report.write",
     "rljob_trainer.rewards",
     "rljob_trainer.rollout.generate.build",
     "rljob_trainer.rollout.service",
-    "rljob_trainer.rollout.torch_engine.engine",
-    "rljob_trainer.rollout.worker",
+    "rljob_trainer.inference.torch_engine.engine",
+    "rljob_trainer.workers.rollout_worker",
     "transformers.models.qwen2.modeling_qwen2",
 ]
 _THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}

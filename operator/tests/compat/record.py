@@ -225,9 +225,9 @@ def options_of(module: str) -> list[dict[str, Any]]:
 def progress() -> dict[str, dict[str, Any]]:
     """Reports as the driver writes them: at its start, with every field, and at each of its ends."""
     from rljob_trainer import driver
-    from rljob_trainer.loops.record import Recorder
-    from rljob_trainer.loops.state import LoopState
     from rljob_trainer.metrics.display import make_display
+    from rljob_trainer.orchestrator.recorder import Recorder
+    from rljob_trainer.orchestrator.state import LoopState
     from rljob_trainer.watch.judge import Stall
 
     with tempfile.TemporaryDirectory() as folder:
@@ -323,7 +323,7 @@ def preparation() -> list[dict[str, Any]]:
 def trained(tree: Path, directory: Path) -> None:
     """The directory of a tiny job: its world, identity and index, and its commit before the last step."""
     from rljob_api.manifest.load import load
-    from rljob_trainer.loops.jobdir import claim
+    from rljob_trainer.orchestrator.job_directory import claim
     from rljob_trainer.retriever.build import build_index
 
     tiny = yaml.safe_load((HERE / "tiny.yaml").read_text(encoding="utf-8"))

@@ -23,8 +23,8 @@ pytest.importorskip("fastapi")
 
 from rljob_api.manifest.load import load_document
 from rljob_trainer.checkpoint import latest_commit
-from rljob_trainer.loops.jobdir import claim
-from rljob_trainer.loops.state import LoopState
+from rljob_trainer.orchestrator.job_directory import claim
+from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.prepare import is_prepared
 from rljob_trainer.retriever.app import create_app
 from rljob_trainer.retriever.build import build_index

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rljob_trainer.checkpoint.tensors import ShardReader
-from rljob_trainer.convert.hf_folder import HfWriter
-from rljob_trainer.convert.mapping import unfuse_experts
+from rljob_trainer.export.hf_folder import HfWriter
+from rljob_trainer.export.mapping import unfuse_experts
 
 LAYOUT = "trainer.json"
 

@@ -15,11 +15,11 @@ from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
 from rljob_trainer.checkpoint.tensors import ShardReader
-from rljob_trainer.convert.architecture import architecture_of
-from rljob_trainer.convert.hf_folder import HfFolder
-from rljob_trainer.convert.layout import resize_rows
-from rljob_trainer.convert.mapping import Entry, entries
-from rljob_trainer.convert.torch_dist import CheckpointReader
+from rljob_trainer.export.architecture import architecture_of
+from rljob_trainer.export.hf_folder import HfFolder
+from rljob_trainer.export.layout import resize_rows
+from rljob_trainer.export.mapping import Entry, entries
+from rljob_trainer.export.torch_dist import CheckpointReader
 
 _FUSED = re.compile(r"^(.*\.mlp\.experts)\.(gate_up_proj|down_proj)$")
 

@@ -63,7 +63,7 @@ def find_weights(path: Path, field: str) -> Found | None:
         return None if latest is None else Found("commit", latest.path)
     if (path / "config.json").is_file():
         return Found("hf", path)
-    from rljob_trainer.convert.run import is_torch_dist
+    from rljob_trainer.export.run import is_torch_dist
 
     if is_torch_dist(path):
         return Found("megatron", path)

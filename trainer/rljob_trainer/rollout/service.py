@@ -13,12 +13,12 @@ from rljob_api.manifest.arithmetic import max_context_length
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 
+from rljob_trainer.inference.interface import Receiver, ServingEngine, receiver
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.rollout.generate.build import JobGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank
-from rljob_trainer.rollout.serving import Receiver, ServingEngine, receiver
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.weights.arrays import Array
 
 logger = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> ServingEngine:
 
 def build_sglang(spec: RLJobSpec, job_dir: str | Path, engine_index: int) -> ServingEngine:
     """SGLang's engine for this job. Raises UserError for arguments that it does not know."""
-    from rljob_trainer.rollout.sglang_engine.build import build
+    from rljob_trainer.inference.sglang.build import build
 
     return build(spec, job_dir, engine_index, lambda positions: _context_length(spec, positions))
 

@@ -69,7 +69,7 @@ class WeightExporter:
         """Host and a free port for a group of weights."""
         import socket
 
-        from rljob_trainer.backends.process import host_address
+        from rljob_trainer.training.process_group import host_address
 
         with socket.socket() as probe:
             probe.bind(("", 0))

@@ -11,7 +11,7 @@ from kubernetes.config import incluster_config
 from rljob_trainer import driver
 from rljob_trainer.checkpoint import CommitWriter
 from rljob_trainer.cluster.progress import ProgressReporter
-from rljob_trainer.loops.stop import StopFlag
+from rljob_trainer.orchestrator.stop import StopFlag
 
 
 def commit_on_and_on(
@@ -28,7 +28,7 @@ def commit_on_and_on(
 
 
 incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME = sys.argv[1:3]
-loop = types.ModuleType("rljob_trainer.loops.main")
+loop = types.ModuleType("rljob_trainer.orchestrator.setup")
 loop.run_job = commit_on_and_on  # type: ignore[attr-defined]
 sys.modules[loop.__name__] = loop
 sys.exit(driver.main(sys.argv[3:]))

@@ -6,7 +6,7 @@ import pytest
 from rljob_api.manifest.errors import UserError
 from rljob_trainer.checkpoint import CommitError
 from rljob_trainer.cluster.causes import reason_of
-from rljob_trainer.loops.waiting import WorkerFailedError, WorkerLostError, WorkerStuckError
+from rljob_trainer.workers.waiting import WorkerFailedError, WorkerLostError, WorkerStuckError
 
 RAYS_GUESSES = (
     "rank 1 died while training: The actor died unexpectedly before finishing this task. There are some potential "

@@ -20,7 +20,7 @@ def run_job(job, options, stop, progress, stack, *unused):
     file.write("what the file still holds is written at its end once more")
     {then}
 
-loop = types.ModuleType("rljob_trainer.loops.main")
+loop = types.ModuleType("rljob_trainer.orchestrator.setup")
 loop.run_job = run_job
 sys.modules[loop.__name__] = loop
 sys.exit(driver.main(sys.argv[1:]))

@@ -6,7 +6,7 @@ import pytest
 from rljob_api.manifest.errors import missing_package
 from rljob_trainer import driver
 from rljob_trainer.cluster import progress
-from rljob_trainer.loops.stop import EXIT_USER_ERROR, StopFlag
+from rljob_trainer.orchestrator.stop import EXIT_USER_ERROR, StopFlag
 
 
 def test_a_package_that_the_driver_lacks_is_named_and_not_tried_again() -> None:

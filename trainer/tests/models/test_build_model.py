@@ -11,7 +11,7 @@ from rljob_trainer.checkpoint.hf import save_hf
 from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
 from rljob_trainer.weights import weights_digest
 
-from trainer.tests.backends.tiny import VOCABULARY, write_tokenizer
+from trainer.tests.training.tiny import VOCABULARY, write_tokenizer
 
 SHAPE = {"hiddenSize": 16, "intermediateSize": 24, "numHiddenLayers": 1, "numAttentionHeads": 2, "numKeyValueHeads": 1}
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from rljob.types import Engine, Generation, SamplingParams
+from rljob_trainer.inference.sglang.engine import SglangEngine
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.resume import ResumableEngine
-from rljob_trainer.rollout.sglang_engine.engine import SglangEngine
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 
 from .conftest import TextTokenizer, make_config, make_model
 from .contract import check_generation, end_of

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from rljob.types import SamplingParams
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.rollout.torch_engine.attention import Pages, attend, mask_table, plan, value_width
-from rljob_trainer.rollout.torch_engine.linear import Rows, choose_rows, row_counts
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
+from rljob_trainer.inference.torch_engine.attention import Pages, attend, mask_table, plan, value_width
+from rljob_trainer.inference.torch_engine.linear import Rows, choose_rows, row_counts
 
 Trace = list[tuple[list[int], list[float]]]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rljob.types import SamplingParams
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
-from rljob_trainer.rollout.worker import RolloutWorker
+from rljob_trainer.workers.rollout_worker import RolloutWorker
 
 from trainer.tests.warm import WarmProcess
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rljob.types import EngineError, Generation, SamplingParams
 from rljob_api.manifest.errors import UserError
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {}),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob.types import Generation, Sample, SamplingParams, Session
+from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.generate import Limits, SingleTurnGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank, tokens_kept
-from rljob_trainer.rollout.torch_engine import TorchEngine, TorchEngineOptions
 
 from .contract import check_generation
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from rljob.types import Sample, SamplingParams
-from rljob_trainer.loops.placement import start_local_ray
 from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
-from rljob_trainer.rollout.worker import RolloutWorker
 from rljob_trainer.weights.arrays import to_array
 from rljob_trainer.weights.digest import weights_digest
+from rljob_trainer.workers.placement import start_local_ray
+from rljob_trainer.workers.rollout_worker import RolloutWorker
 
 MANIFEST = {
     "apiVersion": "rljob.io/v1alpha1",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.rollout.torch_engine.sampling import draws, row_sampling, sample
+from rljob_trainer.inference.torch_engine.sampling import draws, row_sampling, sample
 
 
 def draw(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rljob_api.v1alpha1.job import RLJob
+from rljob_trainer.inference.sglang.decoding import Decoder, batch_decode
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer
-from rljob_trainer.rollout.sglang_engine.decoding import Decoder, batch_decode
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast

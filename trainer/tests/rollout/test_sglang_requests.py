@@ -13,10 +13,10 @@ import torch
 from rljob.types import EngineError, SamplingParams
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
-from rljob_trainer.rollout.sglang_engine.arguments import check_arguments, server_arguments
-from rljob_trainer.rollout.sglang_engine.engine import YOUNG_OBJECTS, SglangEngine
-from rljob_trainer.rollout.sglang_engine.requests import Part, join, read_answer, sampling_request, settled, stop_end
-from rljob_trainer.rollout.sglang_engine.served import place_of, read_told, report_served, served_name, table_of, whole
+from rljob_trainer.inference.sglang.arguments import check_arguments, server_arguments
+from rljob_trainer.inference.sglang.engine import YOUNG_OBJECTS, SglangEngine
+from rljob_trainer.inference.sglang.requests import Part, join, read_answer, sampling_request, settled, stop_end
+from rljob_trainer.inference.sglang.served import place_of, read_told, report_served, served_name, table_of, whole
 from rljob_trainer.weights.fingerprint import differing, entries
 
 from .conftest import TextTokenizer, plain_tokens
@@ -452,7 +452,7 @@ async def test_a_table_that_is_not_the_digests_is_refused(tokenizer: TextTokeniz
 def test_importing_needs_no_sglang() -> None:
     import sys
 
-    import rljob_trainer.rollout.sglang_engine.build as build
+    import rljob_trainer.inference.sglang.build as build
 
     assert Path(build.__file__).name == "build.py"
     assert "sglang" not in sys.modules

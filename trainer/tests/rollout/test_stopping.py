@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.rollout.torch_engine.stopping import Stops
+from rljob_trainer.inference.torch_engine.stopping import Stops
 
 PIECES = [
     "<pad>",

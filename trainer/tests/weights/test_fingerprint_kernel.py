@@ -5,7 +5,7 @@ import torch
 from rljob_trainer.weights import fingerprint
 from rljob_trainer.weights.fingerprint import block_sum, block_sums, tensor_sum, tensor_sums
 
-from trainer.tests.backends.interpreter import DEVICE, check_interpreted, needs_triton, starts_interpreter
+from trainer.tests.training.interpreter import DEVICE, check_interpreted, needs_triton, starts_interpreter
 
 
 @starts_interpreter

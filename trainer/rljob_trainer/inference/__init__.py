@@ -1,0 +1,1 @@
+"""Engines behind one interface; a folder each, imported only when used."""

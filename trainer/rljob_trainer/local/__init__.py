@@ -1,0 +1,1 @@
+"""`rljob run`: the whole job on this machine."""

@@ -1,0 +1,1 @@
+"""Ray actors and their groups: ranks, engines, weights between them, where they are placed."""

@@ -1,0 +1,41 @@
+"""Import paths that users' manifests name keep working after a module has moved."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+from rljob_trainer.moved import MOVED, new_path
+
+IN_MANIFESTS = (
+    "rljob_trainer.quickstart.world", "rljob_trainer.quickstart.tiny_recipes", "rljob_trainer.data.recipes",
+    "rljob_trainer.retriever.fetch", "rljob_trainer.convert.run", "rljob_trainer.convert.mapping",
+    "rljob_trainer.rollout.types",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_MANIFESTS)
+def test_a_path_of_a_manifest_imports(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_both_paths_give_the_same_objects() -> None:
+    sys.modules.pop("rljob_trainer.rollout.types", None)
+    with pytest.warns(DeprecationWarning, match=r"rljob_trainer\.rollout\.types has moved: import rljob\.types"):
+        old = importlib.import_module("rljob_trainer.rollout.types")
+    new = importlib.import_module("rljob.types")
+    assert old is new
+    assert new.__spec__ is not None
+    assert new.__spec__.name == "rljob.types"
+
+
+def test_what_has_not_moved_is_not_found_elsewhere() -> None:
+    assert new_path("rljob_trainer.converted") is None
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("rljob_trainer.convert.no_such_module")
+
+
+def test_every_target_exists() -> None:
+    for target in MOVED.values():
+        importlib.import_module(target)
