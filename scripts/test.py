@@ -26,8 +26,8 @@ PYTHON = str(ROOT / ".venv/bin/python")
 PYTEST = (PYTHON, "-m", "pytest", "-q")
 LOCAL = "not cluster and not helm and not gpu and not nightly"
 PLAYED = (
-    "api/tests", "operator/tests", "cli/tests", "trainer/tests/cluster", "e2e/tests/test_bad_manifests.py", "e2e/tests/test_cli_on_cluster.py",
-    "e2e/tests/test_rbac.py",
+    "api/tests", "operator/tests", "cli/tests", "trainer/tests/cluster", "e2e/tests/test_bad_manifests.py",
+    "e2e/tests/test_cli_on_cluster.py", "e2e/tests/test_rbac.py",
 )  # fmt: skip
 """Tests that play KubeRay themselves, and so need a control plane on which nobody else acts."""
 WHOLE_JOBS = ("e2e", "--ignore=e2e/faults", "--ignore=e2e/kueue", *(f"--ignore={path}" for path in PLAYED[4:]))

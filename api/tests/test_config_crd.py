@@ -14,7 +14,7 @@ from rljob_api.rules.cel import GROWING, MUTABLE, RULES
 from rljob_api.rules.cel_rule import formatted
 from rljob_api.v1alpha1.job import RLJob
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

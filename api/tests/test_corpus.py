@@ -13,7 +13,7 @@ from rljob_api.rules.checks import check, inconsistent
 
 
 def _corpus() -> ModuleType:
-    path = Path(__file__).parents[3] / "e2e" / "tests" / "corpus.py"
+    path = Path(__file__).parents[2] / "e2e" / "tests" / "corpus.py"
     spec = importlib.util.spec_from_file_location("bad_manifest_corpus", path)
     assert spec
     assert spec.loader

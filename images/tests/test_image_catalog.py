@@ -13,7 +13,7 @@ from images.catalog import DEFAULT, IMAGES, ROOT, content_key
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what images are made of."""
-    for place in ("images", "operator", "trainer"):
+    for place in ("images", "api", "cli", "operator", "trainer"):
         shutil.copytree(ROOT / place, tmp_path / place, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     for name in ("pyproject.toml", "uv.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
