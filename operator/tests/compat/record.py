@@ -228,7 +228,7 @@ def progress() -> dict[str, dict[str, Any]]:
     from rljob_trainer.metrics.display import make_display
     from rljob_trainer.orchestrator.recorder import Recorder
     from rljob_trainer.orchestrator.state import LoopState
-    from rljob_trainer.watch.judge import Stall
+    from rljob_trainer.watch.stalls import Stall
 
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)

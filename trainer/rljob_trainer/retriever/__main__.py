@@ -20,8 +20,8 @@ from rljob_trainer import logs
 from rljob_trainer.atomic_files import write_file
 from rljob_trainer.retriever.app import Limits, create_app
 from rljob_trainer.retriever.build import build_index
+from rljob_trainer.retriever.random_passages import load_random
 from rljob_trainer.retriever.search import Searcher, load_searcher
-from rljob_trainer.retriever.unrelated import load_unrelated
 
 log = logging.getLogger("rljob_trainer.retriever")
 
@@ -60,7 +60,7 @@ def serve(spec: RetrieverSpec, job_name: str, options: argparse.Namespace) -> in
 
     def load_job_searcher() -> Searcher:
         if options.unrelated:
-            return load_unrelated(spec, options.dir)
+            return load_random(spec, options.dir)
         build_index(spec, options.dir)
         return load_searcher(spec, options.dir)
 

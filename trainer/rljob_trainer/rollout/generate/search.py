@@ -8,8 +8,8 @@ from rljob.types import Engine, Generation, Sample, SamplingParams
 
 from rljob_trainer.rollout.generate.base import Limits
 from rljob_trainer.rollout.generate.chat_turns import Bridge, continuation_ids
+from rljob_trainer.rollout.generate.escaping import escaped
 from rljob_trainer.rollout.generate.multi_turn import ObservationError, generate_turns
-from rljob_trainer.rollout.generate.neutral import neutral
 from rljob_trainer.rollout.search_client import Document, SearchError
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
 
@@ -79,4 +79,4 @@ def parse_action(text: str) -> tuple[Literal["search", "answer", "invalid"], str
 
 def neutralise(documents: Sequence[Document], engine: Engine) -> list[Document]:
     """Documents whose text cannot pose as a tag of the dialogue or as a special token of the model."""
-    return [{**document, "contents": neutral(document["contents"], TAGS, engine.tokenizer)} for document in documents]
+    return [{**document, "contents": escaped(document["contents"], TAGS, engine.tokenizer)} for document in documents]

@@ -6,8 +6,8 @@ from rljob.types import Engine, Generation, Sample, SamplingParams
 
 from rljob_trainer.rollout.generate.base import Limits
 from rljob_trainer.rollout.generate.chat_turns import Bridge
+from rljob_trainer.rollout.generate.escaping import escaped
 from rljob_trainer.rollout.generate.multi_turn import ObservationError, generate_turns
-from rljob_trainer.rollout.generate.neutral import neutral
 from rljob_trainer.rollout.generate.tool_calls import parse_calls
 from rljob_trainer.rollout.generate.tool_template import ToolAnswers
 from rljob_trainer.rollout.generate.toolbox import ToolAwayError, Toolbox, ToolError
@@ -58,7 +58,7 @@ class ToolsGenerate:
                     results.append(self._shown(answer, engine))
             if len(calls) > MAX_CALLS_PER_TURN:
                 results.append(f"Error: only {MAX_CALLS_PER_TURN} calls are made in one turn.")
-            names = [neutral(call.name[:64], TAGS, engine.tokenizer) for call in calls[: len(results)]]
+            names = [escaped(call.name[:64], TAGS, engine.tokenizer) for call in calls[: len(results)]]
             return self._answers.follow(turn, results, names)
 
         turns = await generate_turns(
@@ -75,4 +75,4 @@ class ToolsGenerate:
 
     def _shown(self, result: str, engine: Engine) -> str:
         cut = result if len(result) <= self._max_result else result[: self._max_result] + CUT
-        return neutral(cut, TAGS, engine.tokenizer)
+        return escaped(cut, TAGS, engine.tokenizer)
