@@ -114,10 +114,10 @@ def _write(folder: Path, blocks: Iterable[Encoded], max_length: int, packing: bo
             for start, end in _runs(block, max_length):
                 ids.write(block.ids[start:end].tobytes())
                 mask.write(block.mask[start:end].tobytes())
-            kept, without = _kept(block, max_length)
-            lengths += [length for length, keep in zip(block.lengths, kept, strict=True) if keep]
+            fitting, without = _fitting(block, max_length)
+            lengths += [length for length, keep in zip(block.lengths, fitting, strict=True) if keep]
             untrained += without
-            too_long += len(block.lengths) - sum(kept) - without
+            too_long += len(block.lengths) - sum(fitting) - without
         if not lengths:
             for file in (ids, mask):
                 file.write(b"\0" * 4)  # an empty file cannot be mapped
@@ -130,7 +130,7 @@ def _write(folder: Path, blocks: Iterable[Encoded], max_length: int, packing: bo
     (folder / _META).write_text(json.dumps({"counts": asdict(counts), "sizes": sizes}), encoding="utf-8")
 
 
-def _kept(block: Encoded, max_length: int) -> tuple[list[bool], int]:
+def _fitting(block: Encoded, max_length: int) -> tuple[list[bool], int]:
     """Which rows of a block are trained on, and how many have nothing to train on."""
     ends = np.array([0, *accumulate(block.lengths)], dtype=np.int64)
     trained_before = np.concatenate([[0], np.cumsum(block.mask, dtype=np.int64)])
@@ -142,7 +142,7 @@ def _kept(block: Encoded, max_length: int) -> tuple[list[bool], int]:
 def _runs(block: Encoded, max_length: int) -> Iterator[tuple[int, int]]:
     """The tokens of the rows that are kept, as few stretches as there are."""
     start = at = 0
-    for length, keep in zip(block.lengths, _kept(block, max_length)[0], strict=True):
+    for length, keep in zip(block.lengths, _fitting(block, max_length)[0], strict=True):
         if not keep:
             if at > start:
                 yield start, at
