@@ -86,11 +86,11 @@ def replaced_folder(path: Path, *, fsync: bool = False) -> Iterator[Path]:
         raise
     if fsync:
         fsync_dir(path.parent)
-    _remove(old)
+    _remove(old, ignore_errors=True)  # the new one is there; the next call removes what is left, or says why not
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, *, ignore_errors: bool = False) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=ignore_errors)
     else:
         path.unlink(missing_ok=True)
