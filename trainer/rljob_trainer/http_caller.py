@@ -24,7 +24,12 @@ class CallError(RuntimeError):
 
 
 class AwayError(CallError):
-    """A service did not answer in time: asking again at once would only take longer."""
+    """A service did not answer, within its time (`timed_out`) or the attempts: asking again at once would only take
+    longer."""
+
+    def __init__(self, message: str, *, timed_out: bool) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class HttpCaller:
@@ -94,11 +99,11 @@ class HttpCaller:
             except aiohttp.ClientError as error:
                 raise CallError(f"{self.url}: {type(error).__name__}: {error}") from None
             if self._attempts is not None and attempts >= self._attempts:
-                raise AwayError(f"{self.url} did not answer {attempts} requests ({reason})")
+                raise AwayError(f"{self.url} did not answer {attempts} requests ({reason})", timed_out=False)
             self.retries += 1
             await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 2, LONGEST_PAUSE)
-        raise AwayError(f"{self.url} gave no answer within {self.timeout:g} s ({reason})")
+        raise AwayError(f"{self.url} gave no answer within {self.timeout:g} s ({reason})", timed_out=True)
 
 
 async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:

@@ -23,8 +23,9 @@ from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.data import PrepareSpec
 
 from rljob_trainer import logs
+from rljob_trainer.atomic_files import write_file
 from rljob_trainer.cluster.preparation import report
-from rljob_trainer.data.files import exclusive, write_atomically
+from rljob_trainer.file_lock import exclusive
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def prepare(spec: PrepareSpec, job_dir: str | Path) -> bool:
         _run(spec, directory)
         seconds = round(time.monotonic() - started, 3)
         content = {"function": spec.function, "args": spec.args, "fingerprint": fingerprint(spec), "seconds": seconds}
-        write_atomically(directory / MARKER, (json.dumps(content, indent=1) + "\n").encode())
+        write_file(directory / MARKER, (json.dumps(content, indent=1) + "\n").encode())
         log.info("prepared by %s in %.1f s", spec.function, seconds)
     return True
 

@@ -1,11 +1,10 @@
 """The controller: keys in, reconciles out, a resync that heals what the watches missed."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 from rljob_operator import log
 from rljob_operator.controller import plan
@@ -13,7 +12,7 @@ from rljob_operator.controller.reconcile import reconcile
 from rljob_operator.controller.status_throttle import Settling
 from rljob_operator.kube.client import ApiError, Kube
 from rljob_operator.kube.objects import RLJOB
-from rljob_operator.kube.work_queue import WorkQueue, work
+from rljob_operator.kube.work_queue import WorkQueue, background, work
 from rljob_operator.metrics import Metrics
 from rljob_operator.server import Canary
 from rljob_operator.settings import Settings
@@ -51,17 +50,10 @@ class Controller:
         if self.synced.is_set():  # else the first listing, which comes after that, names it
             self.queue.add((namespace, name), after)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Workers, resync and canary, for as long as the block lasts."""
-        tasks = [asyncio.create_task(work(self.queue, self._handle)) for _ in range(self._settings.workers)]
-        tasks += [asyncio.create_task(self._resync()), asyncio.create_task(self._beat())]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        workers = [work(self.queue, self._handle) for _ in range(self._settings.workers)]
+        return background([*workers, self._resync(), self._beat()])
 
     async def _handle(self, key: Key) -> float | None:
         if key == CANARY:

@@ -6,16 +6,17 @@ a watch has lived for a while or has told something new and ended in order: a li
 """
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from rljob_api.contract import labels
 
 from rljob_operator.kube.client import FIELD_MANAGER, ApiError, HttpKube
 from rljob_operator.kube.objects import CHILDREN, POD, RAY_CLUSTER, WORKLOAD, Kind, Obj, deleting
 from rljob_operator.kube.store import Cache, job_of
+from rljob_operator.kube.work_queue import background
 from rljob_operator.policies.attempt_outcome import TERMINAL
 
 logger = logging.getLogger(__name__)
@@ -70,16 +71,9 @@ class Reflectors:
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Reflect, for as long as the block lasts."""
-        tasks = [asyncio.create_task(self._reflect(*scope)) for scope in self._scopes]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return background(self._reflect(*scope) for scope in self._scopes)
 
     async def _reflect(self, kind: Kind, namespace: str | None) -> None:
         backoff = Backoff()

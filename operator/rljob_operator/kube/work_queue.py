@@ -5,12 +5,14 @@ look. Delays: a wish (`after`), a minimal distance between two looks, and expone
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +114,18 @@ class WorkQueue[K: Hashable]:
         if self._due.pop(key, None) is not None:
             self.add(key)
         self._changed.set()
+
+
+@contextlib.asynccontextmanager
+async def background(coroutines: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run coroutines as tasks for as long as the block lasts; at its end they are cancelled and waited for."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def work[K: Hashable](queue: WorkQueue[K], handle: Callable[[K], Awaitable[float | None]]) -> None:

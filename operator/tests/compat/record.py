@@ -228,7 +228,7 @@ def progress() -> dict[str, dict[str, Any]]:
     from rljob_trainer.metrics.display import make_display
     from rljob_trainer.orchestrator.recorder import Recorder
     from rljob_trainer.orchestrator.state import LoopState
-    from rljob_trainer.watch.judge import Stall
+    from rljob_trainer.watch.stalls import Stall
 
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
@@ -368,7 +368,7 @@ def retrieved(directory: Path) -> dict[str, Any]:
     if job.spec.retriever is None:
         raise SystemExit("tiny.yaml has no retriever")
     spec = job.spec.retriever
-    # As `rollout.search_client` asks; the test compares it with the schema of what the service takes.
+    # As `rollout.retriever_client` asks; the test compares it with the schema of what the service takes.
     request = {"queries": ["who", "where was she born"], "topk": 2, "return_scores": True}
     with TestClient(create_app(lambda: load_searcher(spec, str(directory)))) as client:
         deadline = time.monotonic() + 60.0

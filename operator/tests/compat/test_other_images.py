@@ -28,7 +28,7 @@ from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.prepare import is_prepared
 from rljob_trainer.retriever.app import create_app
 from rljob_trainer.retriever.build import build_index
-from rljob_trainer.rollout.search_client import SearchClient
+from rljob_trainer.rollout.retriever_client import RetrieverClient
 
 from tests.compat import record
 from tests.compat.recorded import commands, each_corpus, each_job, entry_point, load
@@ -76,7 +76,7 @@ async def test_the_trainer_and_the_retriever_may_be_of_different_images(corpus: 
         sent.append(body)
         return exchange["answer"]
 
-    async with SearchClient("http://retriever", topk=2, timeout=60.0, limit=asyncio.Semaphore(2)) as client:
+    async with RetrieverClient("http://retriever", topk=2, timeout=60.0, limit=asyncio.Semaphore(2)) as client:
         with mock.patch.object(client._caller, "post", post):
             found = await asyncio.gather(*(client.search(query) for query in exchange["request"]["queries"]))
     assert [len(documents) for documents in found] == [2, 2]

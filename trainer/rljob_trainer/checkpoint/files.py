@@ -1,11 +1,12 @@
-"""Files that survive a crash: fsync, hashes, atomic writes."""
+"""Files of commits: their entries in the manifest, hashes, and JSON that survives a crash."""
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rljob_trainer.atomic_files import fsync_file, write_file
 
 
 @dataclass(frozen=True)
@@ -23,36 +24,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fsync_file(path: Path) -> None:
-    """Wait until the file's content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def fsync_dir(path: Path) -> None:
-    """Wait until the folder's entries (new names, renames) are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON durably. Not atomic: for files within a folder that is renamed into place afterwards."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(_json(value), encoding="utf-8")
+    fsync_file(path)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write JSON so that a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_json(temporary, value)
-    temporary.replace(path)
-    fsync_dir(path.parent)
+    write_file(path, _json(value), fsync_folder=True)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rljob_trainer.checkpoint.files import FileEntry, fsync_dir, fsync_file, hash_file, write_json
+from rljob_trainer.atomic_files import fsync_dir, fsync_file
+from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rljob_trainer.checkpoint.files import FileEntry, fsync_file, hash_file
+from rljob_trainer.atomic_files import fsync_file
+from rljob_trainer.checkpoint.files import FileEntry, hash_file
 
 FILE_NAME = "trainer-{rank:05d}-of-{world_size:05d}.safetensors"
 

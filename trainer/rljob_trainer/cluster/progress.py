@@ -7,7 +7,6 @@ the apiserver costs nothing.
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rljob_trainer.atomic_files import write_file
 from rljob_trainer.cluster.environment import REQUEST_TIMEOUT_SECONDS
 from rljob_trainer.metrics.jsonl import plain
 
@@ -37,9 +37,7 @@ def file_sink(path: Path) -> Sink:
 
     def write(text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_file(path, text, fsync=False)
 
     return write
 

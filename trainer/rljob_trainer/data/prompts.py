@@ -12,8 +12,7 @@ from rljob_api.v1alpha1.data import PromptDataset, TrainDataset
 
 from rljob_trainer.data.chat import Message
 from rljob_trainer.data.hub import HubAccess
-from rljob_trainer.data.paths import data_files
-from rljob_trainer.data.rows import Row, column, is_messages, read_rows, report_skipped
+from rljob_trainer.data.rows import Row, column, data_files, is_messages, read_rows, report_skipped
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Rows of JSONL and parquet files, and their columns by dotted path."""
+"""Files of data sets, their rows (JSONL and parquet), and columns of rows by dotted path."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,10 @@ from typing import Any
 
 import orjson
 from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.hub_path import PREFIX
+
+from rljob_trainer.data.hub import HubAccess, fetch
+from rljob_trainer.job_paths import existing_file
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,16 @@ def read_blocks(
             batch = None if block.batch is None else block.batch.slice(0, left)
             yield replace(block, first=first, count=left, lines=lines, batch=batch)
             first += left
+
+
+def data_files(path: str, split: str, job_dir: str | Path, field: str, hub: HubAccess | None = None) -> list[Path]:
+    """The files of a data set: the file that `path` names, or those of a split on the Hub (`hf://…`).
+
+    Raises UserError, saying where it looked, when there is none.
+    """
+    if path.startswith(PREFIX):
+        return fetch(path, split, field, hub)
+    return [existing_file(path, job_dir, field)]
 
 
 def read_rows(paths: Path | Sequence[Path], limit: int | None, field: str) -> list[Row]:

@@ -13,9 +13,8 @@ from rljob_api.v1alpha1.data import SftDataset
 from rljob_trainer.data.demonstrations import WHERE
 from rljob_trainer.data.encode import Encoded
 from rljob_trainer.data.hub import HubAccess
-from rljob_trainer.data.paths import data_files
 from rljob_trainer.data.prompts import epoch_order
-from rljob_trainer.data.rows import report_skipped
+from rljob_trainer.data.rows import data_files, report_skipped
 from rljob_trainer.data.sft_store import Store, key_of, open_or_make
 from rljob_trainer.data.tokenize import Progress, ProgressLine, Recipe, tokenize_files
 

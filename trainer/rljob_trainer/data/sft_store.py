@@ -7,7 +7,6 @@ int64 [S + 1] and `order.npy` int64 [D] (sequence s is the documents order[seque
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from rljob_trainer.atomic_files import replaced_folder
 from rljob_trainer.data.encode import Encoded
-from rljob_trainer.data.files import exclusive, sync
 from rljob_trainer.data.packing import pack
+from rljob_trainer.file_lock import exclusive
 
 FORMAT = 1
 LOCK_SECONDS = 6 * 3600.0
@@ -87,16 +87,10 @@ def open_or_make(folder: Path, make: Callable[[], Iterable[Encoded]], max_length
     with exclusive(folder.with_name(f".{folder.name}.lock"), LOCK_SECONDS):
         if (found := _intact(folder)) is not None:
             return found
-        temporary = folder.with_name(f".{folder.name}.part")
-        for remains in (temporary, folder):  # of a process that was killed, or damaged
-            shutil.rmtree(remains, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
+        shutil.rmtree(folder, ignore_errors=True)  # damaged: the disk may have no room for both
+        with replaced_folder(folder, fsync=True) as temporary:
+            temporary.mkdir()
             _write(temporary, make(), max_length, packing)
-            os.rename(temporary, folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
     return Store(folder)
 
 
@@ -120,16 +114,13 @@ def _write(folder: Path, blocks: Iterable[Encoded], max_length: int, packing: bo
             for start, end in _runs(block, max_length):
                 ids.write(block.ids[start:end].tobytes())
                 mask.write(block.mask[start:end].tobytes())
-            kept, without = _kept(block, max_length)
-            lengths += [length for length, keep in zip(block.lengths, kept, strict=True) if keep]
+            fitting, without = _fitting(block, max_length)
+            lengths += [length for length, keep in zip(block.lengths, fitting, strict=True) if keep]
             untrained += without
-            too_long += len(block.lengths) - sum(kept) - without
+            too_long += len(block.lengths) - sum(fitting) - without
         if not lengths:
             for file in (ids, mask):
                 file.write(b"\0" * 4)  # an empty file cannot be mapped
-        for file in (ids, mask):
-            file.flush()
-            sync(file.fileno())
     sequences = pack(lengths, max_length) if packing else [[number] for number in range(len(lengths))]
     np.save(folder / "documents.npy", np.array([0, *accumulate(lengths)], dtype=np.int64))
     np.save(folder / "sequences.npy", np.array([0, *accumulate(map(len, sequences))], dtype=np.int64))
@@ -137,12 +128,9 @@ def _write(folder: Path, blocks: Iterable[Encoded], max_length: int, packing: bo
     counts = Counts(rows, len(lengths), too_long, untrained, sum(lengths), len(sequences))
     sizes = {written.name: written.stat().st_size for written in folder.iterdir()}
     (folder / _META).write_text(json.dumps({"counts": asdict(counts), "sizes": sizes}), encoding="utf-8")
-    for written in folder.iterdir():
-        with written.open("rb") as opened:
-            sync(opened.fileno())
 
 
-def _kept(block: Encoded, max_length: int) -> tuple[list[bool], int]:
+def _fitting(block: Encoded, max_length: int) -> tuple[list[bool], int]:
     """Which rows of a block are trained on, and how many have nothing to train on."""
     ends = np.array([0, *accumulate(block.lengths)], dtype=np.int64)
     trained_before = np.concatenate([[0], np.cumsum(block.mask, dtype=np.int64)])
@@ -154,7 +142,7 @@ def _kept(block: Encoded, max_length: int) -> tuple[list[bool], int]:
 def _runs(block: Encoded, max_length: int) -> Iterator[tuple[int, int]]:
     """The tokens of the rows that are kept, as few stretches as there are."""
     start = at = 0
-    for length, keep in zip(block.lengths, _kept(block, max_length)[0], strict=True):
+    for length, keep in zip(block.lengths, _fitting(block, max_length)[0], strict=True):
         if not keep:
             if at > start:
                 yield start, at

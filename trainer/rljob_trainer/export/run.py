@@ -1,10 +1,7 @@
 """Conversion of whole models between folders; the target appears whole or not at all."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import torch
 from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
+from rljob_trainer.atomic_files import replaced_folder
 from rljob_trainer.export.architecture import Architecture, architecture_of
 from rljob_trainer.export.hf_folder import HfFolder, HfWriter, copy_side_files, read_config
 from rljob_trainer.export.layout import padded_vocab, resize_rows
@@ -52,7 +50,7 @@ def hf_to_torch_dist(
     rows = padded_vocab(vocab_size or arch.vocab, divisible_by, tensor_parallel)
     if rows < arch.vocab:
         raise UserError(f"--vocab-size {vocab_size} is less than the config's vocab_size {arch.vocab}")
-    with HfFolder(source) as folder, fresh_folder(target, overwrite=overwrite) as fresh:
+    with HfFolder(source) as folder, _new_folder(target, overwrite=overwrite) as fresh:
         _refuse_surplus(arch, folder)
 
         def make(entry: Entry) -> Tensor:
@@ -92,7 +90,7 @@ def torch_dist_to_hf(
     reader = CheckpointReader(source, arch)
     report, done, total = progress or (lambda done, total: None), 0, reader.nbytes()
     count = 0
-    with fresh_folder(target, overwrite=overwrite) as fresh:
+    with _new_folder(target, overwrite=overwrite) as fresh:
         writer = HfWriter(fresh)
         for name, tensor in stream_to_hf(arch, reader.stream()):
             writer.add(name, tensor)
@@ -111,31 +109,12 @@ def is_torch_dist(path: Path) -> bool:
     return (path / LATEST).is_file() or (path / "metadata.json").is_file()
 
 
-@contextmanager
-def fresh_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `target` that takes its place at the end, when nothing failed. Raises UserError when there is
-    something at `target` already, unless it may be overwritten."""
+def _new_folder(target: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """See `replaced_folder`. Raises UserError when there is something at `target` already, unless it may be
+    overwritten."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UserError(f"{target} is there already and not empty", hint="give another target, or --overwrite")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    for leftover in (fresh, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    try:
-        yield fresh
-        if target.exists():
-            os.rename(target, old)
-        try:
-            os.rename(fresh, target)
-        except OSError:
-            if old.exists():
-                os.rename(old, target)
-            raise
-    finally:
-        for leftover in (fresh, old):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
+    return replaced_folder(target)
 
 
 def _refuse_surplus(arch: Architecture, folder: HfFolder) -> None:

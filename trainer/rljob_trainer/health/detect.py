@@ -52,7 +52,7 @@ class Finding:
 
     condition: HealthCondition
     since: int
-    """Number of the first rollout that is part of the trouble: commits of fewer rollouts are from before it."""
+    """Number of the first rollout that shows the condition: commits of fewer rollouts are from before it."""
     message: str
 
 

@@ -21,8 +21,8 @@ class Monitor:
 
     def look(self, rollout: int, values: Mapping[str, float]) -> list[Finding]:
         """Take in a rollout; the conditions that hold now and did not before, those to be ignored left out."""
-        kept = longest_window(self.policies.thresholds)
-        self.rows = [*self.rows, Row.of(rollout, values)][-kept:]
+        window = longest_window(self.policies.thresholds)
+        self.rows = [*self.rows, Row.of(rollout, values)][-window:]
         found = {
             finding.condition: finding
             for finding in detect(self.rows, self.policies.thresholds)

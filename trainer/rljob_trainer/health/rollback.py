@@ -3,8 +3,8 @@
 A rollback ends the attempt. Its record, a file in the incarnation's folder, names the commit to go on from and where
 the data stood; every later attempt that would resume from a commit made after that one finds the record and starts
 from the named commit instead, whatever it was told. So it holds although the operator, or the driver, may be killed
-at any moment. The number of rollbacks salts the seeds, and the data goes on where it stood: the same trouble does not
-simply come again.
+at any moment. The number of rollbacks salts the seeds, and the data goes on where it stood: the same condition does
+not simply come again.
 """
 
 import json
@@ -30,9 +30,9 @@ class Rollback:
     target: str
     """Name of the commit to go on from; empty: begin anew."""
     stage: str
-    """Stage of the run when the trouble was found."""
+    """Stage of the run when the condition was found."""
     data: dict[str, Any] = field(default_factory=dict)
-    """Cursor of the prompts when the trouble was found: they go on from there."""
+    """Cursor of the prompts when the condition was found: they go on from there."""
     why: str = ""
 
     def write(self, job_dir: Path) -> None:
@@ -57,8 +57,8 @@ def standing(commit: Commit | None, records: Sequence[Rollback]) -> Rollback | N
 
 
 def before(commits: Iterable[tuple[Commit, int, bool]], since: int) -> Commit | None:
-    """The newest commit from before the trouble. `commits`: (commit, rollouts it holds, whether it was healthy), oldest
-    first; `since`: the first rollout of the trouble."""
+    """The newest commit from before a condition. `commits`: (commit, rollouts it holds, whether it was healthy), oldest
+    first; `since`: the first rollout that shows it."""
     good = [commit for commit, rollouts, healthy in commits if healthy and rollouts < max(since, 1)]
     return good[-1] if good else None
 

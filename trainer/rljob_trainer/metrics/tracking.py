@@ -14,6 +14,7 @@ from pathlib import Path
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.tracking import TrackingSpec
 
+from rljob_trainer.atomic_files import write_file
 from rljob_trainer.metrics.trackers import Completion, RunFacts, Tracker
 
 logger = logging.getLogger(__name__)
@@ -110,10 +111,7 @@ class Tracking:
     def _remember(self, name: str, identity: str) -> None:
         with self._lock:
             self._started[name] = identity
-            path = self._directory / FILE
-            temporary = path.with_name(f".{FILE}.new")
-            temporary.write_text(json.dumps(self._started), encoding="utf-8")
-            temporary.replace(path)
+            write_file(self._directory / FILE, json.dumps(self._started), fsync=False)
 
     def _report(self, text: str) -> None:
         logger.warning("%s", text)

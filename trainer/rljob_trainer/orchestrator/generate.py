@@ -11,7 +11,7 @@ import orjson
 from rljob.types import Sample
 from rljob_api.v1alpha1.output import OutputSpec
 
-from rljob_trainer.data.files import write_atomically
+from rljob_trainer.atomic_files import write_file
 from rljob_trainer.orchestrator.run import Run
 from rljob_trainer.orchestrator.sample_files import assemble, sample_row, wanted
 from rljob_trainer.rollout.samples import make_samples, rollout_metrics, sampling_params, segments_of
@@ -85,6 +85,6 @@ def _write(run: Run, samples: list[Sample], output: OutputSpec) -> int:
     folder = run.place.directory / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"part-{run.state.rollout:06d}.jsonl"
-    write_atomically(path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+    write_file(path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
     run.state.parts.append(str(Path(path).relative_to(run.place.job_dir)))
     return len(rows)

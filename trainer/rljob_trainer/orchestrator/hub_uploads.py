@@ -10,7 +10,7 @@ from rljob_api.manifest.arithmetic import trains
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.checkpoint import Commit
-from rljob_trainer.checkpoint.export import export_commit, is_exportable
+from rljob_trainer.checkpoint.hf import export_commit, is_exportable
 from rljob_trainer.checkpoint.hub import HubPusher, Upload, push_token
 from rljob_trainer.models.tokenizer import save_tokenizer
 from rljob_trainer.orchestrator.place import Place

@@ -10,6 +10,8 @@ from rljob_api.contract.job_document import spelt_out
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 
+from rljob_trainer.atomic_files import write_file
+
 IDENTITY_FILE = "job.json"
 ATTEMPTS = "attempts"
 _FREE = (
@@ -92,9 +94,7 @@ def claim(job_dir: Path, job: RLJob, *, may_resume: bool, incarnation: str | Non
                 _check_commits(job_dir, job, there["fields"], mine["fields"], may_resume=may_resume)
     elif has_commits(job_dir):
         raise UserError(f"the directory {job_dir} has commits but no {IDENTITY_FILE}: whose they are cannot be told")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(json.dumps(mine, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, json.dumps(mine, indent=1, sort_keys=True), fsync=False)
 
 
 def _check_commits(job_dir: Path, job: RLJob, there: Any, mine: Any, *, may_resume: bool) -> None:

@@ -8,9 +8,9 @@ from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.checkpoint import Commit, list_commits, verify
 from rljob_trainer.health.detect import Finding, longest_window
+from rljob_trainer.health.early_stop import bound, measured, reached
 from rljob_trainer.health.monitor import Monitor
 from rljob_trainer.health.rollback import Rollback, before, guarded
-from rljob_trainer.health.target import bound, measured, reached
 from rljob_trainer.orchestrator.place import Place
 from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.state import LoopState

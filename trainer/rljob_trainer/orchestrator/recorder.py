@@ -17,7 +17,7 @@ from rljob_trainer.metrics.trackers import Completion
 from rljob_trainer.metrics.tracking import Tracking
 from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.rewards.failures import Failures, ScoreReport, told
-from rljob_trainer.watch.judge import Stall
+from rljob_trainer.watch.stalls import Stall
 
 WITHOUT_RETRIEVER = "without_retriever"
 ONE_OF_EACH = Devices(1, 1)

@@ -1,7 +1,6 @@
 """Rows of samples for distillation, in files that the SFT reader takes."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import orjson
 from rljob.types import Sample
 from rljob_api.v1alpha1.output import OutputSpec
 
+from rljob_trainer.atomic_files import replaced_file
 from rljob_trainer.metrics.jsonl import plain
 
 
@@ -46,16 +46,13 @@ def sample_row(sample: Sample, segments: Sequence[tuple[str, bool]]) -> dict[str
 def assemble(parts: Iterable[Path], folder: Path, name: str, form: Literal["jsonl", "parquet"]) -> Path:
     """Put the rows of `parts` (JSONL) into one file, which appears whole or not at all. Returns its path."""
     path = folder / f"{name}.{form}"
-    temporary = path.with_name(f".{path.name}.new")
-    if form == "jsonl":
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-    else:
-        _write_parquet(parts, temporary)
-    temporary.replace(path)
+    with replaced_file(path) as temporary:
+        if form == "jsonl":
+            with temporary.open("wb") as file:
+                for part in parts:
+                    file.write(part.read_bytes())
+        else:
+            _write_parquet(parts, temporary)
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
-from rljob_trainer.retriever.unrelated import load_unrelated
+from rljob_trainer.retriever.random_passages import load_random
 
 MAX_REQUEST_BYTES = 1 << 20
 
@@ -21,7 +21,7 @@ MAX_REQUEST_BYTES = 1 << 20
 @contextmanager
 def unrelated_retriever(spec: RetrieverSpec, job_dir: Path, host: str) -> Iterator[str]:
     """Serve `/retrieve` on a free port of `host` while the block runs; gives the address."""
-    searcher = load_unrelated(spec, str(job_dir))
+    searcher = load_random(spec, str(job_dir))
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rljob_trainer.atomic_files import write_file
 from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, plain, read_history
 from rljob_trainer.report.html import render
 
@@ -13,11 +14,5 @@ SUMMARY_FILE, REPORT_FILE = "summary.json", "report.html"
 def write_report(job_dir: Path, summary: dict[str, Any], manifest: Any) -> None:
     """Write both from the histories of all incarnations."""
     page = render(summary, read_history(job_dir), read_history(job_dir, COMPLETIONS_FILE), manifest)
-    _replace(job_dir / REPORT_FILE, page)
-    _replace(job_dir / SUMMARY_FILE, json.dumps(plain(summary), indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_file(job_dir / REPORT_FILE, page, fsync=False)
+    write_file(job_dir / SUMMARY_FILE, json.dumps(plain(summary), indent=2) + "\n", fsync=False)

@@ -17,11 +17,11 @@ from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer import logs
-from rljob_trainer.data.files import write_atomically
+from rljob_trainer.atomic_files import write_file
 from rljob_trainer.retriever.app import Limits, create_app
 from rljob_trainer.retriever.build import build_index
+from rljob_trainer.retriever.random_passages import load_random
 from rljob_trainer.retriever.search import Searcher, load_searcher
-from rljob_trainer.retriever.unrelated import load_unrelated
 
 log = logging.getLogger("rljob_trainer.retriever")
 
@@ -60,7 +60,7 @@ def serve(spec: RetrieverSpec, job_name: str, options: argparse.Namespace) -> in
 
     def load_job_searcher() -> Searcher:
         if options.unrelated:
-            return load_unrelated(spec, options.dir)
+            return load_random(spec, options.dir)
         build_index(spec, options.dir)
         return load_searcher(spec, options.dir)
 
@@ -79,7 +79,7 @@ def serve(spec: RetrieverSpec, job_name: str, options: argparse.Namespace) -> in
     listener = _bind(options.host, port, or_free=options.port_file is not None)
     port = listener.getsockname()[1]
     if options.port_file:
-        write_atomically(Path(options.port_file), f"{port}\n".encode())
+        write_file(Path(options.port_file), f"{port}\n".encode())
     log.info("listening on %s:%d", options.host, port)
     # uvicorn raises the signal again after a graceful stop: that stop is a success.
     signal.signal(signal.SIGTERM, lambda number, frame: None)

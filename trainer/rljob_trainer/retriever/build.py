@@ -2,13 +2,10 @@
 
 import argparse
 import logging
-import os
 import sys
-import tempfile
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import batched
 from pathlib import Path
 from typing import IO
@@ -19,8 +16,9 @@ from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer import logs
+from rljob_trainer.atomic_files import replaced_file, write_file
 from rljob_trainer.cluster.preparation import report
-from rljob_trainer.data.files import exclusive, sync, write_atomically
+from rljob_trainer.file_lock import exclusive
 from rljob_trainer.job_paths import existing_file, resolve
 from rljob_trainer.retriever.corpus import Document, corpus_fingerprint, read_passages
 from rljob_trainer.retriever.encoder import Encoder, load_encoder
@@ -82,31 +80,22 @@ def _build(corpus: Path, index: Path, encoder: Encoder) -> None:
     fingerprint = corpus_fingerprint(corpus)
     offsets = array("q")
     manifest_path(index).unlink(missing_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{index.name}-", dir=index.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with replaced_file(index) as temporary:
+        with temporary.open("wb") as file:
             write_header(file, 0, encoder.dimension)
             for batch in batched(_with_progress(corpus), _BATCH):
                 offsets.extend(offset for offset, _ in batch)
                 file.write(encoder.encode_passages([document["contents"] for _, document in batch]).tobytes())
             file.seek(0)
             write_header(file, len(offsets), encoder.dimension)
-            file.flush()
-            sync(file.fileno())
         if not offsets:
             raise UserError(f"spec.retriever.corpus: {corpus} has no passages")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, index)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
     _write_offsets(offsets_path(index), offsets)
     if corpus_fingerprint(corpus) != fingerprint:
         raise UserError(f"spec.retriever.corpus: {corpus} changed while its index was built")
     probe = [round(float(value), 6) for value in probe_vector(encoder)]
     manifest = IndexManifest(encoder.fingerprint, encoder.dimension, len(offsets), fingerprint, probe)
-    write_atomically(manifest_path(index), manifest.write_bytes())
+    write_file(manifest_path(index), manifest.write_bytes())
     log.info("indexed %d passages in %.1f s: %s", len(offsets), time.monotonic() - started, index)
 
 
@@ -126,12 +115,8 @@ def write_header(file: IO[bytes], passages: int, dimension: int) -> None:
 
 
 def _write_offsets(path: Path, offsets: "array[int]") -> None:
-    with tempfile.NamedTemporaryFile(prefix=f".{path.name}-", suffix=".npy", dir=path.parent, delete=False) as file:
+    with replaced_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.frombuffer(offsets, dtype=np.int64))
-        file.flush()
-        sync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def _with_progress(corpus: Path) -> Iterator[tuple[int, Document]]:

@@ -26,8 +26,8 @@ from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.hub_path import PREFIX
 from rljob_api.v1alpha1.retriever import RETRIEVER_DIR
 
+from rljob_trainer.atomic_files import fsync_file, write_file
 from rljob_trainer.cluster.preparation import report
-from rljob_trainer.data.files import sync, write_atomically
 from rljob_trainer.job_paths import existing_file, resolve
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,9 @@ def join(parts: Sequence[str], target: Path, folder: str) -> None:
             stage, total = f"index, part {number} of {len(parts)}", source.stat().st_size
             with source.open("rb") as content:
                 _copy(content, file, stage, content, total)
-            sync(file.fileno())
-            write_atomically(state, json.dumps({"parts": list(parts[:number]), "size": file.tell()}).encode())
+            file.flush()
+            fsync_file(joining)
+            write_file(state, json.dumps({"parts": list(parts[:number]), "size": file.tell()}).encode())
             if ours:
                 source.unlink()
     os.replace(joining, target)
@@ -95,8 +96,7 @@ def unpack(archive: str, target: Path, folder: str) -> None:
         with source.open("rb") as packed, unpacking.open("wb") as file:
             content = gzip.GzipFile(fileobj=packed) if source.name.endswith(".gz") else packed
             _copy(content, file, "corpus", packed, source.stat().st_size)
-            file.flush()
-            sync(file.fileno())
+        fsync_file(unpacking)
     except (gzip.BadGzipFile, EOFError) as error:
         raise UserError(f"{_FIELD}.corpusArchive: {archive} is no whole gzip file: {error}") from None
     os.replace(unpacking, target)

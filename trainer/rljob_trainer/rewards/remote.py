@@ -70,8 +70,8 @@ class RemoteReward:
                 answer = await caller.post({"samples": entries} if self._protocol == "batch" else entries[0])
             except AwayError as error:
                 silent.no_answer(str(error))
-                late = "within" in str(error)
-                return [Outcome(error=str(error), timed_out=late, kind="no answer", away=True)] * len(batch)
+                outcome = Outcome(error=str(error), timed_out=error.timed_out, kind="no answer", away=True)
+                return [outcome] * len(batch)
             except CallError as error:
                 silent.answered()
                 kind = f"HTTP {error.status}" if error.status else "no reward in the answer"

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rljob_trainer.http_caller import LONGEST_PAUSE, CallError, HttpCaller
-from rljob_trainer.rollout.search_client import Document, SearchError
+from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
 from rljob_trainer.rollout.web_page import PageReader
 
 
-class GoogleClient:
-    """Asks Google for one query at a time, within `limit` (shared by clients) and `timeout` seconds each.
+class GoogleClient(SearchClient):
+    """Asks Google, one query per request.
 
     A result is a document {"id": link, "contents": '"title"\\nsnippet'}. With `pages`, the snippet gives way to the
-    part of the page around it; a page that cannot be had within the time keeps its snippet. Use it as an async
-    context manager, within one event loop.
+    part of the page around it; a page that cannot be had within the time keeps its snippet.
     """
 
     def __init__(
@@ -30,22 +28,11 @@ class GoogleClient:
         proxy: str | None = None,
         pages: PageReader | None = None,
     ) -> None:
-        self._topk, self._timeout, self._limit, self._pages = topk, timeout, limit, pages
-        self._caller = HttpCaller(url, timeout=timeout, proxy=proxy, headers={"X-API-KEY": api_key})
-        self.failures = 0
-
-    @property
-    def requests(self) -> int:
-        """Requests sent to the API."""
-        return self._caller.requests
-
-    @property
-    def retries(self) -> int:
-        """Requests that were sent again."""
-        return self._caller.retries
+        super().__init__(url, topk=topk, timeout=timeout, limit=limit, proxy=proxy, headers={"X-API-KEY": api_key})
+        self._pages = pages
 
     async def __aenter__(self) -> Self:
-        await self._caller.__aenter__()
+        await super().__aenter__()
         if self._pages is not None:
             await self._pages.__aenter__()
         return self
@@ -55,24 +42,11 @@ class GoogleClient:
     ) -> None:
         if self._pages is not None:
             await self._pages.__aexit__(kind, error, traceback)
-        await self._caller.__aexit__(kind, error, traceback)
+        await super().__aexit__(kind, error, traceback)
 
-    async def search(self, query: str) -> list[Document]:
-        """The documents for `query`, best first. Raises SearchError."""
-        async with self._limit:
-            deadline = time.monotonic() + self._timeout
-            try:
-                # The caller keeps to the deadline; this second limit holds even if it should not.
-                async with asyncio.timeout(self._timeout + LONGEST_PAUSE):
-                    answer = await self._caller.post({"q": query, "num": self._topk}, deadline=deadline)
-                    results = organic(answer, self._caller.url)[: self._topk]
-                    return await self._with_pages(results, deadline)
-            except TimeoutError:
-                self.failures += 1
-                raise SearchError(f"{self._caller.url} gave no answer within {self._timeout:g} s") from None
-            except CallError as error:
-                self.failures += 1
-                raise SearchError(str(error)) from None
+    async def _find(self, query: str, deadline: float) -> list[Document]:
+        answer = await self._caller.post({"q": query, "num": self.topk}, deadline=deadline)
+        return await self._with_pages(organic(answer, self.url)[: self.topk], deadline)
 
     async def _with_pages(self, results: Sequence[Mapping[str, str]], deadline: float) -> list[Document]:
         texts = [result["snippet"] for result in results]

@@ -1,30 +1,24 @@
-"""Asking a Search-R1 style retriever over HTTP: `POST /retrieve {queries, topk, return_scores}`."""
+"""Asking for documents over HTTP: what the clients of all search services share."""
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from rljob_trainer.http_caller import LONGEST_PAUSE, AwayError, CallError, HttpCaller
+from rljob_trainer.http_caller import LONGEST_PAUSE, CallError, HttpCaller
 
 Document = Mapping[str, str]
+"""`{"id", "contents"}`: the first line of the contents is the title, in double quotes."""
 
 
 class SearchError(CallError):
     """A search was not answered: the service is away, too slow, or answers something else."""
 
 
-@dataclass(slots=True)
-class _Query:
-    text: str
-    deadline: float
-    found: "asyncio.Future[list[Document]]"
-
-
-class SearchClient:
-    """A client of one retriever. Queries asked at the same moment share a request, `max_batch` at most.
+class SearchClient(ABC):
+    """A client of one search service.
 
     `limit` bounds the queries under way and may be shared by clients. `timeout` is that of one search in seconds,
     retries included, from when its turn has come. Use it as an async context manager, within one event loop.
@@ -38,18 +32,18 @@ class SearchClient:
         timeout: float,
         limit: asyncio.Semaphore,
         proxy: str | None = None,
-        max_batch: int = 32,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.url = retrieve_address(url)
-        self._topk, self._timeout, self._limit, self._max_batch = topk, timeout, limit, max_batch
-        self._caller = HttpCaller(self.url, timeout=timeout, proxy=proxy)
-        self._waiting: list[_Query] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        """`topk`: documents per query. `headers` may hold secrets: they appear in no message."""
+        self.url, self.topk = url, topk
+        self._timeout, self._limit = timeout, limit
+        self._caller = HttpCaller(url, timeout=timeout, proxy=proxy, headers=headers)
         self.failures = 0
+        """Searches without an answer."""
 
     @property
     def requests(self) -> int:
-        """Requests sent."""
+        """Requests sent to the service."""
         return self._caller.requests
 
     @property
@@ -64,80 +58,22 @@ class SearchClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in self._sending:
-            task.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
         await self._caller.__aexit__(kind, error, traceback)
 
     async def search(self, query: str) -> list[Document]:
         """The documents for `query`, best first. Raises SearchError."""
         async with self._limit:
-            found: asyncio.Future[list[Document]] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Query(query, time.monotonic() + self._timeout, found))
-            if len(self._waiting) == 1:
-                self._spawn(self._flush())
             try:
-                # The sender keeps to the deadline; this second limit holds even if it should not.
+                # `_find` keeps to the deadline; this second limit holds even if it should not.
                 async with asyncio.timeout(self._timeout + LONGEST_PAUSE):
-                    return await found
+                    return await self._find(query, time.monotonic() + self._timeout)
             except TimeoutError:
                 self.failures += 1
                 raise SearchError(f"{self.url} gave no answer within {self._timeout:g} s") from None
-            except SearchError:
+            except CallError as error:
                 self.failures += 1
-                raise
+                raise SearchError(str(error)) from None
 
-    def _spawn(self, coroutine: Any) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _flush(self) -> None:
-        # The engine ends many turns with one step: what they ask has gathered after one round of the event loop.
-        await asyncio.sleep(0)
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), self._max_batch):
-            self._spawn(self._send(waiting[start : start + self._max_batch]))
-
-    async def _send(self, queries: list[_Query]) -> None:
-        try:
-            results = await self._ask([query.text for query in queries], min(query.deadline for query in queries))
-        except CallError as error:
-            if len(queries) > 1 and not isinstance(error, AwayError):
-                # One odd query must not cost the others their answer.
-                for query in queries:
-                    self._spawn(self._send([query]))
-                return
-            for query in queries:
-                if not query.found.done():
-                    query.found.set_exception(SearchError(str(error)))
-            return
-        for query, documents in zip(queries, results, strict=True):
-            if not query.found.done():
-                query.found.set_result(documents)
-
-    async def _ask(self, texts: list[str], deadline: float) -> list[list[Document]]:
-        body = {"queries": texts, "topk": self._topk, "return_scores": True}
-        return _documents(await self._caller.post(body, deadline=deadline), len(texts), self.url)
-
-
-def retrieve_address(url: str) -> str:
-    """The address of /retrieve: `url` itself when it has a path, else beneath it."""
-    scheme, separator, rest = url.partition("://")
-    host, _, path = rest.partition("/")
-    return url if path.strip("/") else f"{scheme}{separator}{host}/retrieve"
-
-
-def _documents(answer: Any, count: int, url: str) -> list[list[Document]]:
-    """Search-R1's answer: {"result": [[{"document": {"id", "contents"}, "score"} or the document itself]]}."""
-    result = answer.get("result") if isinstance(answer, dict) else None
-    if not isinstance(result, list) or len(result) != count or not all(isinstance(found, list) for found in result):
-        raise SearchError(f'{url} answered something else than {{"result": [… {count} lists of documents]}}')
-    return [[_document(entry, url) for entry in found] for found in result]
-
-
-def _document(entry: Any, url: str) -> Document:
-    document = entry.get("document", entry) if isinstance(entry, dict) else None
-    if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
-        raise SearchError(f"{url} answered a document without text in `contents`")
-    return {"id": str(document.get("id", "")), "contents": document["contents"]}
+    @abstractmethod
+    async def _find(self, query: str, deadline: float) -> list[Document]:
+        """As `search`, until `deadline` (of `time.monotonic`). Raises CallError."""

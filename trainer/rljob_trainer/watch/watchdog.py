@@ -12,8 +12,8 @@ from typing import Any
 from rljob_api.v1alpha1.health import StallLimits
 
 from rljob_trainer.watch import stacks
-from rljob_trainer.watch.judge import DRIVER, Picture, Stall, Waiting, stalls
 from rljob_trainer.watch.pulse import Beat, Pulse, pulse_file, read, stack_file
+from rljob_trainer.watch.stalls import DRIVER, Picture, Stall, Waiting, stalls
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0

@@ -86,7 +86,7 @@ def test_tokenised_once_per_content_and_settings(
     for ids in (tmp_path / "cache/sft").glob("*/ids.bin"):
         ids.write_bytes(ids.read_bytes()[:-4])
     for folder in list((tmp_path / "cache/sft").glob("[!.]*")):
-        shutil.copytree(folder, folder.with_name(f".{folder.name}.part"))
+        shutil.copytree(folder, folder.with_name(f".{folder.name}.new"))
     assert sum(sum(row.lengths or []) for row in make(tmp_path, tokenizer).rows) == 17
     assert len(calls) == 4
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rljob_api.v1alpha1.health import EarlyStop
 from rljob_trainer.checkpoint import Commit
+from rljob_trainer.health.early_stop import measured, reached
 from rljob_trainer.health.rollback import Rollback, before, guarded, rollbacks, standing
-from rljob_trainer.health.target import measured, reached
 
 
 def commit(attempt: int, step: int) -> Commit:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rljob_api.v1alpha1.job import RLJob
+from rljob_trainer.atomic_files import fsync_file
 from rljob_trainer.checkpoint.background import mark_written
-from rljob_trainer.checkpoint.files import FileEntry, fsync_file, hash_file
+from rljob_trainer.checkpoint.files import FileEntry, hash_file
 from rljob_trainer.cluster.progress import ProgressReporter, Sink, file_sink
 from rljob_trainer.metrics.display import QuietDisplay
 from rljob_trainer.orchestrator.checkpointer import Commits

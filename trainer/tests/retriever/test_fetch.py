@@ -64,6 +64,19 @@ def test_a_lost_pod_goes_on_after_the_last_whole_part(folder: Path, monkeypatch:
     assert again == ["index, part 3 of 3"]
 
 
+def test_what_the_state_counts_is_in_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that is killed right after the state was written must find that many bytes."""
+    write, sizes = module.write_file, []
+
+    def noted(path: Path, content: bytes) -> None:
+        sizes.append((json.loads(content)["size"], (folder / ".e5.index.joining").stat().st_size))
+        write(path, content)
+
+    monkeypatch.setattr(module, "write_file", noted)
+    fetch(str(folder), index="e5.index", indexParts=list(PARTS))
+    assert sizes == [(1000, 1000), (1700, 1700), (1703, 1703)]
+
+
 def test_other_parts_than_before_begin_anew(folder: Path) -> None:
     (folder / ".e5.index.joining").write_bytes(b"x" * 1000)
     (folder / ".e5.index.joined").write_text(json.dumps({"parts": ["other"], "size": 1000}))

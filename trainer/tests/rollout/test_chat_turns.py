@@ -14,7 +14,7 @@ from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.generate import ChatTurns, CustomGenerate, Limits, SearchGenerate, SingleTurnGenerate
 from rljob_trainer.rollout.generate.build import JobGenerate, prompt_tokenizer
-from rljob_trainer.rollout.generate.continuation import continuation_ids
+from rljob_trainer.rollout.generate.chat_turns import continuation_ids
 from rljob_trainer.rollout.search_client import Document
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
 

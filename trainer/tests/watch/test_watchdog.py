@@ -13,8 +13,8 @@ import psutil
 import pytest
 from rljob_api.v1alpha1.health import StallLimits
 from rljob_trainer.watch import stacks
-from rljob_trainer.watch.judge import Stall
 from rljob_trainer.watch.pulse import read
+from rljob_trainer.watch.stalls import Stall
 from rljob_trainer.watch.watchdog import Waits, Watchdog
 
 PROGRAM = """

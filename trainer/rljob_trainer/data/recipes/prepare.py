@@ -1,10 +1,7 @@
 """Making a recipe's file: read its sources, convert row by row, write whole or not at all, say what was left out."""
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import orjson
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.hub_path import PREFIX
 
-from rljob_trainer.data.files import sync
+from rljob_trainer.atomic_files import replaced_file
 from rljob_trainer.data.hub import HubAccess, fetch
 from rljob_trainer.data.recipes.catalog import RECIPES, Dropped, Recipe, Source, WrongSchemaError
 from rljob_trainer.data.rows import Row, read_blocks
@@ -171,20 +168,9 @@ def _locate_local(source: Source, recipe: Recipe, local: Path) -> tuple[str, lis
 
 
 def _write(target: Path, rows: Iterator[Row]) -> int:
-    """Write beside the target, then rename. Returns the rows written."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    os.close(descriptor)
-    try:
-        count = (_write_parquet if target.suffix.lower() == ".parquet" else _write_jsonl)(Path(temporary), rows)
-        with open(temporary, "rb") as file:
-            sync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    return count
+    """Returns the rows written."""
+    with replaced_file(target) as temporary:
+        return (_write_parquet if target.suffix.lower() == ".parquet" else _write_jsonl)(temporary, rows)
 
 
 def _write_jsonl(path: Path, rows: Iterator[Row]) -> int:

@@ -19,6 +19,7 @@ from rljob_trainer.rollout.generate.tool_template import ToolAnswers, offering
 from rljob_trainer.rollout.generate.toolbox import Toolbox, offers
 from rljob_trainer.rollout.generate.tools import ToolsGenerate
 from rljob_trainer.rollout.google_client import GoogleClient
+from rljob_trainer.rollout.retriever_client import RetrieverClient
 from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
 from rljob_trainer.rollout.web_page import PageReader
 
@@ -42,7 +43,7 @@ class JobGenerate:
         generate, limits = rollout.generate, Limits(rollout.sampling.max_tokens_per_turn)
         self._type = generate.type
         self._search_limit = asyncio.Semaphore(max(1, self._search.concurrency // rollout.replicas))
-        self._clients: dict[str, SearchClient | GoogleClient] = {}
+        self._clients: dict[str, SearchClient] = {}
         self._connecting = asyncio.Lock()
         self._used = ""
         self._asked = 0
@@ -114,7 +115,7 @@ class JobGenerate:
         if self._toolbox is not None:
             await self._toolbox.close()
 
-    def _client(self, url: str) -> SearchClient | GoogleClient:
+    def _client(self, url: str) -> SearchClient:
         search, google = self._search, self._search.google
         if search.backend == "google" and google is not None:
             return GoogleClient(
@@ -126,7 +127,7 @@ class JobGenerate:
                 proxy=search.proxy,
                 pages=None if google.snippet_only else PageReader(search.proxy),
             )
-        return SearchClient(
+        return RetrieverClient(
             url, topk=search.topk, timeout=search.timeout_seconds, limit=self._search_limit, proxy=search.proxy
         )
 

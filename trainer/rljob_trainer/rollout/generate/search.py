@@ -4,11 +4,12 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
-from rljob.types import Engine, Sample, SamplingParams
+from rljob.types import Engine, Generation, Sample, SamplingParams
 
 from rljob_trainer.rollout.generate.base import Limits
-from rljob_trainer.rollout.generate.continuation import continuation_ids
-from rljob_trainer.rollout.generate.neutral import neutral
+from rljob_trainer.rollout.generate.chat_turns import Bridge, continuation_ids
+from rljob_trainer.rollout.generate.escaping import escaped
+from rljob_trainer.rollout.generate.multi_turn import ObservationError, generate_turns
 from rljob_trainer.rollout.search_client import Document, SearchError
 from rljob_trainer.rollout.search_format import INVALID_ACTION, format_information
 
@@ -35,43 +36,33 @@ class SearchGenerate:
         self._limits, self._max_turns, self._search = limits, max_turns, search
 
     async def __call__(self, sample: Sample, sampling: SamplingParams, engine: Engine) -> Sample:
-        counts = {"turns": 0.0, "searches": 0.0, "invalid_actions": 0.0, "search_failures": 0.0}
-        async with engine.open(sample.seed) as session:
-            new_ids: Sequence[int] = sample.prompt_ids
-            while True:
-                room = self._limits.room(sample, sampling, engine)
-                if room < 1:
-                    sample.status = "truncated"
-                    break
-                turn = self._limits.turn(room, sampling, (SEARCH_END, ANSWER_END))
-                generation = await session.generate(new_ids, turn)
-                sample.append_generation(generation)
-                counts["turns"] += 1
-                if generation.finish_reason != "stop":
-                    sample.status = "truncated"
-                    break
-                action, query = parse_action(generation.text)
-                counts["invalid_actions"] += action == "invalid"
-                if action == "answer" or counts["turns"] == self._max_turns:
-                    sample.status = "completed"
-                    break
-                if action == "search":
-                    counts["searches"] += 1
-                    try:
-                        text = format_information(neutralise(await self._search(query), engine))
-                    except SearchError as error:
-                        counts["search_failures"] += 1
-                        sample.info["error"] = str(error)
-                        sample.status = "failed"
-                        break
-                else:
-                    text = INVALID_ACTION
-                new_ids = continuation_ids(engine.tokenizer, text)
-                if len(new_ids) >= self._limits.room(sample, sampling, engine):
-                    sample.status = "truncated"
-                    break
-                sample.append_observation(new_ids, text)
-        sample.info |= counts
+        counts = {"searches": 0.0, "invalid_actions": 0.0, "search_failures": 0.0}
+
+        async def observe(turn: Generation, last: bool) -> Bridge | None:
+            action, query = parse_action(turn.text)
+            counts["invalid_actions"] += action == "invalid"
+            if action == "answer" or last:
+                return None
+            text = INVALID_ACTION
+            if action == "search":
+                counts["searches"] += 1
+                try:
+                    text = format_information(neutralise(await self._search(query), engine))
+                except SearchError as error:
+                    counts["search_failures"] += 1
+                    raise ObservationError(str(error)) from None
+            return Bridge(continuation_ids(engine.tokenizer, text), text)
+
+        turns = await generate_turns(
+            sample,
+            sampling,
+            engine,
+            limits=self._limits,
+            max_turns=self._max_turns,
+            observe=observe,
+            stop=(SEARCH_END, ANSWER_END),
+        )
+        sample.info |= {"turns": float(turns), **counts}
         return sample
 
 
@@ -88,4 +79,4 @@ def parse_action(text: str) -> tuple[Literal["search", "answer", "invalid"], str
 
 def neutralise(documents: Sequence[Document], engine: Engine) -> list[Document]:
     """Documents whose text cannot pose as a tag of the dialogue or as a special token of the model."""
-    return [{**document, "contents": neutral(document["contents"], TAGS, engine.tokenizer)} for document in documents]
+    return [{**document, "contents": escaped(document["contents"], TAGS, engine.tokenizer)} for document in documents]

@@ -41,13 +41,13 @@ class Toolbox:
         self._callers: dict[str, HttpCaller] = {}
         self._open = False
         self.calls = self.errors = self.failures = 0
-        for place, tool in enumerate(spec.functions):
-            path = f"{FIELD}[{place}]"
+        for number, tool in enumerate(spec.functions):
+            path = f"{FIELD}[{number}]"
             self._schemas[tool.name] = Schema(tool, path)
             if tool.function is not None:
                 self._functions[tool.name] = _function(tool.function, f"{path}.function")
             elif tool.url is not None:
-                headers = _headers(tool, place)
+                headers = _headers(tool, number)
                 self._callers[tool.name] = HttpCaller(
                     tool.url, timeout=spec.timeout_seconds, proxy=spec.proxy, headers=headers
                 )
@@ -114,7 +114,7 @@ class Toolbox:
 
 def offers(spec: ToolsSpec) -> list[Mapping[str, Any]]:
     """The tools as chat templates take them. UserError for schemas that are none."""
-    return [Schema(tool, f"{FIELD}[{place}]").offer(tool) for place, tool in enumerate(spec.functions)]
+    return [Schema(tool, f"{FIELD}[{number}]").offer(tool) for number, tool in enumerate(spec.functions)]
 
 
 def _function(import_path: str, path: str) -> Callable[..., Any]:
@@ -128,13 +128,13 @@ def _function(import_path: str, path: str) -> Callable[..., Any]:
     return function
 
 
-def _headers(tool: ToolSpec, place: int) -> dict[str, str]:
+def _headers(tool: ToolSpec, number: int) -> dict[str, str]:
     if tool.token is None:
         return {}
-    variable = tool.token.env or f"RLJOB_TOOL_{place}_TOKEN"
+    variable = tool.token.env or f"RLJOB_TOOL_{number}_TOKEN"
     token = os.environ.get(variable, "").strip()
     if not token:
-        raise UserError(f"{FIELD}[{place}].token: the environment variable {variable} is not set")
+        raise UserError(f"{FIELD}[{number}].token: the environment variable {variable} is not set")
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -1,12 +1,13 @@
 """Multi-turn generation with tools that are declared by JSON schema."""
 
 import asyncio
-from collections.abc import Sequence
 
-from rljob.types import Engine, Sample, SamplingParams
+from rljob.types import Engine, Generation, Sample, SamplingParams
 
 from rljob_trainer.rollout.generate.base import Limits
-from rljob_trainer.rollout.generate.neutral import neutral
+from rljob_trainer.rollout.generate.chat_turns import Bridge
+from rljob_trainer.rollout.generate.escaping import escaped
+from rljob_trainer.rollout.generate.multi_turn import ObservationError, generate_turns
 from rljob_trainer.rollout.generate.tool_calls import parse_calls
 from rljob_trainer.rollout.generate.tool_template import ToolAnswers
 from rljob_trainer.rollout.generate.toolbox import ToolAwayError, Toolbox, ToolError
@@ -34,54 +35,44 @@ class ToolsGenerate:
         self._toolbox, self._answers = toolbox, answers
 
     async def __call__(self, sample: Sample, sampling: SamplingParams, engine: Engine) -> Sample:
-        counts = {"turns": 0.0, "tool_calls": 0.0, "tool_errors": 0.0, "tool_failures": 0.0}
-        async with engine.open(sample.seed) as session:
-            new_ids: Sequence[int] = sample.prompt_ids
-            while True:
-                room = self._limits.room(sample, sampling, engine)
-                if room < 1:
-                    sample.status = "truncated"
-                    break
-                turn = self._limits.turn(room, sampling, stop_ids=self._answers.end_ids)
-                generation = await session.generate(new_ids, turn)
-                sample.append_generation(generation)
-                counts["turns"] += 1
-                if generation.finish_reason != "stop":
-                    sample.status = "truncated"
-                    break
-                calls = parse_calls(generation.text)
-                if not calls or counts["turns"] == self._max_turns:
-                    sample.status = "completed"
-                    break
-                counts["tool_calls"] += len(calls)
-                asked = [self._toolbox.call(call, sample) for call in calls[:MAX_CALLS_PER_TURN]]
-                answers = await asyncio.gather(*asked, return_exceptions=True)
-                if away := [answer for answer in answers if isinstance(answer, ToolAwayError)]:
-                    counts["tool_failures"] += len(away)
-                    sample.info["error"] = str(away[0])
-                    sample.status = "failed"
-                    break
-                results: list[str] = []
-                for answer in answers:
-                    if isinstance(answer, ToolError):
-                        counts["tool_errors"] += 1
-                        results.append(self._shown(f"Error: {answer}", engine))
-                    elif isinstance(answer, BaseException):
-                        raise answer
-                    else:
-                        results.append(self._shown(answer, engine))
-                if len(calls) > MAX_CALLS_PER_TURN:
-                    results.append(f"Error: only {MAX_CALLS_PER_TURN} calls are made in one turn.")
-                names = [neutral(call.name[:64], TAGS, engine.tokenizer) for call in calls[: len(results)]]
-                bridge = self._answers.follow(generation, results, names)
-                new_ids = bridge.token_ids
-                if len(new_ids) >= self._limits.room(sample, sampling, engine):
-                    sample.status = "truncated"
-                    break
-                sample.append_observation(new_ids, bridge.text)
-        sample.info |= counts
+        counts = {"tool_calls": 0.0, "tool_errors": 0.0, "tool_failures": 0.0}
+
+        async def observe(turn: Generation, last: bool) -> Bridge | None:
+            calls = parse_calls(turn.text)
+            if not calls or last:
+                return None
+            counts["tool_calls"] += len(calls)
+            asked = [self._toolbox.call(call, sample) for call in calls[:MAX_CALLS_PER_TURN]]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            if away := [answer for answer in answers if isinstance(answer, ToolAwayError)]:
+                counts["tool_failures"] += len(away)
+                raise ObservationError(str(away[0]))
+            results: list[str] = []
+            for answer in answers:
+                if isinstance(answer, ToolError):
+                    counts["tool_errors"] += 1
+                    results.append(self._shown(f"Error: {answer}", engine))
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    results.append(self._shown(answer, engine))
+            if len(calls) > MAX_CALLS_PER_TURN:
+                results.append(f"Error: only {MAX_CALLS_PER_TURN} calls are made in one turn.")
+            names = [escaped(call.name[:64], TAGS, engine.tokenizer) for call in calls[: len(results)]]
+            return self._answers.follow(turn, results, names)
+
+        turns = await generate_turns(
+            sample,
+            sampling,
+            engine,
+            limits=self._limits,
+            max_turns=self._max_turns,
+            observe=observe,
+            stop_ids=self._answers.end_ids,
+        )
+        sample.info |= {"turns": float(turns), **counts}
         return sample
 
     def _shown(self, result: str, engine: Engine) -> str:
         cut = result if len(result) <= self._max_result else result[: self._max_result] + CUT
-        return neutral(cut, TAGS, engine.tokenizer)
+        return escaped(cut, TAGS, engine.tokenizer)

@@ -1,4 +1,4 @@
-"""Who is stuck: a pure function of the pulses, what is waited for, and the time."""
+"""Stalls: who is stuck, a pure function of the pulses, what is waited for, and the time."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace

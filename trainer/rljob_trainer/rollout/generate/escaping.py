@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 
-def neutral(text: str, tags: Iterable[str], tokenizer: Any) -> str:
+def escaped(text: str, tags: Iterable[str], tokenizer: Any) -> str:
     """The text without tags of the dialogue (in any case) and without special tokens of the model: `<` and `>` of
     theirs become entities."""
     return _pattern(tuple(tags), special_texts(tokenizer)).sub(_escape, text)

@@ -1,36 +1,14 @@
-"""Small files that appear whole or not at all, and a lock between processes that share a folder."""
+"""A lock between processes that share a folder."""
 
 import fcntl
-import os
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rljob_api.manifest.errors import UserError
 
 _POLL_SECONDS = 0.1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, also after a crash."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            sync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def sync(descriptor: int) -> None:
-    """Bring a file's content to the disk."""
-    os.fsync(descriptor)
 
 
 @contextmanager

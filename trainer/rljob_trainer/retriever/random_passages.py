@@ -11,7 +11,7 @@ from rljob_trainer.retriever.corpus import Corpus, scan_offsets
 from rljob_trainer.retriever.search import Hit
 
 
-class UnrelatedSearcher:
+class RandomSearcher:
     """Random documents of the corpus, drawn by the query's hash: the same query has the same answer."""
 
     def __init__(self, corpus: Corpus) -> None:
@@ -36,7 +36,7 @@ class UnrelatedSearcher:
         return {"encoder": "unrelated documents", "passages": len(self._corpus), "corpus": self._corpus.path.name}
 
 
-def load_unrelated(spec: RetrieverSpec, job_dir: str) -> UnrelatedSearcher:
+def load_random(spec: RetrieverSpec, job_dir: str) -> RandomSearcher:
     """Over the job's corpus; needs no index."""
     path = existing_file(spec.corpus, job_dir, "spec.retriever.corpus")
-    return UnrelatedSearcher(Corpus(path, scan_offsets(path)))
+    return RandomSearcher(Corpus(path, scan_offsets(path)))

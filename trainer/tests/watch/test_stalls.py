@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_api.v1alpha1.health import StallLimits
-from rljob_trainer.watch.judge import DRIVER, Picture, Waiting, stalls
 from rljob_trainer.watch.pulse import EVERY_SECONDS, Beat
+from rljob_trainer.watch.stalls import DRIVER, Picture, Waiting, stalls
 from rljob_trainer.watch.watchdog import LOOK_SECONDS
 
 PROMISED_SECONDS = 120.0

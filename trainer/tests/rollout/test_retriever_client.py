@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from rljob_trainer.rollout.search_client import SearchClient, SearchError, retrieve_address
+from rljob_trainer.rollout.retriever_client import RetrieverClient, retrieve_address
+from rljob_trainer.rollout.search_client import SearchError
 
 _spec = importlib.util.spec_from_file_location("retriever_server", Path(__file__).with_name("retriever_server.py"))
 assert _spec is not None
@@ -18,8 +19,8 @@ _spec.loader.exec_module(retriever_server)
 running = retriever_server.running
 
 
-def client(url: str, timeout: float = 5.0, limit: int = 64, **options: Any) -> SearchClient:
-    return SearchClient(url, topk=3, timeout=timeout, limit=asyncio.Semaphore(limit), **options)
+def client(url: str, timeout: float = 5.0, limit: int = 64, **options: Any) -> RetrieverClient:
+    return RetrieverClient(url, topk=3, timeout=timeout, limit=asyncio.Semaphore(limit), **options)
 
 
 async def test_search_r1s_protocol() -> None:
@@ -50,7 +51,7 @@ async def test_the_limit_holds_over_clients() -> None:
 
     async with running(slow) as retriever:
         limit = asyncio.Semaphore(4)
-        clients = [SearchClient(retriever.url, topk=1, timeout=10, limit=limit) for _ in range(2)]
+        clients = [RetrieverClient(retriever.url, topk=1, timeout=10, limit=limit) for _ in range(2)]
         async with clients[0], clients[1]:
             await asyncio.gather(*(clients[i % 2].search(str(i)) for i in range(30)))
         assert len(retriever.queries) == 30
