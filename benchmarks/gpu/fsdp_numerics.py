@@ -83,9 +83,9 @@ def batches(seed: int) -> tuple[list[PackedRow], list[Any]]:
 def train(folder: Path, manifest: dict[str, Any]) -> list[dict[str, float]]:
     """Metrics of three steps of fine-tuning and three of reinforcement learning."""
     from rljob_api.v1alpha1.job import RLJob
-    from rljob_trainer.training.fsdp.rank import FsdpRank
+    from rljob_trainer.training.fsdp.backend import FsdpBackend
 
-    rank = FsdpRank(RLJob.model_validate(manifest), folder, 0, 1)
+    rank = FsdpBackend(RLJob.model_validate(manifest), folder, 0, 1)
     try:
         rank.setup(*rank.open_rendezvous())
         rank.load(None)

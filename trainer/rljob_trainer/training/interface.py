@@ -14,7 +14,7 @@ Stage = Literal["sft", "rl"]
 
 
 class BackendRank(Protocol):
-    """One rank. All ranks call the same methods in the same order; see `fsdp.FsdpRank` and `megatron.rank`."""
+    """One rank. All ranks call the same methods in the same order; see `fsdp.FsdpBackend` and `megatron.rank`."""
 
     rank: int
     stage: Stage

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 def _backend(name: str) -> "Callable[[RLJob, str, int, int], BackendRank]":
     """The class of a backend's ranks. Imports that backend alone."""
     if name == "fsdp":
-        from rljob_trainer.training.fsdp.rank import FsdpRank
+        from rljob_trainer.training.fsdp.backend import FsdpBackend
 
-        return FsdpRank
+        return FsdpBackend
     try:
         import megatron.core  # noqa: F401
     except ImportError as error:
@@ -38,9 +38,9 @@ def _backend(name: str) -> "Callable[[RLJob, str, int, int], BackendRank]":
             "spec.trainer.backend: megatron-core is not installed here",
             hint="use the trainer image (or `pip install rljob[trainer,megatron]`), or backend fsdp",
         ) from error
-    from rljob_trainer.training.megatron.rank import MegatronRank
+    from rljob_trainer.training.megatron.backend import MegatronBackend
 
-    return MegatronRank
+    return MegatronBackend
 
 
 def gpu_memory() -> dict[str, float]:
@@ -95,7 +95,7 @@ class TrainerRank:
         self._pulse = None if pulses is None else Pulse(pulses, f"rank {rank}")
         parsed = RLJob.model_validate(job)
         from rljob_trainer.metrics.exporter import ProcessMetrics
-        from rljob_trainer.training.fsdp.offload import HostStash
+        from rljob_trainer.training.gpu_memory import HostStash
         from rljob_trainer.weights.export import WeightExporter
 
         if logs.on_cluster():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.training.fsdp.offload import HostStash
+from rljob_trainer.training.gpu_memory import HostStash
 from rljob_trainer.weights import weights_digest
 
 from trainer.tests.training.test_training_step import gradients

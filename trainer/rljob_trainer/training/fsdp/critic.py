@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from rljob_trainer.algorithms import clipped_value_loss, explained_variance
 from rljob_trainer.training.fsdp.policy import document_bounds
-from rljob_trainer.training.meters import Meters
 from rljob_trainer.training.microbatch import MicroBatch, Packing
 from rljob_trainer.training.rl_loss import RlLoss, gather
+from rljob_trainer.training.step_metrics import StepMetrics
 
 SUMS = ("value_loss", "value_clipfrac", "value_mean", "residual", "returns", "return_squares")
 
@@ -42,7 +42,7 @@ class CriticLoss:
         self._loss, self._clip, self._device = loss, clip or None, device
         self._values = [_required(sample.values, "values") for sample in samples]
         self._returns = [_required(sample.returns, "returns") for sample in samples]
-        self._meters = Meters(SUMS)
+        self._meters = StepMetrics(SUMS)
 
     def __call__(self, batch: MicroBatch, values: Tensor) -> Tensor:
         """The micro batch's share of the loss. values: [N], with gradient."""

@@ -14,26 +14,26 @@ from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
 from rljob_trainer.training.fsdp.shards import local, own_rows, parameters
 
 if TYPE_CHECKING:
-    from rljob_trainer.training.fsdp.rank import FsdpRank
+    from rljob_trainer.training.fsdp.backend import FsdpBackend
 
 LAYOUT = "trainer.json"
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_state(rank: "FsdpRank", directory: str | Path) -> list[FileEntry]:
+def save_state(rank: "FsdpBackend", directory: str | Path) -> list[FileEntry]:
     """Weights, reference, optimizer and generators of this rank; rank 0 adds the layout. Returns manifest entries."""
     return _write(directory, rank.rank, rank.world_size, rank.stage, _tensors(rank))
 
 
-def snapshot_state(rank: "FsdpRank", directory: str | Path) -> Callable[[], list[FileEntry]]:
+def snapshot_state(rank: "FsdpBackend", directory: str | Path) -> Callable[[], list[FileEntry]]:
     """What `save_state` would write now, copied to host memory; the result writes it, in any thread."""
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors(rank).items()}
     number, world_size, stage = rank.rank, rank.world_size, rank.stage
     return lambda: _write(directory, number, world_size, stage, tensors)
 
 
-def _tensors(rank: "FsdpRank") -> dict[str, Tensor]:
+def _tensors(rank: "FsdpBackend") -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for model, optimizer, module, adam in _trained(rank):
         for name, parameter in parameters(module):
@@ -64,7 +64,7 @@ def _write(
 
 
 @torch.no_grad()
-def load_state(rank: "FsdpRank", directory: str | Path) -> None:
+def load_state(rank: "FsdpBackend", directory: str | Path) -> None:
     """Take up the state of a commit. With another number of ranks than it was written by, weights and optimizer are
     shared out anew (the numbers that follow may then differ in rounding), and the generators start from the seed."""
     layout = json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def load_state(rank: "FsdpRank", directory: str | Path) -> None:
                 torch.cuda.set_rng_state(reader.own("rng.cuda", rank.rank))
 
 
-def _trained(rank: "FsdpRank") -> Iterator[tuple[str, str, nn.Module, torch.optim.AdamW]]:
+def _trained(rank: "FsdpBackend") -> Iterator[tuple[str, str, nn.Module, torch.optim.AdamW]]:
     """What is trained: the prefixes of its tensors' names, the module and its optimizer."""
     yield "model", "optimizer", rank.policy, rank.optimizer
     if rank.critic is not None:
@@ -99,7 +99,7 @@ def _trained(rank: "FsdpRank") -> Iterator[tuple[str, str, nn.Module, torch.opti
 
 
 @torch.no_grad()
-def load_optimizer(rank: "FsdpRank", directory: str | Path) -> None:
+def load_optimizer(rank: "FsdpBackend", directory: str | Path) -> None:
     """Take up the optimizer's states alone, of a commit that another job made in the stage in which `rank` is."""
     layout = json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))
     with ShardReader(directory, int(layout["worldSize"])) as reader:
@@ -119,7 +119,7 @@ def _copy_moments(
     name: str,
     parameter: nn.Parameter,
     adam: torch.optim.AdamW,
-    rank: "FsdpRank",
+    rank: "FsdpBackend",
 ) -> None:
     """Nothing where the parameter was never stepped."""
     if f"{prefix}step.{name}" not in reader:
@@ -131,7 +131,7 @@ def _copy_moments(
         _copy(reader, f"{prefix}{key}.{name}", state[key], rank)
 
 
-def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpRank") -> None:
+def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpBackend") -> None:
     if name not in reader:
         raise UserError(f"the commit has no tensor {name!r}: it was made with another model")
     shard = local(target)

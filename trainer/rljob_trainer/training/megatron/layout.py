@@ -9,7 +9,7 @@ FIELD = "spec.trainer.parallelism"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Coordinates:
     """Coordinates of one rank."""
 
     tensor: int
@@ -35,12 +35,12 @@ class Layout:
         """Data-parallel size: shares that a batch is cut into."""
         return self.world // (self.tensor * self.pipeline * self.context)
 
-    def place(self, rank: int) -> Place:
+    def coordinates(self, rank: int) -> Coordinates:
         """Where `rank` stands."""
         rest, tensor = divmod(rank, self.tensor)
         rest, context = divmod(rest, self.context)
         pipeline, data = divmod(rest, self.data)
-        return Place(tensor, context, data, pipeline)
+        return Coordinates(tensor, context, data, pipeline)
 
     @property
     def row_multiple(self) -> int:

@@ -11,34 +11,34 @@ from torch import Tensor
 
 from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
 from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
-from rljob_trainer.training.megatron.layout import FIELD, Place
+from rljob_trainer.training.megatron.layout import FIELD, Coordinates
 from rljob_trainer.training.megatron.weights import named_parameters
 
 if TYPE_CHECKING:
-    from rljob_trainer.training.megatron.rank import MegatronRank
+    from rljob_trainer.training.megatron.backend import MegatronBackend
 
 FILE = "trainer.json"
 FORMAT = "megatron-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_state(rank: "MegatronRank", directory: str | Path) -> list[FileEntry]:
+def save_state(rank: "MegatronBackend", directory: str | Path) -> list[FileEntry]:
     """Float32 weights and moments of this rank's share, the reference, generators; rank 0 adds the layout."""
     return _write(directory, rank.rank, _about(rank), _tensors(rank))
 
 
-def snapshot_state(rank: "MegatronRank", directory: str | Path) -> Callable[[], list[FileEntry]]:
+def snapshot_state(rank: "MegatronBackend", directory: str | Path) -> Callable[[], list[FileEntry]]:
     """What `save_state` would write now, copied to host memory; the result writes it, in any thread."""
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors(rank).items()}
     number, about = rank.rank, _about(rank)
     return lambda: _write(directory, number, about, tensors)
 
 
-def _about(rank: "MegatronRank") -> dict[str, Any]:
+def _about(rank: "MegatronBackend") -> dict[str, Any]:
     return _layout(rank) | {"stage": rank.stage, "torch": torch.__version__}
 
 
-def _tensors(rank: "MegatronRank") -> dict[str, Tensor]:
+def _tensors(rank: "MegatronBackend") -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for slot in rank.optimizer.slots():
         tensors[f"weight.{slot.name}"] = slot.weight.data
@@ -47,8 +47,8 @@ def _tensors(rank: "MegatronRank") -> dict[str, Tensor]:
                 tensors[f"optimizer.{key}.{slot.name}"] = slot.state[key]
         if slot.steps is not None:
             tensors[f"optimizer.step.{slot.name}"] = slot.steps
-    if rank.reference is not None and _keeps_reference(rank, rank.place):
-        for name, parameter in named_parameters(rank.reference, rank.layout, rank.place):
+    if rank.reference is not None and _keeps_reference(rank, rank.coordinates):
+        for name, parameter in named_parameters(rank.reference, rank.layout, rank.coordinates):
             tensors[f"reference.{name}"] = parameter.data
     tensors["rng.cpu"] = torch.get_rng_state()
     tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -67,7 +67,7 @@ def _write(
 
 
 @torch.no_grad()
-def load_state(rank: "MegatronRank", directory: str | Path) -> None:
+def load_state(rank: "MegatronBackend", directory: str | Path) -> None:
     """Take up the state of a commit. Raises UserError when it was written by another backend or layout."""
     found = json.loads((Path(directory) / FILE).read_text(encoding="utf-8"))
     if found["format"] != FORMAT:
@@ -95,14 +95,14 @@ def load_state(rank: "MegatronRank", directory: str | Path) -> None:
                 )
         rank.optimizer.publish()
         if rank.reference is not None:
-            source = rank.rank if _keeps_reference(rank, rank.place) else _keeper(rank)
-            for name, parameter in named_parameters(rank.reference, rank.layout, rank.place):
+            source = rank.rank if _keeps_reference(rank, rank.coordinates) else _keeper(rank)
+            for name, parameter in named_parameters(rank.reference, rank.layout, rank.coordinates):
                 parameter.copy_(reader.own(f"reference.{name}", source))
         torch.set_rng_state(reader.own("rng.cpu", rank.rank))
         torch.cuda.set_rng_state(reader.own("rng.cuda", rank.rank))
 
 
-def _layout(rank: "MegatronRank") -> dict[str, Any]:
+def _layout(rank: "MegatronBackend") -> dict[str, Any]:
     layout = rank.layout
     return {
         "format": FORMAT,
@@ -114,12 +114,12 @@ def _layout(rank: "MegatronRank") -> dict[str, Any]:
     }
 
 
-def _keeps_reference(rank: "MegatronRank", place: Place) -> bool:
+def _keeps_reference(rank: "MegatronBackend", coordinates: Coordinates) -> bool:
     """Data- and context-parallel ranks hold the same reference, unless they hold different experts of it."""
-    return rank.layout.expert > 1 or (place.data == 0 and place.context == 0)
+    return rank.layout.expert > 1 or (coordinates.data == 0 and coordinates.context == 0)
 
 
-def _keeper(rank: "MegatronRank") -> int:
-    """The rank that wrote the reference of this one's place."""
-    place, layout = rank.place, rank.layout
-    return place.tensor + layout.tensor * layout.context * layout.data * place.pipeline
+def _keeper(rank: "MegatronBackend") -> int:
+    """The rank that wrote the reference of this one's coordinates."""
+    coordinates, layout = rank.coordinates, rank.layout
+    return coordinates.tensor + layout.tensor * layout.context * layout.data * coordinates.pipeline

@@ -21,24 +21,24 @@ from rljob_trainer.training import process_group
 from rljob_trainer.training.errors import NonFiniteError
 from rljob_trainer.training.lr_schedule import learning_rate
 from rljob_trainer.training.megatron import parallel, passes
+from rljob_trainer.training.megatron.initial_weights import actor_path, open_weights
 from rljob_trainer.training.megatron.layout import layout_of
 from rljob_trainer.training.megatron.model import PolicyModel, build_policy
 from rljob_trainer.training.megatron.optimizer import Optimizer, finite, wrap
 from rljob_trainer.training.megatron.options import model_options, recompute_options
 from rljob_trainer.training.megatron.packing import Pack, build_pack
-from rljob_trainer.training.megatron.source import actor_path, open_weights
 from rljob_trainer.training.megatron.state import load_state, save_state, snapshot_state
 from rljob_trainer.training.megatron.weights import hf_shapes, hf_tensors, load_weights
-from rljob_trainer.training.meters import Meters
 from rljob_trainer.training.microbatch import Row, plan
 from rljob_trainer.training.rl_loss import RlLoss, count, to_row
+from rljob_trainer.training.step_metrics import StepMetrics
 from rljob_trainer.weights.arrays import Array, to_array
 from rljob_trainer.weights.buckets import TensorInfo
 
 Stage = Literal["sft", "rl"]
 
 
-class MegatronRank:
+class MegatronBackend:
     """One rank. All ranks call the same methods in the same order; those of one data-parallel share with the same rows.
 
     Normalisers are totals over the global batch, and gradients are summed, so that loss and gradient do not depend on
@@ -57,7 +57,7 @@ class MegatronRank:
                 f"spec.model.dtype: the megatron backend does not train in {self.spec.model.dtype}", hint="use bfloat16"
             )
         self.layout = layout_of(self.spec.trainer.parallelism, world_size)
-        self.place = self.layout.place(rank)
+        self.coordinates = self.layout.coordinates(rank)
         self.device = torch.device("cuda", 0)
         self.stage: Stage = "sft"
         self.rendezvous: process_group.Rendezvous | None = None
@@ -157,7 +157,7 @@ class MegatronRank:
         tokens = int(totals[0])
         if tokens == 0:
             raise ValueError("sft_step: no trained token in the whole batch")
-        meters = Meters(("loss",))
+        meters = StepMetrics(("loss",))
 
         def loss_of(number: int, pack: Pack, logprobs: Tensor, entropy: Tensor) -> Tensor:
             loss = -logprobs.sum() / tokens
@@ -250,7 +250,7 @@ class MegatronRank:
     def gather_weights(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """The named tensors in `model.dtype`, whole, on this rank's device, in the order of `weights_layout`.
         Collective: all ranks ask for the same."""
-        return hf_tensors(self.model.module, self.layout, self.place, names)
+        return hf_tensors(self.model.module, self.layout, self.coordinates, names)
 
     def save(self, directory: str | Path) -> list[FileEntry]:
         """Write this rank's state into a commit's (temporary) folder, durably; entries for the manifest. Collective."""
@@ -291,7 +291,7 @@ class MegatronRank:
     @property
     def _last(self) -> bool:
         """Whether this rank is on the last pipeline stage, where losses are."""
-        return self.place.pipeline == self.layout.pipeline - 1
+        return self.coordinates.pipeline == self.layout.pipeline - 1
 
     @property
     def _temperature(self) -> float:
@@ -299,7 +299,7 @@ class MegatronRank:
         return self.spec.rollout.sampling.temperature or 1.0
 
     def _gather(self) -> Any:
-        return hf_tensors(self.model.module, self.layout, self.place)
+        return hf_tensors(self.model.module, self.layout, self.coordinates)
 
     def _new_policy(self) -> PolicyModel:
         arch = architecture_of(self.hf_config)
@@ -313,7 +313,7 @@ class MegatronRank:
         with open_weights(
             self.spec.model, self.job_dir, self.tokenizer, policy.arch, seed=self.spec.seed, path=path
         ) as whole_of:
-            load_weights(policy, self.layout, self.place, whole_of)
+            load_weights(policy, self.layout, self.coordinates, whole_of)
 
     def _packs(self, rows: Sequence[Row]) -> list[Pack]:
         """The share cut into forward passes; as many as the share with most has, since each may be a collective."""
@@ -327,7 +327,7 @@ class MegatronRank:
                 cut[at] if at < len(cut) else [],
                 row_multiple=layout.row_multiple,
                 pack_multiple=layout.pack_multiple,
-                context_rank=self.place.context,
+                context_rank=self.coordinates.context,
                 context_ranks=layout.context,
             )
             for at in range(number)

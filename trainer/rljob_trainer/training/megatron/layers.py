@@ -41,7 +41,7 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     mine = range(first, first + config.num_layers // config.pipeline_model_parallel_size)
     layer_of, norm = _local_layer, RmsNorm
     if config.transformer_impl == TRANSFORMER_ENGINE:
-        from rljob_trainer.training.megatron.fused_layer import final_norm, fused_layer
+        from rljob_trainer.training.megatron.transformer_engine import final_norm, fused_layer
 
         layer_of, norm = fused_layer, final_norm
     return TransformerBlockSubmodules(

@@ -21,17 +21,17 @@ from rljob_trainer.checkpoint.files import FileEntry
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.models.build import DTYPES
 from rljob_trainer.training import process_group
-from rljob_trainer.training.fsdp.construct import Construction
 from rljob_trainer.training.fsdp.critic import Critic, CriticLoss, backward
 from rljob_trainer.training.fsdp.initial_weights import actor_weights, reference_weights, warm_optimizer
-from rljob_trainer.training.fsdp.offload import HostStash
-from rljob_trainer.training.fsdp.optimize import adamw, gradient_norm, step
+from rljob_trainer.training.fsdp.models import Construction
+from rljob_trainer.training.fsdp.optimizer import adamw, gradient_norm, step
 from rljob_trainer.training.fsdp.policy import Policy
 from rljob_trainer.training.fsdp.shards import full, parameters, recompute_blocks, whole
 from rljob_trainer.training.fsdp.state import MOMENTS, load_optimizer, load_state, save_state, snapshot_state
-from rljob_trainer.training.meters import Meters
+from rljob_trainer.training.gpu_memory import HostStash
 from rljob_trainer.training.microbatch import MicroBatch, Row, collate, plan
 from rljob_trainer.training.rl_loss import RlLoss, count, to_row
+from rljob_trainer.training.step_metrics import StepMetrics
 from rljob_trainer.weights.arrays import Array, to_array
 from rljob_trainer.weights.buckets import TensorInfo
 
@@ -59,7 +59,7 @@ def _store(rows: list[list[float]], batch: MicroBatch, values: Tensor) -> None:
         rows[row] = part.tolist()
 
 
-class FsdpRank:
+class FsdpBackend:
     """One rank. All ranks call the same methods in the same order, each with its own share of the batch.
 
     Normalisers are totals over all ranks, so that the loss and the gradient are those of the whole batch however it
@@ -198,7 +198,7 @@ class FsdpRank:
         tokens = int(totals[0])
         if tokens == 0:
             raise ValueError("sft_step: no trained token in the whole batch")
-        meters = Meters(("loss",))
+        meters = StepMetrics(("loss",))
 
         def loss_of(batch: MicroBatch) -> Tensor:
             logprobs, _ = self._forward(self.policy, batch, temperature=1.0)
