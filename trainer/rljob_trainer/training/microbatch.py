@@ -82,6 +82,11 @@ class MicroBatch:
         moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
         return replace(self, **moved, packing=None if self.packing is None else self.packing.to(device))
 
+    def put(self, per_row: list[list[float]], values: Tensor) -> None:
+        """Put the values of a pass, [N] for its trained tokens, where their rows are."""
+        for row, part in zip(self.rows, torch.split(values.cpu(), self.sample_tokens.tolist()), strict=False):
+            per_row[row] = part.tolist()
+
 
 def plan(
     lengths: Sequence[int], micro_batch_size: int, max_tokens: int | None = None, *, packed: bool = False

@@ -1,6 +1,6 @@
 """The critic of PPO: a value for the state in which each token was drawn."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -70,10 +70,10 @@ class CriticLoss:
         }
 
 
-def backward(critic: Critic, loss: CriticLoss, batches: Iterable[MicroBatch], move: Callable[[Tensor], Tensor]) -> None:
-    """Add the gradients of the value loss over all micro batches."""
+def backward(critic: Critic, loss: CriticLoss, batches: Iterable[MicroBatch]) -> None:
+    """Add the gradients of the value loss over all micro batches, which lie on the critic's device."""
     for batch in batches:
-        values = critic(move(batch.input_ids), move(batch.positions), batch.packing)
+        values = critic(batch.input_ids, batch.positions, batch.packing)
         loss(batch, values).backward()  # type: ignore[no-untyped-call]
 
 

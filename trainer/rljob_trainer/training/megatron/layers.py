@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor, nn
 
 from rljob_trainer.training.megatron.attention import VarlenAttention
-from rljob_trainer.training.megatron.implementation import TRANSFORMER_ENGINE
+from rljob_trainer.training.megatron.options import TRANSFORMER_ENGINE
 
 
 class RmsNorm(nn.Module):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from rljob_trainer.export.architecture import Architecture
 from rljob_trainer.export.layout import resize_rows
 from rljob_trainer.export.mapping import Entry, canonical_name, cut_vocab, entries
-from rljob_trainer.training.megatron.layout import Coordinates, Layout
+from rljob_trainer.training.megatron.layout import Coordinates, Layout, join, slice_of
 from rljob_trainer.training.megatron.model import PolicyModel, vocab_rows
-from rljob_trainer.training.megatron.split import join, slice_of
 
 
 def named_parameters(
