@@ -82,21 +82,18 @@ def batches(seed: int) -> tuple[list[PackedRow], list[Any]]:
 
 def train(folder: Path, manifest: dict[str, Any]) -> list[dict[str, float]]:
     """Metrics of three steps of fine-tuning and three of reinforcement learning."""
-    from rljob_api.v1alpha1.job import RLJob
-    from rljob_trainer.training.fsdp.rank import FsdpRank
+    from rljob_trainer.training.rank import TrainerRank
 
-    rank = FsdpRank(RLJob.model_validate(manifest), folder, 0, 1)
+    rank = TrainerRank(manifest, str(folder), 0, 1)
     try:
-        rank.setup(*rank.open_rendezvous())
+        rank.setup(*rank.rendezvous())
         rank.load(None)
-        metrics = [rank.sft_step(batches(step)[0], lr_step=step, total_steps=3) for step in range(3)]
+        metrics = [rank.sft_step(batches(step)[0], step, 3) for step in range(3)]
         rank.begin_rl()
         old = rank.compute_logprobs(batches(9)[1])
-        return metrics + [
-            rank.rl_step(batches(9)[1], lr_step=step, total_steps=3, old_logprobs=old) for step in range(3)
-        ]
+        return metrics + [rank.rl_step(batches(9)[1], step, 3, old) for step in range(3)]
     finally:
-        rank.close()
+        rank.shutdown()
 
 
 def worst(metrics: list[dict[str, float]], wanted: list[dict[str, float]], name: str) -> float:

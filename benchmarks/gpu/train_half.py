@@ -85,10 +85,10 @@ def main() -> int:
     tokens = count * (PROMPT_TOKENS + new_tokens)
     flops = model_flops(SHAPES[shape], tokens, PROMPT_TOKENS + new_tokens)
     number = 0
-    rank: Any = trainer._rank
+    backend: Any = trainer.backend
     for most in options.max_tokens:
-        rank.spec = rank.spec.model_copy(
-            update={"trainer": rank.spec.trainer.model_copy(update={"max_tokens_per_gpu": most})}
+        backend.spec = backend.spec.model_copy(
+            update={"trainer": backend.spec.trainer.model_copy(update={"max_tokens_per_gpu": most})}
         )
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()

@@ -95,8 +95,8 @@ def worker(backend: str, folder: Path, size: str, micro: int, rows: int, steps: 
         seconds.append(time.perf_counter() - start)
     best = sorted(seconds[2:])[len(seconds[2:]) // 2]
     shape = SHAPES[size]
-    backend_rank: Any = trainer._rank
-    inner = backend_rank.model.module if backend == "megatron" else backend_rank.policy
+    trained: Any = trainer.backend
+    inner = trained.model.module if backend == "megatron" else trained.state.policy.module
     parameters = sum(parameter.numel() for parameter in inner.parameters())
     per_token = 6 * parameters + 6 * shape["num_hidden_layers"] * shape["hidden_size"] * LENGTH
     rate = rows * LENGTH / best

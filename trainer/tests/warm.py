@@ -22,7 +22,7 @@ from pathlib import Path
 COLD = os.environ.get("RLJOB_TESTS_COLD", "") not in ("", "0")
 PRELOAD = [
     "aiohttp",
-    "rljob_trainer.training.fsdp.rank",
+    "rljob_trainer.training.fsdp.backend",
     "rljob_trainer.training.rank",
     "rljob_trainer.checkpoint",
     "rljob_trainer.data",

@@ -7,9 +7,8 @@ document; nothing is padding. Both give the same losses.
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,9 +77,20 @@ class MicroBatch:
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on `device`. Copies to a GPU come from pinned memory: others would wait until all that was submitted
         before them is computed, and the GPU then for the next pass to be put together."""
-        names = ("input_ids", "positions", "targets", "sample", "sample_tokens")
-        moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
-        return replace(self, **moved, packing=None if self.packing is None else self.packing.to(device))
+        return MicroBatch(
+            rows=self.rows,
+            input_ids=_moved(self.input_ids, device),
+            positions=_moved(self.positions, device),
+            targets=_moved(self.targets, device),
+            sample=_moved(self.sample, device),
+            sample_tokens=_moved(self.sample_tokens, device),
+            packing=None if self.packing is None else self.packing.to(device),
+        )
+
+    def put(self, per_row: list[list[float]], values: Tensor) -> None:
+        """Put the values of a pass, [N] for its trained tokens, where their rows are."""
+        for row, part in zip(self.rows, torch.split(values.cpu(), self.sample_tokens.tolist()), strict=False):
+            per_row[row] = part.tolist()
 
 
 def plan(

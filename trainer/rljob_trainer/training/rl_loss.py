@@ -20,9 +20,9 @@ from rljob_trainer.algorithms import (
     token_weights,
 )
 from rljob_trainer.hooks import load_function
-from rljob_trainer.training.meters import Meters
 from rljob_trainer.training.microbatch import MicroBatch, Row
 from rljob_trainer.training.process_group import all_reduce
+from rljob_trainer.training.step_metrics import StepMetrics
 
 SUMS = (
     "loss", "pg_loss", "kl", "entropy", "clipfrac", "ratio_mean", "logprob_diff_mean", "mismatch_kl",
@@ -105,7 +105,7 @@ class RlLoss:
         if spec.loss_aggregation == "per_prompt":
             by_prompt = torch.tensor(totals.prompt_tokens, dtype=torch.int64)
             self.prompt_tokens = by_prompt[[sample.group for sample in samples]]
-        self.meters = Meters(SUMS, MAXIMA)
+        self.meters = StepMetrics(SUMS, MAXIMA)
         self.advantages = torch.tensor([sample.advantage for sample in samples], dtype=torch.float32, device=device)
         self.token_advantages: list[list[float]] | None = None
         if any(sample.advantages is not None for sample in samples):

@@ -20,9 +20,11 @@ Calls = dict[str, Any]
 
 
 class RankGroup:
-    """All ranks of the job. `tick` runs about once a second while they are waited for.
+    """All ranks of the job: the calls of `training.rank.TrainerRank`, each on every rank or on rank 0 alone, waited for
+    here or (those of weights and memory) by `workers.weight_sync`.
 
-    A rank runs its calls one by one in the order they were made, so steps may be submitted ahead of their results.
+    `tick` runs about once a second while ranks are waited for. A rank runs its calls one by one in the order they were
+    made, so steps may be submitted ahead of their results.
     """
 
     def __init__(
@@ -63,42 +65,40 @@ class RankGroup:
 
     def start(self) -> None:
         """Form the process group."""
-        meeting = {"rank 0": self._ranks[0].rendezvous.remote()}
-        address = self._wait(meeting, "starting", START_SECONDS)[0]
-        self._wait(self._call("setup", *address), "joining the process group", START_SECONDS)
+        host, port = self._of_first(lambda rank: rank.rendezvous.remote(), "starting", START_SECONDS)
+        self._of_all(lambda rank: rank.setup.remote(host, port), "joining the process group", START_SECONDS)
         if self._gpus is not None:
-            self._gpus.devices = self._wait(self._call("visible_devices"), "telling its GPU")
+            self._gpus.devices = self._of_all(lambda rank: rank.visible_devices.remote(), "telling its GPU")
 
     def load(self, commit: Path | None) -> None:
         """Weights, optimizer and reference of a commit; without one, those that the manifest describes."""
-        self._wait(self._call("load", None if commit is None else str(commit)), "loading")
+        self._of_all(lambda rank: rank.load.remote(None if commit is None else str(commit)), "loading")
+
+    # -- steps --------------------------------------------------------------------------------------------------
 
     def submit_sft(self, rows: Sequence[Any], step: int, total_steps: int) -> Calls:
         """Start one SFT step on `rows`, the global batch; `step` counts from 0 within the stage."""
-        shares = self._shares([len(row.input_ids) for row in rows])
-        return {
-            f"rank {rank}": actor.sft_step.remote(_pick(rows, own), step, total_steps)
-            for rank, (actor, own) in enumerate(zip(self._ranks, shares, strict=True))
-        }
+        numbers = self._shares([len(row.input_ids) for row in rows])
+        return self._call_with(numbers, lambda rank, own: rank.sft_step.remote(_pick(rows, own), step, total_steps))
 
     def sft_result(self, calls: Calls, step: int) -> dict[str, float]:
         """Metrics of a step that `submit_sft` started."""
-        result: dict[str, float] = self._wait(calls, f"SFT step {step}")[0]
-        return result
+        metrics: dict[str, float] = self._wait(calls, f"SFT step {step}")[0]
+        return metrics
 
     def begin_rl(self) -> None:
         """Freeze the reference and start the optimizer of reinforcement learning."""
-        self._wait(self._call("begin_rl"), "freezing the reference")
+        self._of_all(lambda rank: rank.begin_rl.remote(), "freezing the reference")
 
     def compute_logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
         """Log-probabilities of `samples` under the weights as they are, in the order of `samples`."""
-        result: list[list[float]] = self._of_each("compute_logprobs", samples, "computing log-probabilities")
-        return result
+        return self._of_each(
+            samples, lambda rank, share: rank.compute_logprobs.remote(share), "computing log-probabilities"
+        )
 
     def token_signals(self, samples: Sequence[TrainSample]) -> list[TokenSignals]:
         """The critic's values and the KL of the samples' tokens, in the order of `samples`."""
-        result: list[TokenSignals] = self._of_each("token_signals", samples, "computing values and KL")
-        return result
+        return self._of_each(samples, lambda rank, share: rank.token_signals.remote(share), "computing values and KL")
 
     def rl_step(
         self,
@@ -108,45 +108,49 @@ class RankGroup:
         old_logprobs: Sequence[Sequence[float]] | None = None,
     ) -> dict[str, float]:
         """One optimizer step on `samples`, the global batch; `step` counts from 0 within the stage."""
-        calls = {
-            f"rank {rank}": actor.rl_step.remote(
-                _pick(samples, own), step, total_steps, None if old_logprobs is None else _pick(old_logprobs, own)
-            )
-            for rank, (actor, own) in enumerate(zip(self._ranks, self._shares(_lengths(samples)), strict=True))
-        }
-        result: dict[str, float] = self._wait(calls, f"RL step {step}")[0]
-        return result
+
+        def submit(rank: Any, own: list[int]) -> Any:
+            old = None if old_logprobs is None else _pick(old_logprobs, own)
+            return rank.rl_step.remote(_pick(samples, own), step, total_steps, old)
+
+        calls = self._call_with(self._shares(_lengths(samples)), submit)
+        metrics: dict[str, float] = self._wait(calls, f"RL step {step}")[0]
+        return metrics
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> list[Any]:
+        """Every rank writes its state into `directory`. Returns the entries of the manifest."""
+        written = self._of_all(lambda rank: rank.save.remote(str(directory)), "saving")
+        return [entry for entries in written for entry in entries]
+
+    def begin_save(self, directory: Path) -> None:
+        """Every rank copies its state and writes it into `directory` in the background, see `checkpoint.background`."""
+        self._of_all(lambda rank: rank.begin_save.remote(str(directory)), "copying the state")
+
+    def export_hf(self, directory: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+        self._of_all(lambda rank: rank.export_hf.remote(str(directory)), "exporting the model")
+
+    # -- weights for the engines --------------------------------------------------------------------------------
 
     def full_weights(self) -> dict[str, Any]:
         """All weights as numpy arrays under their Hugging Face names."""
-        weights: dict[str, Any] = self._wait(self._call("full_weights"), "gathering the weights")[0]
+        weights: dict[str, Any] = self._of_all(lambda rank: rank.full_weights.remote(), "gathering the weights")[0]
         return weights
 
     def weights_plan(self, max_bytes: int) -> list[Bucket]:
         """The buckets in which the weights travel."""
-        plan: list[Bucket] = self._wait({"rank 0": self._ranks[0].weights_plan.remote(max_bytes)}, "planning")[0]
+        plan: list[Bucket] = self._of_first(lambda rank: rank.weights_plan.remote(max_bytes), "planning")
         return plan
 
     def export_bucket(self, bucket: Bucket, *after: Any) -> list[Any]:
         """Refs of every rank's payload for engines on its GPU; `after`: refs to wait for."""
-        return [actor.export_bucket.remote(bucket, *after) for actor in self._ranks]
-
-    def free_gpu_memory(self) -> list[int]:
-        """Bytes that are free on each rank's GPU."""
-        found: list[int] = self._wait(self._call("free_gpu_memory"), "looking at memory")
-        return found
-
-    def make_room(self, wanted: Sequence[int]) -> list[Any]:
-        """Each rank gives cached memory back unless so many bytes are free on its GPU. Refs of every rank's call."""
-        return [actor.make_room.remote(size) for actor, size in zip(self._ranks, wanted, strict=True)]
-
-    def put_away(self, *after: Any) -> list[Any]:
-        """Refs of every rank's moving to host memory; `after`: refs to wait for."""
-        return [actor.put_away.remote(*after) for actor in self._ranks]
+        return [rank.export_bucket.remote(bucket, *after) for rank in self._ranks]
 
     def open_weights_group(self) -> tuple[str, int]:
         """Where the engines meet rank 0."""
-        where: tuple[str, int] = self._wait({"rank 0": self._ranks[0].open_weights_group.remote()}, "listening")[0]
+        where: tuple[str, int] = self._of_first(lambda rank: rank.open_weights_group.remote(), "listening")
         return where
 
     def join_weights_group(self, port: int, world_size: int, name: str) -> Any:
@@ -155,46 +159,59 @@ class RankGroup:
 
     def broadcast_bucket(self, bucket: Bucket, group: str) -> list[Any]:
         """Refs of the ranks' calls; rank 0 sends."""
-        return [actor.broadcast_bucket.remote(bucket, group) for actor in self._ranks]
+        return [rank.broadcast_bucket.remote(bucket, group) for rank in self._ranks]
 
     def write_bucket(self, bucket: Bucket, file: str) -> list[Any]:
         """Refs of the ranks' calls; rank 0 writes."""
-        return [actor.write_bucket.remote(bucket, file) for actor in self._ranks]
+        return [rank.write_bucket.remote(bucket, file) for rank in self._ranks]
 
     def finish_export(self, *after: Any) -> Any:
         """Ref of rank 0's digest and table of what was exported; the others drop theirs."""
-        calls = [actor.finish_export.remote(*after) for actor in self._ranks]
+        calls = [rank.finish_export.remote(*after) for rank in self._ranks]
         return calls[0]
 
-    def save(self, directory: Path) -> list[Any]:
-        """Every rank writes its state into `directory`. Returns the entries of the manifest."""
-        return [entry for entries in self._wait(self._call("save", str(directory)), "saving") for entry in entries]
+    # -- memory, where engines share the GPUs -------------------------------------------------------------------
 
-    def begin_save(self, directory: Path) -> None:
-        """Every rank copies its state and writes it into `directory` in the background, see `checkpoint.background`."""
-        self._wait(self._call("begin_save", str(directory)), "copying the state")
+    def free_gpu_memory(self) -> list[int]:
+        """Bytes that are free on each rank's GPU."""
+        return self._of_all(lambda rank: rank.free_gpu_memory.remote(), "looking at memory")
 
-    def export_hf(self, directory: Path) -> None:
-        """Write the model as a Hugging Face folder."""
-        self._wait(self._call("export_hf", str(directory)), "exporting the model")
+    def make_room(self, wanted: Sequence[int]) -> list[Any]:
+        """Each rank gives cached memory back unless so many bytes are free on its GPU. Refs of every rank's call."""
+        return [rank.make_room.remote(size) for rank, size in zip(self._ranks, wanted, strict=True)]
+
+    def put_away(self, *after: Any) -> list[Any]:
+        """Refs of every rank's moving to host memory; `after`: refs to wait for."""
+        return [rank.put_away.remote(*after) for rank in self._ranks]
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _of_all(self, call: Callable[[Any], Any], doing: str, limit: float | None = None) -> list[Any]:
+        """What every rank returns."""
+        return self._wait({f"rank {number}": call(rank) for number, rank in enumerate(self._ranks)}, doing, limit)
+
+    def _of_first(self, call: Callable[[Any], Any], doing: str, limit: float | None = None) -> Any:
+        """What rank 0 returns, which alone is called."""
+        return self._wait({"rank 0": call(self._ranks[0])}, doing, limit)[0]
+
+    def _of_each(
+        self, samples: Sequence[TrainSample], call: Callable[[Any, list[TrainSample]], Any], doing: str
+    ) -> list[Any]:
+        """What the ranks return for the samples of their shares, one thing for each, in the order of `samples`."""
+        numbers = self._shares(_lengths(samples))
+        found = self._wait(self._call_with(numbers, lambda rank, own: call(rank, _pick(samples, own))), doing)
+        firsts = [self._share_of.index(share) for share in range(self._copies)]
+        return restore([found[rank] for rank in firsts], [numbers[rank] for rank in firsts])
+
+    def _call_with(self, numbers: list[list[int]], call: Callable[[Any, list[int]], Any]) -> Calls:
+        """Calls every rank with the numbers of its share."""
+        pairs = enumerate(zip(self._ranks, numbers, strict=True))
+        return {f"rank {number}": call(rank, own) for number, (rank, own) in pairs}
 
     def _shares(self, lengths: Sequence[int]) -> list[list[int]]:
         """For each rank, the numbers of the items it gets."""
         dealt = shares(lengths, self._copies, balanced=self._balanced)
         return [dealt[share] for share in self._share_of]
-
-    def _of_each(self, method: str, samples: Sequence[TrainSample], doing: str) -> list[Any]:
-        numbers = self._shares(_lengths(samples))
-        calls = {
-            f"rank {rank}": getattr(actor, method).remote(_pick(samples, own))
-            for rank, (actor, own) in enumerate(zip(self._ranks, numbers, strict=True))
-        }
-        found = self._wait(calls, doing)
-        firsts = [self._share_of.index(share) for share in range(self._copies)]
-        return restore([found[rank] for rank in firsts], [numbers[rank] for rank in firsts])
-
-    def _call(self, method: str, *args: Any) -> Calls:
-        return {f"rank {rank}": getattr(actor, method).remote(*args) for rank, actor in enumerate(self._ranks)}
 
     def _wait(self, calls: Calls, doing: str, limit: float | None = None) -> list[Any]:
         return list(gather(calls, limit=limit or self._limit, doing=doing, tick=self._tick).values())

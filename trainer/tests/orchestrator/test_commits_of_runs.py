@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rljob_trainer.checkpoint import CommitError, list_commits
-from rljob_trainer.training.fsdp import state as rank_state
+from rljob_trainer.training import rank_state
 
 from .conftest import MANIFEST
 from .in_process import InProcess, Killed

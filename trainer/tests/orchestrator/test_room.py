@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.training import rank
+from rljob_trainer.training import gpu_memory
 from rljob_trainer.workers import weight_sync
 from rljob_trainer.workers.weight_sync import IpcSync
 
@@ -56,7 +56,7 @@ def test_a_cache_is_given_back_only_where_memory_is_short(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
-    assert not rank.make_room(20 * GIB)
+    assert not gpu_memory.make_room(20 * GIB)
     assert emptied == []
-    assert rank.make_room(21 * GIB)
+    assert gpu_memory.make_room(21 * GIB)
     assert emptied == [True]

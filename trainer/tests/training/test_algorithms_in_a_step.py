@@ -61,7 +61,7 @@ def test_micro_batches_packing_and_order_change_nothing(make_rank: Make, name: s
     results = []
     for turn, cut in enumerate([{"microBatchSize": 1}, {"microBatchSize": 5}, {"useDynamicBatchSize": True}]):
         rank = make_rank({"algorithm": ALGORITHMS[name], "sft": {"packing": True}}, **cut)
-        rank._rank.packed = turn == 2
+        rank.backend.packed = turn == 2
         rank.begin_rl()
         batch = batch_of(rank, ALGORITHMS[name])
         old = rank.compute_logprobs(batch)
@@ -115,7 +115,8 @@ def test_a_step_is_applied_to_policy_and_critic_or_to_neither(make_rank: Make) -
     rank = make_rank(spec)
     rank.begin_rl()
     batch = batch_of(rank, spec["algorithm"])
-    weights = lambda: {name: value.clone() for name, value in rank._rank.critic.named_parameters()}  # noqa: E731
+    critic = rank.backend.state.critic.module
+    weights = lambda: {name: value.clone() for name, value in critic.named_parameters()}  # noqa: E731
     before = weights()
     for broken in ("advantages", "returns"):
         bad = [replace(sample, **{broken: [float("nan")] * len(sample.returns or [])}) for sample in batch]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_trainer.training.fsdp.offload import HostStash
+from rljob_trainer.training.gpu_memory import HostStash
 from rljob_trainer.weights import weights_digest
 
 from trainer.tests.training.test_training_step import gradients
@@ -21,7 +21,8 @@ def test_a_step_with_chunked_logits_is_the_same(make_rank: Make, entropy_coef: f
     for chunk in (None, 4):
         rank = make_rank({"algorithm": {"entropyCoef": entropy_coef}})
         rank.begin_rl()
-        rank._rank.policy.chunk = rank._rank.reference.chunk = chunk
+        state = rank.backend.state
+        state.policy.module.chunk = state.reference.chunk = chunk
         taken = gradients(rank)
         results.append((rank.rl_step(samples(7, 13), 0, 10), taken))
     for name, value in results[0][0].items():
@@ -34,32 +35,32 @@ def test_optimizer_states_go_away_and_come_back(make_rank: Make) -> None:
     digests = []
     for offload in (False, True):
         rank = make_rank({"optimizer": {"offload": offload, "lr": 1e-2}})
-        inner = rank._rank
-        inner.optimizer_stash = HostStash(inner._optimizer_states, from_host=True)
+        inner = rank.backend
+        inner.optimizer_stash = HostStash(lambda backend=inner: backend.state.moments(), from_host=True)
         rank.begin_rl()
         for step in range(3):
             rank.rl_step(samples(step, 6), step, 3)
             assert inner.optimizer_stash.away is offload
-            sizes = {tensor.untyped_storage().nbytes() for tensor in inner._optimizer_states()}
+            sizes = {tensor.untyped_storage().nbytes() for tensor in inner.state.moments()}
             assert (sizes == {0}) is offload
         digests.append(weights_digest(rank.full_weights()))
     assert digests[0] == digests[1]
     inner.optimizer_stash.put()
     inner.optimizer_stash.take()
     inner.optimizer_stash.take()
-    assert all(tensor.abs().sum() > 0 for tensor in list(inner._optimizer_states())[:1])
+    assert all(tensor.abs().sum() > 0 for tensor in list(inner.state.moments())[:1])
 
 
 def test_a_rank_that_leaves_the_gpu_after_every_call_trains_and_saves_the_same(make_rank: Make, tmp_path: Path) -> None:
     found = []
     for leaves in (False, True):
         rank = make_rank({"optimizer": {"lr": 1e-2}})
-        rank._stash = HostStash(rank._rank.held, from_host=True)
+        rank._stash = HostStash(rank.backend.held, from_host=True)
 
         def leave(rank: Any = rank, leaves: bool = leaves) -> None:
             if leaves:
                 rank.put_away()
-                assert {tensor.untyped_storage().nbytes() for tensor in rank._rank.held()} == {0}
+                assert {tensor.untyped_storage().nbytes() for tensor in rank.backend.held()} == {0}
 
         leave()
         rank.begin_rl()

@@ -62,7 +62,7 @@ def test_a_packed_document_does_not_see_the_one_before(make_rank: Make) -> None:
         for first in (rows[0].input_ids, [(token + 1) % 40 for token in rows[0].input_ids]):
             row = packed([Demonstration(first, [0] * len(first)), *rows[1:]])
             batch = collate([Row(row.input_ids, row.loss_mask, row.lengths)], [0], packed=True)
-            losses.append(rank._rank._forward(rank._rank.policy, batch)[0])
+            losses.append(rank.backend._forward(rank.backend.state.policy.module, batch, 1.0)[0])
     assert torch.equal(losses[0], losses[1])
 
 
@@ -71,7 +71,7 @@ def test_reinforcement_learning_without_padding_is_the_same(make_rank: Make, cha
     results = []
     for layout in ("padded", "packed"):
         rank = make_rank(PACKING if layout == "packed" else {}, **changes)
-        rank._rank.packed = layout == "packed"
+        rank.backend.packed = layout == "packed"
         rank.begin_rl()
         taken = gradients(rank)
         results.append((rank.rl_step(samples(7, 13), 0, 10), taken))

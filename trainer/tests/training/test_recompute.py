@@ -18,7 +18,7 @@ def runs_of_a_block(rank: Any, step: Callable[[], Any]) -> int:
         nonlocal count
         count += 1
 
-    handle = rank._rank.policy.hf.model.layers[0].self_attn.register_forward_hook(seen)
+    handle = rank.backend.state.policy.module.hf.model.layers[0].self_attn.register_forward_hook(seen)
     step()
     handle.remove()
     return count

@@ -49,7 +49,7 @@ def test_a_resumed_rank_has_the_same_reference(make_rank: Make, job_dir: Path, o
 def test_a_policy_without_kl_keeps_no_reference(make_rank: Make) -> None:
     rank = make_rank({"algorithm": {"kl": {"monitor": False}}})
     rank.begin_rl()
-    assert rank._rank.reference is None
+    assert rank.backend.state.reference is None
     assert rank.rl_step(samples(1, 6), 0, 1)["kl"] == 0.0
 
 

@@ -21,7 +21,7 @@ Make = Callable[..., Any]
 
 def reference_logprobs(rank: Any, sample: TrainSample) -> list[float]:
     """Log-probs of one sample by a plain forward of the exported model in float64, unpadded."""
-    model = rank._rank.policy.hf
+    model = rank.backend.state.policy.module.hf
     ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0].double()
@@ -33,14 +33,15 @@ def reference_logprobs(rank: Any, sample: TrainSample) -> list[float]:
 def gradients(rank: Any) -> dict[str, torch.Tensor]:
     """Gradients of the last step, taken before the optimizer clears them."""
     taken: dict[str, torch.Tensor] = {}
-    inner = rank._rank
-    original = inner._apply
+    backend = rank.backend
+    original = backend.apply
 
     def apply(*args: Any) -> Any:
-        taken.update({name: p.grad.clone() for name, p in inner.policy.named_parameters() if p.grad is not None})
+        named = backend.state.policy.module.named_parameters()
+        taken.update({name: p.grad.clone() for name, p in named if p.grad is not None})
         return original(*args)
 
-    inner._apply = apply
+    backend.apply = apply
     return taken
 
 
@@ -59,7 +60,7 @@ def test_temperature_applies_to_the_trainers_logprobs(make_rank: Make) -> None:
     hot = make_rank({"rollout": {"sampling": {"temperature": 2.0}}})
     hot.begin_rl()
     sample = replace(samples(3, 1)[0], loss_mask=[1] * len(samples(3, 1)[0].response_ids))
-    model = hot._rank.policy.hf
+    model = hot.backend.state.policy.module.hf
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*sample.prompt_ids, *sample.response_ids]])).logits[0] / 2.0
     table = logits.log_softmax(-1)
@@ -73,11 +74,11 @@ def test_the_reported_loss_is_the_formula(make_rank: Make, aggregation: str) -> 
     rank = make_rank({"algorithm": {"lossAggregation": aggregation, "tis": {"enabled": True}}})
     rank.begin_rl()
     rank.rl_step(samples(5, 8), 0, 10)  # so that policy and reference differ
-    batch, reference = samples(6, 11), rank._rank.reference
+    batch, state = samples(6, 11), rank.backend.state
     policy_logprobs = [reference_logprobs(rank, sample) for sample in batch]
-    rank._rank.policy, policy = reference, rank._rank.policy
+    state.policy.module, policy = state.reference, state.policy.module
     reference_values = [reference_logprobs(rank, sample) for sample in batch]
-    rank._rank.policy = policy
+    state.policy.module = policy
     tokens = sum(sum(sample.loss_mask) for sample in batch)
     pg = kl = 0.0
     for sample, ours, theirs in zip(batch, policy_logprobs, reference_values, strict=True):
@@ -132,7 +133,8 @@ def test_sft_loss_is_mean_cross_entropy_over_trained_tokens(make_rank: Make) -> 
     rank = make_rank()
     for row in rows:
         with torch.no_grad():
-            table = rank._rank.policy.hf(input_ids=torch.tensor([row.input_ids])).logits[0].double().log_softmax(-1)
+            model = rank.backend.state.policy.module.hf
+            table = model(input_ids=torch.tensor([row.input_ids])).logits[0].double().log_softmax(-1)
         for at in range(1, len(row.input_ids)):
             if row.loss_mask[at]:
                 expected -= float(table[at - 1, row.input_ids[at]])
@@ -215,7 +217,7 @@ def test_weights_that_were_handed_out_do_not_change(make_rank: Make) -> None:
 
 def test_bfloat16_weights_travel_as_their_bits(make_rank: Make) -> None:
     rank = make_rank()
-    rank._rank.dtype = torch.bfloat16
+    rank.backend.dtype = torch.bfloat16
     weights = rank.full_weights()
     assert {array.dtype for array in weights.values()} == {np.dtype(np.uint16)}
     tensors = {name: to_tensor(array) for name, array in weights.items()}

@@ -18,6 +18,7 @@ class Demonstration:
 
     input_ids: list[int]
     loss_mask: list[int]
+    lengths: list[int] | None = None
 
 
 def job(**trainer: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The critic of PPO: a value for the state in which each token was drawn."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from rljob_trainer.algorithms import clipped_value_loss, explained_variance
 from rljob_trainer.training.fsdp.policy import document_bounds
-from rljob_trainer.training.meters import Meters
 from rljob_trainer.training.microbatch import MicroBatch, Packing
 from rljob_trainer.training.rl_loss import RlLoss, gather
+from rljob_trainer.training.step_metrics import StepMetrics
 
 SUMS = ("value_loss", "value_clipfrac", "value_mean", "residual", "returns", "return_squares")
 
@@ -42,7 +42,7 @@ class CriticLoss:
         self._loss, self._clip, self._device = loss, clip or None, device
         self._values = [_required(sample.values, "values") for sample in samples]
         self._returns = [_required(sample.returns, "returns") for sample in samples]
-        self._meters = Meters(SUMS)
+        self._meters = StepMetrics(SUMS)
 
     def __call__(self, batch: MicroBatch, values: Tensor) -> Tensor:
         """The micro batch's share of the loss. values: [N], with gradient."""
@@ -70,10 +70,10 @@ class CriticLoss:
         }
 
 
-def backward(critic: Critic, loss: CriticLoss, batches: Iterable[MicroBatch], move: Callable[[Tensor], Tensor]) -> None:
-    """Add the gradients of the value loss over all micro batches."""
+def backward(critic: Critic, loss: CriticLoss, batches: Iterable[MicroBatch]) -> None:
+    """Add the gradients of the value loss over all micro batches, which lie on the critic's device."""
     for batch in batches:
-        values = critic(move(batch.input_ids), move(batch.positions), batch.packing)
+        values = critic(batch.input_ids, batch.positions, batch.packing)
         loss(batch, values).backward()  # type: ignore[no-untyped-call]
 
 

@@ -1,144 +1,158 @@
-"""What a rank puts into a commit, and how it takes it up again: exactly, to the bit, for the same number of ranks."""
+"""What a rank holds from step to step, as a commit has it: taken up again to the bit, for the same number of ranks."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from rljob_api.manifest.errors import UserError
 from torch import Tensor, nn
 
-from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
-from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
+from rljob_trainer.checkpoint.tensors import ShardReader
+from rljob_trainer.training.fsdp.critic import Critic
+from rljob_trainer.training.fsdp.policy import Policy
 from rljob_trainer.training.fsdp.shards import local, own_rows, parameters
+from rljob_trainer.training.interface import Stage
+from rljob_trainer.training.rank_state import read_about, restore_generators
 
-if TYPE_CHECKING:
-    from rljob_trainer.training.fsdp.rank import FsdpRank
-
-LAYOUT = "trainer.json"
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_state(rank: "FsdpRank", directory: str | Path) -> list[FileEntry]:
-    """Weights, reference, optimizer and generators of this rank; rank 0 adds the layout. Returns manifest entries."""
-    return _write(directory, rank.rank, rank.world_size, rank.stage, _tensors(rank))
+@dataclass
+class Trained[M: nn.Module]:
+    """A model and the optimizer that steps it."""
+
+    module: M
+    optimizer: torch.optim.AdamW
 
 
-def snapshot_state(rank: "FsdpRank", directory: str | Path) -> Callable[[], list[FileEntry]]:
-    """What `save_state` would write now, copied to host memory; the result writes it, in any thread."""
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors(rank).items()}
-    number, world_size, stage = rank.rank, rank.world_size, rank.stage
-    return lambda: _write(directory, number, world_size, stage, tensors)
+@dataclass
+class FsdpState:
+    """Models and optimizers of a rank, sharded or not."""
+
+    policy: Trained[Policy]
+    reference: Policy | None = None
+    critic: Trained[Critic] | None = None
+
+    def models(self) -> Iterator[nn.Module]:
+        """Policy, reference and critic, as far as there are any."""
+        yield self.policy.module
+        if self.reference is not None:
+            yield self.reference
+        if self.critic is not None:
+            yield self.critic.module
+
+    def moments(self) -> Iterator[Tensor]:
+        """The moments of all optimizers."""
+        for trained in [self.policy] + ([self.critic] if self.critic is not None else []):
+            for state in trained.optimizer.state.values():
+                yield from (state[key] for key in MOMENTS if key in state)
 
 
-def _tensors(rank: "FsdpRank") -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for model, optimizer, module, adam in _trained(rank):
-        for name, parameter in parameters(module):
-            tensors[f"{model}.{name}"] = local(parameter)
-            state = adam.state.get(parameter, {})
-            for key in MOMENTS:
-                if key in state:
-                    tensors[f"{optimizer}.{key}.{name}"] = local(state[key])
-            if "step" in state:
-                tensors[f"{optimizer}.step.{name}"] = local(torch.as_tensor(state["step"])).reshape(1)
-    if rank.reference is not None:
-        tensors |= {f"reference.{name}": local(parameter) for name, parameter in parameters(rank.reference)}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if rank.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    return tensors
+def about(stage: Stage, world_size: int) -> dict[str, Any]:
+    """Content of `trainer.json`."""
+    return {"format": FORMAT, "stage": stage, "worldSize": world_size, "torch": torch.__version__}
 
 
-def _write(
-    directory: str | Path, rank: int, world_size: int, stage: str, tensors: Mapping[str, Tensor]
-) -> list[FileEntry]:
-    entries = [write_shard(directory, rank, world_size, tensors)]
-    if rank == 0:
-        path = Path(directory) / LAYOUT
-        write_json(path, {"format": FORMAT, "stage": stage, "worldSize": world_size, "torch": torch.__version__})
-        entries.append(FileEntry(path.name, path.stat().st_size, hash_file(path)))
-    return entries
-
-
-@torch.no_grad()
-def load_state(rank: "FsdpRank", directory: str | Path) -> None:
-    """Take up the state of a commit. With another number of ranks than it was written by, weights and optimizer are
-    shared out anew (the numbers that follow may then differ in rounding), and the generators start from the seed."""
-    layout = json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))
-    if layout["format"] != FORMAT:
-        raise UserError(f"the commit {directory} has trainer format {layout['format']}; this version reads {FORMAT}")
-    world_size = int(layout["worldSize"])
-    if layout["stage"] == "rl":
-        rank.enter_rl()
-    with ShardReader(directory, world_size) as reader:
-        surplus = reader.names("model.") - {f"model.{name}" for name, _ in parameters(rank.policy)}
-        if surplus:
-            raise UserError(f"the model has no tensor {min(surplus)!r} of the commit: it was made with another model")
-        for model, optimizer, module, adam in _trained(rank):
-            for name, parameter in parameters(module):
-                _copy(reader, f"{model}.{name}", parameter, rank)
-                _copy_moments(reader, f"{optimizer}.", name, parameter, adam, rank)
-        if rank.reference is not None:
-            for name, parameter in parameters(rank.reference):
-                if f"reference.{name}" in reader:
-                    _copy(reader, f"reference.{name}", parameter, rank)
-        if world_size == rank.world_size:
-            torch.set_rng_state(reader.own("rng.cpu", rank.rank))
-            if rank.device.type == "cuda" and "rng.cuda" in reader:
-                torch.cuda.set_rng_state(reader.own("rng.cuda", rank.rank))
-
-
-def _trained(rank: "FsdpRank") -> Iterator[tuple[str, str, nn.Module, torch.optim.AdamW]]:
-    """What is trained: the prefixes of its tensors' names, the module and its optimizer."""
-    yield "model", "optimizer", rank.policy, rank.optimizer
-    if rank.critic is not None:
-        yield "critic", "critic_optimizer", rank.critic, rank.critic_optimizer
-
-
-@torch.no_grad()
-def load_optimizer(rank: "FsdpRank", directory: str | Path) -> None:
-    """Take up the optimizer's states alone, of a commit that another job made in the stage in which `rank` is."""
-    layout = json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))
-    with ShardReader(directory, int(layout["worldSize"])) as reader:
-        for _, optimizer, module, adam in _trained(rank):
-            for name, parameter in parameters(module):
-                _copy_moments(reader, f"{optimizer}.", name, parameter, adam, rank)
+def check_about(found: dict[str, Any], directory: str | Path) -> None:
+    """Raise UserError when a commit has a format of another version."""
+    if found["format"] != FORMAT:
+        raise UserError(f"the commit {directory} has trainer format {found['format']}; this version reads {FORMAT}")
 
 
 def stage_of(directory: str | Path) -> str:
     """The stage in which a commit of the fsdp backend was made: `sft` or `rl`."""
-    return str(json.loads((Path(directory) / LAYOUT).read_text(encoding="utf-8"))["stage"])
+    return str(read_about(directory)["stage"])
 
 
-def _copy_moments(
-    reader: ShardReader,
-    prefix: str,
-    name: str,
-    parameter: nn.Parameter,
-    adam: torch.optim.AdamW,
-    rank: "FsdpRank",
-) -> None:
-    """Nothing where the parameter was never stepped."""
-    if f"{prefix}step.{name}" not in reader:
-        return
-    state = adam.state[parameter]
-    state["step"] = reader.own(f"{prefix}step.{name}", 0).reshape(()).to(local(parameter).device)
-    for key in MOMENTS:
-        state[key] = torch.zeros_like(parameter)
-        _copy(reader, f"{prefix}{key}.{name}", state[key], rank)
+def state_tensors(state: FsdpState) -> dict[str, Tensor]:
+    """This rank's rows of weights, optimizer states and reference."""
+    tensors: dict[str, Tensor] = {}
+    for model, optimizer, trained in _trained(state):
+        for name, parameter in parameters(trained.module):
+            tensors[f"{model}.{name}"] = local(parameter)
+            moments = trained.optimizer.state.get(parameter, {})
+            for key in MOMENTS:
+                if key in moments:
+                    tensors[f"{optimizer}.{key}.{name}"] = local(moments[key])
+            if "step" in moments:
+                tensors[f"{optimizer}.step.{name}"] = local(torch.as_tensor(moments["step"])).reshape(1)
+    if state.reference is not None:
+        tensors |= {f"reference.{name}": local(parameter) for name, parameter in parameters(state.reference)}
+    return tensors
 
 
-def _copy(reader: ShardReader, name: str, target: Tensor | nn.Parameter, rank: "FsdpRank") -> None:
-    if name not in reader:
-        raise UserError(f"the commit has no tensor {name!r}: it was made with another model")
-    shard = local(target)
-    start, stop = own_rows(target.shape[0], rank.rank, rank.world_size) if rank.sharded else (0, target.shape[0])
-    source = reader.rows(name, start, stop)
-    if source.shape != shard.shape:
-        raise UserError(
-            f"the commit's tensor {name!r} has shape {tuple(source.shape)} where the model needs {tuple(shard.shape)}"
-        )
-    shard.copy_(source)
+@torch.no_grad()
+def load_state(state: FsdpState, directory: str | Path, rank: int, world_size: int, device: torch.device) -> None:
+    """Copy what a commit holds into `state`, which is of its stage, and restore the generators.
+
+    With another number of ranks than it was written by, weights and optimizer are shared out anew (the numbers that
+    follow may then differ in rounding), and the generators start from the seed.
+    """
+    written_by = int(read_about(directory)["worldSize"])
+    with ShardReader(directory, written_by) as reader:
+        surplus = reader.names("model.") - {f"model.{name}" for name, _ in parameters(state.policy.module)}
+        if surplus:
+            raise UserError(f"the model has no tensor {min(surplus)!r} of the commit: it was made with another model")
+        rows = _Rows(reader, rank, world_size)
+        for model, optimizer, trained in _trained(state):
+            for name, parameter in parameters(trained.module):
+                rows.copy(f"{model}.{name}", parameter)
+                rows.copy_moments(f"{optimizer}.", name, parameter, trained.optimizer)
+        if state.reference is not None:
+            for name, parameter in parameters(state.reference):
+                if f"reference.{name}" in reader:
+                    rows.copy(f"reference.{name}", parameter)
+        if written_by == world_size:
+            restore_generators(reader, rank, device)
+
+
+@torch.no_grad()
+def load_optimizer(state: FsdpState, directory: str | Path, rank: int, world_size: int) -> None:
+    """Take up the optimizer's states alone, of a commit that another job made in the stage of `state`."""
+    with ShardReader(directory, int(read_about(directory)["worldSize"])) as reader:
+        rows = _Rows(reader, rank, world_size)
+        for _, optimizer, trained in _trained(state):
+            for name, parameter in parameters(trained.module):
+                rows.copy_moments(f"{optimizer}.", name, parameter, trained.optimizer)
+
+
+def _trained(state: FsdpState) -> Iterator[tuple[str, str, Trained[Any]]]:
+    """What is trained, after the prefixes of the names of its tensors and of its optimizer's."""
+    yield "model", "optimizer", state.policy
+    if state.critic is not None:
+        yield "critic", "critic_optimizer", state.critic
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A rank's rows of a commit's tensors."""
+
+    reader: ShardReader
+    rank: int
+    world_size: int
+
+    def copy(self, name: str, target: Tensor) -> None:
+        """Copy this rank's rows into `target`, sharded or not."""
+        if name not in self.reader:
+            raise UserError(f"the commit has no tensor {name!r}: it was made with another model")
+        shard = local(target)
+        source = self.reader.rows(name, *own_rows(target.shape[0], self.rank, self.world_size))
+        if source.shape != shard.shape:
+            raise UserError(
+                f"the commit's tensor {name!r} has shape {tuple(source.shape)} where the model needs "
+                f"{tuple(shard.shape)}"
+            )
+        shard.copy_(source)
+
+    def copy_moments(self, prefix: str, name: str, parameter: nn.Parameter, adam: torch.optim.AdamW) -> None:
+        """What AdamW keeps for a parameter; nothing where it was never stepped."""
+        if f"{prefix}step.{name}" not in self.reader:
+            return
+        state = adam.state[parameter]
+        state["step"] = self.reader.own(f"{prefix}step.{name}", 0).reshape(()).to(local(parameter).device)
+        for key in MOMENTS:
+            state[key] = torch.zeros_like(parameter)
+            self.copy(f"{prefix}{key}.{name}", state[key])

@@ -1,15 +1,21 @@
-"""Which rank does what: tensor, context, data and pipeline coordinates. Pure arithmetic, as Megatron orders ranks."""
+"""Which rank does what, and holds what: coordinates as Megatron orders ranks, and tensor parallelism's slices of whole
+tensors under canonical names (`export.mapping`). Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.trainer import Parallelism
+from torch import Tensor
+
+from rljob_trainer.export.mapping import Entry
 
 FIELD = "spec.trainer.parallelism"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Coordinates:
     """Coordinates of one rank."""
 
     tensor: int
@@ -35,12 +41,12 @@ class Layout:
         """Data-parallel size: shares that a batch is cut into."""
         return self.world // (self.tensor * self.pipeline * self.context)
 
-    def place(self, rank: int) -> Place:
+    def coordinates(self, rank: int) -> Coordinates:
         """Where `rank` stands."""
         rest, tensor = divmod(rank, self.tensor)
         rest, context = divmod(rest, self.context)
         pipeline, data = divmod(rest, self.data)
-        return Place(tensor, context, data, pipeline)
+        return Coordinates(tensor, context, data, pipeline)
 
     @property
     def row_multiple(self) -> int:
@@ -91,3 +97,37 @@ def check_model(layout: Layout, *, layers: int, heads: int, groups: int, experts
         raise UserError(f"{FIELD}.expert: {layout.expert} must divide the model's {experts} experts")
     if experts and layout.tensor > 1 and not layout.sequence:
         raise UserError(f"{FIELD}.sequence: a model with experts needs it when tensor > 1")
+
+
+def axis_of(entry: Entry) -> int | None:
+    """The axis along which ranks share the tensor; None: each has all of it."""
+    if entry.kind in ("qkv", "gate_up", "vocab"):
+        return 0
+    if entry.name.endswith(("linear_proj.weight", "linear_fc2.weight")):
+        return 1
+    return None
+
+
+def slice_of(entry: Entry, tensor: Tensor, rank: int, ranks: int) -> Tensor:
+    """Rank `rank`'s slice of a whole tensor. Gate and up projection are cut each for itself: a rank holds its rows of
+    the one over its rows of the other."""
+    axis = axis_of(entry)
+    if axis is None or ranks == 1:
+        return tensor
+    if entry.kind == "gate_up":
+        gate, up = tensor.chunk(2)
+        return torch.cat([gate.chunk(ranks)[rank], up.chunk(ranks)[rank]])
+    if tensor.shape[axis] % ranks:
+        raise ValueError(f"{entry.name} of shape {tuple(tensor.shape)} cannot be cut in {ranks}")
+    return tensor.chunk(ranks, dim=axis)[rank]
+
+
+def join(entry: Entry, slices: Sequence[Tensor]) -> Tensor:
+    """The whole tensor of all ranks' slices: the inverse of `slice_of`."""
+    axis = axis_of(entry)
+    if axis is None or len(slices) == 1:
+        return slices[0]
+    if entry.kind == "gate_up":
+        halves = [part.chunk(2) for part in slices]
+        return torch.cat([half[0] for half in halves] + [half[1] for half in halves])
+    return torch.cat(list(slices), dim=axis)

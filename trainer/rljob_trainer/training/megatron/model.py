@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from rljob_trainer.export.architecture import Architecture
 from rljob_trainer.training.megatron.attention import Packed
 from rljob_trainer.training.megatron.collectives import sum_over
-from rljob_trainer.training.megatron.implementation import TRANSFORMER_ENGINE, implementation
+from rljob_trainer.training.megatron.layers import block_spec
+from rljob_trainer.training.megatron.options import TRANSFORMER_ENGINE, implementation
 from rljob_trainer.training.megatron.packing import Pack
 from rljob_trainer.training.megatron.rope import angles, inverse_frequencies
-from rljob_trainer.training.megatron.spec import block_spec
 from rljob_trainer.training.vocab import vocab_logprobs
 
 

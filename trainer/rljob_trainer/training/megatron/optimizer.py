@@ -14,7 +14,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from rljob_api.v1alpha1.optimizer import OptimizerSpec
 
 from rljob_trainer.training.megatron.model import PolicyModel
-from rljob_trainer.training.megatron.slot import Slot
+from rljob_trainer.training.megatron.state import MasterWeight
 
 
 def wrap(model: PolicyModel, *, overlap: bool) -> Any:
@@ -68,14 +68,14 @@ class Optimizer:
             group["lr"] = lr
         self.inner.step()
 
-    def slots(self) -> Iterator[Slot]:
+    def master_weights(self) -> Iterator[MasterWeight]:
         """This rank's float32 weights, each with its optimizer state."""
         for number, part in enumerate(self._parts()):
             counts = isinstance(part.optimizer, torch.optim.AdamW)
             for group_number, group in enumerate(part.optimizer.param_groups):
                 for place, weight in enumerate(group["params"]):
                     state = part.optimizer.state[weight]
-                    yield Slot(f"{number}.{group_number}.{place}", weight, state, state if counts else group)
+                    yield MasterWeight(f"{number}.{group_number}.{place}", weight, state, state if counts else group)
 
     def publish(self) -> None:
         """Take the float32 weights over into the model, on all ranks (after loading them)."""

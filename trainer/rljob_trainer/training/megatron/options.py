@@ -1,4 +1,4 @@
-"""Megatron's model options from a Hugging Face config: pure, without Megatron."""
+"""Megatron's model options from a Hugging Face config, and whose layers a model is built of. Needs no Megatron."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from rljob_api.v1alpha1.trainer import Recompute
 from rljob_trainer.export.architecture import Architecture
 from rljob_trainer.training.megatron.layout import Layout, check_model
 
+TRANSFORMER_ENGINE, LOCAL = "transformer_engine", "local"
+IMPLEMENTATION = "spec.trainer.megatronArgs.transformer_impl"
 OURS = frozenset({
     "num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size",
     "tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size",
@@ -93,3 +95,19 @@ def recompute_options(spec: Recompute, *, force_full: bool = False) -> dict[str,
         "recompute_method": spec.method,
         "recompute_num_layers": spec.num_layers,
     }
+
+
+def implementation(requested: object, *, available: bool) -> str:
+    """The value of Megatron's `transformer_impl`: TransformerEngine's layers where it can be imported, else
+    megatron-core's own. requested: what `megatronArgs` says, None if nothing. available: whether TransformerEngine can
+    be imported. Raises UserError for another value, or for one that is not there."""
+    if requested is None:
+        return TRANSFORMER_ENGINE if available else LOCAL
+    if requested not in (TRANSFORMER_ENGINE, LOCAL):
+        raise UserError(f"{IMPLEMENTATION}: {requested!r} is neither {TRANSFORMER_ENGINE!r} nor {LOCAL!r}")
+    if requested == TRANSFORMER_ENGINE and not available:
+        raise UserError(
+            f"{IMPLEMENTATION}: {TRANSFORMER_ENGINE!r}, but TransformerEngine cannot be imported here",
+            hint="use a trainer image with transformer-engine[pytorch], or leave it out for megatron-core's own layers",
+        )
+    return str(requested)

@@ -1,109 +1,118 @@
-"""What a Megatron rank puts into a commit, and how it takes it up again: exactly, for the same layout of ranks."""
+"""What a Megatron rank puts into a commit, and how it takes it up again: exactly, for the same layout of ranks.
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+Needs no Megatron.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rljob_api.manifest.errors import UserError
 from torch import Tensor
 
-from rljob_trainer.checkpoint.files import FileEntry, hash_file, write_json
-from rljob_trainer.checkpoint.tensors import ShardReader, write_shard
-from rljob_trainer.training.megatron.layout import FIELD, Place
-from rljob_trainer.training.megatron.weights import named_parameters
+from rljob_trainer.checkpoint.tensors import ShardReader
+from rljob_trainer.training.interface import Stage
+from rljob_trainer.training.megatron.layout import FIELD, Layout
+from rljob_trainer.training.rank_state import restore_generators
 
-if TYPE_CHECKING:
-    from rljob_trainer.training.megatron.rank import MegatronRank
-
-FILE = "trainer.json"
 FORMAT = "megatron-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_state(rank: "MegatronRank", directory: str | Path) -> list[FileEntry]:
-    """Float32 weights and moments of this rank's share, the reference, generators; rank 0 adds the layout."""
-    return _write(directory, rank.rank, _about(rank), _tensors(rank))
+@dataclass(frozen=True)
+class MasterWeight:
+    """A float32 weight, or this rank's share of one, and what AdamW keeps for it, whichever AdamW: Megatron takes
+    TransformerEngine's where it is installed."""
+
+    name: str
+    """Stable: the same in every run of the same layout."""
+    weight: Tensor
+    state: dict[str, Any]
+    counter: dict[str, Any]
+    """Where `step` is counted: PyTorch's AdamW does so for each weight, TransformerEngine's for each group."""
+
+    @property
+    def steps(self) -> Tensor | None:
+        """[1] the steps so far; None before the first."""
+        step = self.counter.get("step")
+        return None if step is None else torch.as_tensor(step).reshape(1)
+
+    def restore(self, steps: Tensor, moments: dict[str, Tensor]) -> None:
+        """Take up what a commit holds. moments: `exp_avg` and `exp_avg_sq`."""
+        count = steps.reshape(())
+        self.counter["step"] = count.float() if self.counter is self.state else int(count)
+        self.state.update({key: value.to(self.weight.device) for key, value in moments.items()})
 
 
-def snapshot_state(rank: "MegatronRank", directory: str | Path) -> Callable[[], list[FileEntry]]:
-    """What `save_state` would write now, copied to host memory; the result writes it, in any thread."""
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors(rank).items()}
-    number, about = rank.rank, _about(rank)
-    return lambda: _write(directory, number, about, tensors)
+@dataclass(frozen=True)
+class MegatronState:
+    """What a rank holds from step to step, as a commit has it."""
+
+    stage: Stage
+    weights: Sequence[MasterWeight]
+    """The policy's; the optimizer's."""
+    reference: Mapping[str, Tensor] | None
+    """The frozen reference's parameters by canonical name."""
 
 
-def _about(rank: "MegatronRank") -> dict[str, Any]:
-    return _layout(rank) | {"stage": rank.stage, "torch": torch.__version__}
+def about(layout: Layout, stage: Stage) -> dict[str, Any]:
+    """Content of `trainer.json`."""
+    return _layout(layout) | {"stage": stage, "torch": torch.__version__}
 
 
-def _tensors(rank: "MegatronRank") -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for slot in rank.optimizer.slots():
-        tensors[f"weight.{slot.name}"] = slot.weight.data
-        for key in MOMENTS:
-            if key in slot.state:
-                tensors[f"optimizer.{key}.{slot.name}"] = slot.state[key]
-        if slot.steps is not None:
-            tensors[f"optimizer.step.{slot.name}"] = slot.steps
-    if rank.reference is not None and _keeps_reference(rank, rank.place):
-        for name, parameter in named_parameters(rank.reference, rank.layout, rank.place):
-            tensors[f"reference.{name}"] = parameter.data
-    tensors["rng.cpu"] = torch.get_rng_state()
-    tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    return tensors
-
-
-def _write(
-    directory: str | Path, rank: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> list[FileEntry]:
-    entries = [write_shard(directory, rank, about["worldSize"], tensors)]
-    if rank == 0:
-        path = Path(directory) / FILE
-        write_json(path, dict(about))
-        entries.append(FileEntry(path.name, path.stat().st_size, hash_file(path)))
-    return entries
-
-
-@torch.no_grad()
-def load_state(rank: "MegatronRank", directory: str | Path) -> None:
-    """Take up the state of a commit. Raises UserError when it was written by another backend or layout."""
-    found = json.loads((Path(directory) / FILE).read_text(encoding="utf-8"))
+def check_about(found: Mapping[str, Any], layout: Layout, directory: str) -> None:
+    """Raise UserError when a commit was written by another backend or layout."""
     if found["format"] != FORMAT:
         raise UserError(
             f"the commit {directory} was not written by the megatron backend of this version (format "
             f"{found['format']!r}, not {FORMAT!r})",
             hint="start from its Hugging Face export instead",
         )
-    for key, value in _layout(rank).items():
+    for key, value in _layout(layout).items():
         if found[key] != value:
             raise UserError(
                 f"{FIELD}: the commit {directory} was written with {key} {found[key]}, this run has {value}",
                 hint="resume with the same layout, or start from the commit's Hugging Face export",
             )
-    if found["stage"] == "rl":
-        rank.enter_rl()
-    with ShardReader(directory, rank.world_size) as reader:
+
+
+def state_tensors(state: MegatronState, layout: Layout, rank: int) -> dict[str, Tensor]:
+    """Float32 weights and moments of this rank's share, and the reference where this rank keeps it."""
+    tensors: dict[str, Tensor] = {}
+    for master in state.weights:
+        tensors[f"weight.{master.name}"] = master.weight.data
+        for key in MOMENTS:
+            if key in master.state:
+                tensors[f"optimizer.{key}.{master.name}"] = master.state[key]
+        if master.steps is not None:
+            tensors[f"optimizer.step.{master.name}"] = master.steps
+    if state.reference is not None and _reference_keeper(layout, rank) == rank:
+        tensors |= {f"reference.{name}": parameter.data for name, parameter in state.reference.items()}
+    return tensors
+
+
+@torch.no_grad()
+def load_state(state: MegatronState, directory: str, layout: Layout, rank: int, device: torch.device) -> None:
+    """Copy what a commit holds into `state`, and restore the generators. The model still has to take the float32
+    weights over."""
+    with ShardReader(directory, layout.world) as reader:
         stepped = bool(reader.names("optimizer.step."))
-        for slot in rank.optimizer.slots():
-            slot.weight.data.copy_(reader.own(f"weight.{slot.name}", rank.rank))
+        for master in state.weights:
+            master.weight.data.copy_(reader.own(f"weight.{master.name}", rank))
             if stepped:
-                slot.restore(
-                    reader.own(f"optimizer.step.{slot.name}", rank.rank),
-                    {key: reader.own(f"optimizer.{key}.{slot.name}", rank.rank) for key in MOMENTS},
+                master.restore(
+                    reader.own(f"optimizer.step.{master.name}", rank),
+                    {key: reader.own(f"optimizer.{key}.{master.name}", rank) for key in MOMENTS},
                 )
-        rank.optimizer.publish()
-        if rank.reference is not None:
-            source = rank.rank if _keeps_reference(rank, rank.place) else _keeper(rank)
-            for name, parameter in named_parameters(rank.reference, rank.layout, rank.place):
+        if state.reference is not None:
+            source = _reference_keeper(layout, rank)
+            for name, parameter in state.reference.items():
                 parameter.copy_(reader.own(f"reference.{name}", source))
-        torch.set_rng_state(reader.own("rng.cpu", rank.rank))
-        torch.cuda.set_rng_state(reader.own("rng.cuda", rank.rank))
+        restore_generators(reader, rank, device)
 
 
-def _layout(rank: "MegatronRank") -> dict[str, Any]:
-    layout = rank.layout
+def _layout(layout: Layout) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "worldSize": layout.world,
@@ -114,12 +123,10 @@ def _layout(rank: "MegatronRank") -> dict[str, Any]:
     }
 
 
-def _keeps_reference(rank: "MegatronRank", place: Place) -> bool:
-    """Data- and context-parallel ranks hold the same reference, unless they hold different experts of it."""
-    return rank.layout.expert > 1 or (place.data == 0 and place.context == 0)
-
-
-def _keeper(rank: "MegatronRank") -> int:
-    """The rank that wrote the reference of this one's place."""
-    place, layout = rank.place, rank.layout
-    return place.tensor + layout.tensor * layout.context * layout.data * place.pipeline
+def _reference_keeper(layout: Layout, rank: int) -> int:
+    """The rank that writes the reference of `rank`: data- and context-parallel ranks hold the same one, unless they
+    hold different experts of it."""
+    if layout.expert > 1:
+        return rank
+    own = layout.coordinates(rank)
+    return own.tensor + layout.tensor * layout.context * layout.data * own.pipeline

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from rljob_trainer.export.architecture import Architecture
 from rljob_trainer.export.layout import resize_rows
 from rljob_trainer.export.mapping import Entry, canonical_name, cut_vocab, entries
-from rljob_trainer.training.megatron.layout import Layout, Place
+from rljob_trainer.training.megatron.layout import Coordinates, Layout, join, slice_of
 from rljob_trainer.training.megatron.model import PolicyModel, vocab_rows
-from rljob_trainer.training.megatron.split import join, slice_of
 
 
-def named_parameters(model: PolicyModel, layout: Layout, place: Place) -> Iterator[tuple[str, nn.Parameter]]:
+def named_parameters(
+    model: PolicyModel, layout: Layout, coordinates: Coordinates
+) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of this rank under canonical names. The last stage's copy of a tied embedding comes under the
     embedding's name; several expert ranks hold experts of different names."""
     arch = model.arch
-    layers = place.pipeline * (arch.layers // layout.pipeline)
+    layers = coordinates.pipeline * (arch.layers // layout.pipeline)
     experts = parallel_state.get_expert_model_parallel_rank() * (arch.experts // layout.expert) if arch.experts else 0
     for name, parameter in model.named_parameters():
         name = canonical_name(arch, name, layer_offset=layers, expert_offset=experts)
@@ -30,17 +31,19 @@ def named_parameters(model: PolicyModel, layout: Layout, place: Place) -> Iterat
 
 
 @torch.no_grad()
-def load_weights(model: PolicyModel, layout: Layout, place: Place, whole_of: Callable[[Entry], Tensor]) -> None:
+def load_weights(
+    model: PolicyModel, layout: Layout, coordinates: Coordinates, whole_of: Callable[[Entry], Tensor]
+) -> None:
     """Set this rank's parameters. whole_of: a whole tensor of Megatron's; only those that this rank holds a part of
     are asked for."""
     known = {entry.name: entry for entry in entries(model.arch)}
-    for name, parameter in named_parameters(model, layout, place):
+    for name, parameter in named_parameters(model, layout, coordinates):
         entry = known[name]
         whole = whole_of(entry)
         if entry.kind == "vocab":
             rows = vocab_rows(model.arch.vocab, layout.tensor)
             whole = resize_rows(cut_vocab(whole, model.arch.vocab, name), rows)
-        part = slice_of(entry, whole, place.tensor, layout.tensor)
+        part = slice_of(entry, whole, coordinates.tensor, layout.tensor)
         if part.shape != parameter.shape:
             raise UserError(
                 f"the checkpoint's {name} has a slice of shape {tuple(part.shape)}, the model needs "
@@ -60,14 +63,14 @@ def hf_shapes(arch: Architecture) -> list[tuple[str, tuple[int, ...]]]:
 
 @torch.no_grad()
 def hf_tensors(
-    model: PolicyModel, layout: Layout, place: Place, names: Collection[str] | None = None
+    model: PolicyModel, layout: Layout, coordinates: Coordinates, names: Collection[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Weights, whole, under their Hugging Face names, on every rank's GPU, in the order of `hf_shapes`; `names`: these
     alone. Collective: all ranks ask for the same. One tensor of Megatron's at a time is put together.
     """
     wanted = None if names is None else set(names)
     arch = model.arch
-    mine = dict(named_parameters(model, layout, place))
+    mine = dict(named_parameters(model, layout, coordinates))
     tensor_group = parallel_state.get_tensor_model_parallel_group()
     stage_group = parallel_state.get_pipeline_model_parallel_group()
     expert_group = parallel_state.get_expert_model_parallel_group()
@@ -83,9 +86,9 @@ def hf_tensors(
         holder = 0 if owner is None else owner // (arch.experts // layout.expert)
         shape = _slice_shape(model, layout, entry)
         part = torch.empty(shape, dtype=dtype, device=device)
-        if place.pipeline == stage and (owner is None or expert_rank == holder):
+        if coordinates.pipeline == stage and (owner is None or expert_rank == holder):
             part.copy_(mine[entry.name])
-        if owner is not None and layout.expert > 1 and place.pipeline == stage:
+        if owner is not None and layout.expert > 1 and coordinates.pipeline == stage:
             dist.broadcast(part, group=expert_group, group_src=holder)
         if layout.pipeline > 1:
             dist.broadcast(part, group=stage_group, group_src=stage)

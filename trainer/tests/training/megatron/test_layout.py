@@ -20,7 +20,7 @@ small = st.integers(1, 4)
 def test_every_rank_has_a_place_of_its_own(tensor: int, pipeline: int, context: int, data: int) -> None:
     world = tensor * pipeline * context * data
     layout = layout_of(Parallelism(tensor=tensor, pipeline=pipeline, context=context), world)
-    places = [layout.place(rank) for rank in range(world)]
+    places = [layout.coordinates(rank) for rank in range(world)]
     assert layout.data == data
     assert len(set(places)) == world
     assert places == sorted(places, key=lambda place: (place.pipeline, place.data, place.context, place.tensor))
@@ -46,7 +46,7 @@ def test_the_driver_deals_shares_as_the_ranks_expect(tensor: int, pipeline: int,
     layout = layout_of(job.spec.trainer.parallelism, world)
     assert data_parallel_size(job.spec) == layout.data
     assert [data_parallel_rank(job.spec, rank) for rank in range(world)] == [
-        layout.place(rank).data for rank in range(world)
+        layout.coordinates(rank).data for rank in range(world)
     ]
 
 

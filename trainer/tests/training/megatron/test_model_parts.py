@@ -8,10 +8,9 @@ from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.trainer import Recompute
 from rljob_trainer.export.architecture import architecture_of
 from rljob_trainer.export.mapping import entries
-from rljob_trainer.training.megatron.layout import Layout
+from rljob_trainer.training.megatron.layout import Layout, join, slice_of
 from rljob_trainer.training.megatron.options import model_options, recompute_options
 from rljob_trainer.training.megatron.rope import angles, inverse_frequencies, rotate
-from rljob_trainer.training.megatron.split import join, slice_of
 from transformers import LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
 SHAPE: dict[str, Any] = {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rljob_trainer.training.errors import NonFiniteError
 from rljob_trainer.training.fsdp.shards import full, parameters
+from rljob_trainer.training.interface import OptimizerStep
 from rljob_trainer.training.lr_schedule import learning_rate
 
 
@@ -36,14 +37,12 @@ def gradient_norm(module: nn.Module, loss: float, what: str, rank: int) -> Tenso
     return norm
 
 
-def step(
-    module: nn.Module, optimizer: torch.optim.AdamW, spec: OptimizerSpec, norm: Tensor, number: int, total: int
-) -> float:
-    """Clip by `norm` and apply the gradients as optimizer step `number` (from 0) of `total`. Returns the rate."""
-    if spec.clip_grad > 0:
+def step_clipped(module: nn.Module, optimizer: torch.optim.AdamW, step: OptimizerStep, norm: Tensor) -> float:
+    """Clip by `norm` and apply the gradients. Returns the learning rate."""
+    if step.spec.clip_grad > 0:
         with_grad = [parameter for _, parameter in parameters(module) if parameter.grad is not None]
-        nn.utils.clip_grads_with_norm_(with_grad, spec.clip_grad, norm)
-    lr = learning_rate(spec, number, total)
+        nn.utils.clip_grads_with_norm_(with_grad, step.spec.clip_grad, norm)
+    lr = learning_rate(step.spec, step.number, step.total)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()

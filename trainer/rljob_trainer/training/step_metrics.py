@@ -5,7 +5,7 @@ import torch
 from rljob_trainer.training.process_group import all_reduce
 
 
-class Meters:
+class StepMetrics:
     """Named sums and maxima. All ranks name the same ones in the same order."""
 
     def __init__(self, sums: tuple[str, ...], maxima: tuple[str, ...] = ()) -> None:

@@ -1,11 +1,34 @@
-"""Tensors kept in host memory while they are not needed on the GPU."""
+"""Memory of this process's GPU: what is free, what is given back, and tensors that wait in host memory meanwhile."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from rljob_trainer.training.fsdp.shards import local
+
+def gpu_memory() -> dict[str, float]:
+    """Bytes of GPU memory that this process's tensors hold, and held at most; nothing without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu_memory": float(torch.cuda.memory_allocated()),
+        "gpu_memory_peak": float(torch.cuda.max_memory_allocated()),
+    }
+
+
+def free_gpu_memory() -> int:
+    """Bytes that are free on this process's GPU, whoever uses the rest; 0 without a GPU."""
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0
+
+
+def make_room(wanted: int) -> bool:
+    """Give the GPU back what PyTorch keeps of tensors that are gone, unless `wanted` bytes are free anyway: taking it
+    again costs time. Returns whether it was given back."""
+    if not torch.cuda.is_available() or free_gpu_memory() >= wanted:
+        return False
+    torch.cuda.empty_cache()
+    return True
 
 
 class HostStash:
@@ -33,7 +56,7 @@ class HostStash:
             return
         storages = {}
         for tensor in self._tensors():
-            storage = local(tensor).untyped_storage()
+            storage = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
             if storage.nbytes() and (self._from_host or storage.device.type != "cpu"):
                 storages[storage._cdata] = storage
         copies = {}

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from rljob_api.manifest.errors import UserError
-from rljob_trainer.training.megatron.implementation import implementation
-from rljob_trainer.training.megatron.slot import Slot
+from rljob_trainer.training.megatron.options import implementation
+from rljob_trainer.training.megatron.state import MasterWeight
 
 
 def test_transformer_engine_is_taken_where_it_is_there_unless_the_job_says_otherwise() -> None:
@@ -49,10 +49,10 @@ class GroupAdamW(torch.optim.Optimizer):
                 weight.data -= group["lr"] * mean / (square.sqrt() + 1e-8)
 
 
-def slot(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> Slot:
+def master(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> MasterWeight:
     state = optimizer.state[weight]
     counts = isinstance(optimizer, torch.optim.AdamW)
-    return Slot("0.0.0", weight, state, state if counts else optimizer.param_groups[0])
+    return MasterWeight("0.0.0", weight, state, state if counts else optimizer.param_groups[0])
 
 
 def adamw(weight: torch.Tensor, kind: str) -> torch.optim.Optimizer:
@@ -66,15 +66,17 @@ def test_either_adamw_goes_on_where_the_other_was(written: str, read: str) -> No
     grads = torch.randn(6, 5, generator=draw)
     whole = torch.ones(5, requires_grad=True)
     first = adamw(whole, written)
-    assert slot(first, whole).steps is None
+    assert master(first, whole).steps is None
     for grad in grads[:3]:
         whole.grad = grad.clone()
         first.step()
-    old = slot(first, whole)
+    old = master(first, whole)
     assert old.steps is not None
     resumed = whole.detach().clone().requires_grad_()
     second = adamw(resumed, read)
-    slot(second, resumed).restore(old.steps.clone(), {key: old.state[key].clone() for key in ("exp_avg", "exp_avg_sq")})
+    master(second, resumed).restore(
+        old.steps.clone(), {key: old.state[key].clone() for key in ("exp_avg", "exp_avg_sq")}
+    )
     for grad in grads[3:]:
         for weight, optimizer in ((whole, first), (resumed, second)):
             weight.grad = grad.clone()

@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor, nn
 
 from rljob_trainer.training.megatron.attention import VarlenAttention
-from rljob_trainer.training.megatron.implementation import TRANSFORMER_ENGINE
+from rljob_trainer.training.megatron.options import TRANSFORMER_ENGINE
 
 
 class RmsNorm(nn.Module):
@@ -41,7 +41,7 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     mine = range(first, first + config.num_layers // config.pipeline_model_parallel_size)
     layer_of, norm = _local_layer, RmsNorm
     if config.transformer_impl == TRANSFORMER_ENGINE:
-        from rljob_trainer.training.megatron.fused_layer import final_norm, fused_layer
+        from rljob_trainer.training.megatron.transformer_engine import final_norm, fused_layer
 
         layer_of, norm = fused_layer, final_norm
     return TransformerBlockSubmodules(

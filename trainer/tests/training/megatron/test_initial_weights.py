@@ -9,7 +9,7 @@ from rljob_api.v1alpha1.model import ModelSpec
 from rljob_trainer.export.architecture import architecture_of
 from rljob_trainer.export.mapping import entries
 from rljob_trainer.export.run import hf_to_torch_dist
-from rljob_trainer.training.megatron.source import actor_path, open_weights
+from rljob_trainer.training.megatron.initial_weights import actor_path, open_weights
 from transformers import AutoConfig, Qwen2Config, Qwen2ForCausalLM
 
 
