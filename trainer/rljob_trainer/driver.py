@@ -1,8 +1,7 @@
 """The driver: `python -m rljob_trainer.driver --job F --dir DIR --attempt N --incarnation ID`.
 
-Exit codes: 0 all steps are trained; 1 failed, may be retried; 2 a user's mistake, never retried; 3 another driver
-holds the job's lease; 4 suspended after a commit (SIGTERM, SIGINT, or the operator's request). What learning health
-asks for (`lifecycle.health`): 5 failed, never retried; 6 paused after a commit; 7 rolled back to an earlier commit.
+It ends with an `ExitCode`: that of its `Stop` (a signal, the operator's request, a lost lease, learning health), of a
+user's mistake, or of any other failure, and says so in its last report.
 """
 
 import argparse
@@ -14,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.manifest.errors import UserError, missing_package
 from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.status import AttemptReason
@@ -25,48 +25,18 @@ from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cl
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
-from rljob_trainer.orchestrator.stop import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_FENCED,
-    EXIT_PAUSED,
-    EXIT_ROLLED_BACK,
-    EXIT_SUSPENDED,
-    EXIT_UNHEALTHY,
-    EXIT_USER_ERROR,
-    Stop,
-    StopFlag,
-    StopKind,
-)
+from rljob_trainer.orchestrator.stop import Stop, StopFlag, StopKind
 from rljob_trainer.prepare import prepare
 
 logger = logging.getLogger("rljob_trainer.driver")
 RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
-_STATES = {
-    EXIT_DONE: "Succeeded",
-    EXIT_SUSPENDED: "Suspended",
-    EXIT_PAUSED: "Suspended",
-    EXIT_ROLLED_BACK: "Suspended",
-}
-
-
-_CODES: dict[StopKind, int] = {
-    "suspend": EXIT_SUSPENDED,
-    "fenced": EXIT_FENCED,
-    "unreachable": EXIT_FAILED,
-    "unhealthy": EXIT_UNHEALTHY,
-    "paused": EXIT_PAUSED,
-    "rollback": EXIT_ROLLED_BACK,
-}
-
-
-_REASONS: dict[StopKind, AttemptReason] = {
-    "suspend": "Suspended",
-    "fenced": "LeaseLost",
-    "unreachable": "LeaseLost",
-    "unhealthy": "Unhealthy",
-    "paused": "Paused",
-    "rollback": "RolledBack",
+_CODES: dict[StopKind, ExitCode] = {
+    "suspend": ExitCode.SUSPENDED,
+    "fenced": ExitCode.FENCED,
+    "unreachable": ExitCode.FAILED,
+    "unhealthy": ExitCode.UNHEALTHY,
+    "paused": ExitCode.PAUSED,
+    "rollback": ExitCode.ROLLED_BACK,
 }
 
 
@@ -74,7 +44,7 @@ _REASONS: dict[StopKind, AttemptReason] = {
 class Outcome:
     """How the run ended."""
 
-    code: int
+    code: ExitCode
     reason: AttemptReason
     message: str = ""
 
@@ -112,15 +82,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     with ExitStack() as stack:
         outcome = _closed(_outcome(lambda: run(stack), stop), stack)
-    if outcome.message and outcome.code not in _STATES:
-        more = f"\n  details: {directory / 'driver.log'}" if outcome.code == EXIT_FAILED else ""
+    if outcome.message and outcome.code.state == "Failed":
+        more = f"\n  details: {directory / 'driver.log'}" if outcome.code == ExitCode.FAILED else ""
         print(f"error: {outcome.message}{more}", file=sys.stderr)
     elif outcome.message and not options.quiet:
         print(outcome.message, file=sys.stderr)
     logger.info("ends with code %d: %s", outcome.code, outcome.message)
-    state = _STATES.get(outcome.code, "Failed")
-    progress.close(state=state, exitCode=outcome.code, reason=outcome.reason, message=outcome.message[:2000])
-    return outcome.code
+    progress.close(
+        state=outcome.code.state, exitCode=int(outcome.code), reason=outcome.reason, message=outcome.message[:2000]
+    )
+    return int(outcome.code)
 
 
 def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
@@ -128,21 +99,22 @@ def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
     try:
         run()
     except Stop as request:
-        return Outcome(_CODES[request.kind], _REASONS[request.kind], request.reason)
+        code = _CODES[request.kind]
+        return Outcome(code, "LeaseLost" if request.kind == "unreachable" else code.reason, request.reason)
     except UserError as error:
         logger.info("user error", exc_info=True)
-        return Outcome(EXIT_USER_ERROR, "UserError", str(error))
+        return Outcome(ExitCode.USER_ERROR, "UserError", str(error))
     except ModuleNotFoundError as error:  # another attempt would run in the same image
         logger.exception("a package is missing")
-        return Outcome(EXIT_USER_ERROR, "UserError", str(missing_package(error, "the driver")))
+        return Outcome(ExitCode.USER_ERROR, "UserError", str(missing_package(error, "the driver")))
     except LeaseLostError as error:
-        return Outcome(EXIT_FENCED, "LeaseLost", str(error))
+        return Outcome(ExitCode.FENCED, "LeaseLost", str(error))
     except Exception as error:  # every failure ends here: the whole of it in the log, a sentence for people
         logger.exception("failed")
         if stop.fenced:  # whatever failed, failed because this driver may not go on
-            return Outcome(EXIT_FENCED, "LeaseLost", stop.reason)
-        return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
-    return Outcome(EXIT_DONE, "Succeeded")
+            return Outcome(ExitCode.FENCED, "LeaseLost", stop.reason)
+        return Outcome(ExitCode.FAILED, reason_of(error), str(error) or type(error).__name__)
+    return Outcome(ExitCode.DONE, "Succeeded")
 
 
 def _closed(outcome: Outcome, stack: ExitStack) -> Outcome:
@@ -152,8 +124,8 @@ def _closed(outcome: Outcome, stack: ExitStack) -> Outcome:
         stack.close()
     except Exception as error:
         logger.exception("closing failed")
-        if outcome.code == EXIT_DONE:
-            return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
+        if outcome.code == ExitCode.DONE:
+            return Outcome(ExitCode.FAILED, reason_of(error), str(error) or type(error).__name__)
     return outcome
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rljob_api.contract import names
-from rljob_api.contract.reasons import PAUSED, Reason
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.reasons import Reason
 from rljob_api.manifest.arithmetic import rollout_pods
 from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
 from rljob_operator.kube.objects import RAY_JOB, Obj, deleting, name_of, parse_time, rfc3339
 from rljob_operator.policies import disruption, kueue, learning_health, preparation
-from rljob_operator.policies.attempt_outcome import TERMINAL, USER_ERROR, Verdict, judge, uncommitted
+from rljob_operator.policies.attempt_outcome import TERMINAL, Verdict, judge, uncommitted
 from rljob_operator.policies.scaling import Scaling
 from rljob_operator.state.conditions import find as condition_of
 from rljob_operator.state.failure_causes import action
@@ -193,7 +194,7 @@ def _idle(view: View, step: Step) -> Step:
         return step.wait(Reason.WAITING_FOR_RETRIEVER, preparing.message)
     if view.context.spec.retriever and not view.retriever_ready:
         trouble = find(view.retriever_pods)
-        if trouble and trouble.exit_code == USER_ERROR:  # trying again cannot help
+        if trouble and trouble.exit_code == ExitCode.USER_ERROR:  # trying again cannot help
             step.finish = (Reason.USER_ERROR, trouble.message)
         return step.wait(Reason.WAITING_FOR_RETRIEVER, "waiting for the retriever to be ready")
     if view.occupied:
@@ -253,7 +254,7 @@ def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) ->
         _close(view, attempt, verdict.state, verdict.reason, verdict.message)
     if verdict.state == "Succeeded":
         step.finish = (Reason.TARGET_REACHED if verdict.early else Reason.SUCCEEDED, verdict.message)
-    elif verdict.exit_code == PAUSED:
+    elif verdict.exit_code == ExitCode.PAUSED:
         learning_health.pause(view, attempt.number, verdict.message)
     elif verdict.state == "Failed":
         step.finish = _failed(view, verdict)

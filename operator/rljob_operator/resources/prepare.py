@@ -9,6 +9,7 @@ import hashlib
 import json
 
 from rljob_api.contract import names
+from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.job_document import spelt_out
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
@@ -21,7 +22,6 @@ REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 """What a step asks for when the user says nothing; the index asks as the retriever's pods do."""
 TRIES = 6
 """Failed pods until the RLJob fails; Kubernetes waits 10 s, 20 s, 40 s … between them."""
-USER_ERROR = 2
 KEPT_SECONDS = 3600
 """How long the ended Job and its pods' logs are there; its end is in the status."""
 
@@ -59,7 +59,7 @@ def job(context: Context) -> Obj | None:
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}},
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [int(ExitCode.USER_ERROR)]}},
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
