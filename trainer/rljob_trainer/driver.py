@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.manifest.errors import UserError, missing_package
 from rljob_api.manifest.load import load_document
@@ -29,7 +30,6 @@ from rljob_trainer.orchestrator.stop import Stop, StopFlag, StopKind
 from rljob_trainer.prepare import prepare
 
 logger = logging.getLogger("rljob_trainer.driver")
-RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
 _CODES: dict[StopKind, ExitCode] = {
     "suspend": ExitCode.SUSPENDED,
     "fenced": ExitCode.FENCED,
@@ -146,7 +146,9 @@ def _run(
     # What follows imports torch and Ray: only after it is clear that this driver may run.
     from rljob_trainer.orchestrator.setup import run_job
 
-    run_job(job, options, stop, progress, stack, os.environ.get(RETRIEVER_URL), lambda: next(iter(wishes), None))
+    run_job(
+        job, options, stop, progress, stack, os.environ.get(variables.RETRIEVER_URL), lambda: next(iter(wishes), None)
+    )
 
 
 def _hold_lease(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import IO
 
+from rljob_api.contract import environment_variables as variables
+
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -19,7 +21,7 @@ _step: int | None = None
 
 def on_cluster(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process runs in a pod of a job."""
-    return "RLJOB_NAME" in environ
+    return variables.NAME in environ
 
 
 def at_step(step: int) -> None:
@@ -33,9 +35,9 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, role: str, index: int | None = None, environ: Mapping[str, str] = os.environ) -> None:
         super().__init__()
-        attempt = environ.get("RLJOB_ATTEMPT")
+        attempt = environ.get(variables.ATTEMPT)
         self._where = {
-            "job": environ.get("RLJOB_NAME"),
+            "job": environ.get(variables.NAME),
             "attempt": int(attempt) if attempt and attempt.isdigit() else None,
             "role": role,
             "index": index,

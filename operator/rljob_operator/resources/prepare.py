@@ -8,6 +8,7 @@ lost costs little. The name holds a key of the content: another content is anoth
 import hashlib
 import json
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import names
 from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.job_document import spelt_out
@@ -102,7 +103,7 @@ def _env(context: Context) -> list[environment.Env]:
         environment.hub_token(context),
         [
             environment.value("OMP_NUM_THREADS", 1),
-            environment.value("RLJOB_PROGRESS_CONFIGMAP", names.progress(context.name)),
+            environment.value(variables.PROGRESS_CONFIG_MAP, names.progress(context.name)),
         ],
         environment.of_user(retriever.pod) if retriever else [],
     )

@@ -9,7 +9,8 @@ import os
 import sys
 from typing import IO, TextIO, cast
 
-PATH = "RLJOB_POD_LOG"
+from rljob_api.contract import environment_variables as variables
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +31,7 @@ class _Both:
 
 def copy_output_to_pod_log() -> None:
     """Copy standard output and error to the file that RLJOB_POD_LOG names, if any. A copy that fails is only logged."""
-    path = os.environ.get(PATH)
+    path = os.environ.get(variables.POD_LOG)
     if not path:
         return
     try:

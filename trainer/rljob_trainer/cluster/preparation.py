@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from rljob_api.contract import environment_variables as variables
+
 log = logging.getLogger(__name__)
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -23,7 +25,7 @@ _last = float("-inf")
 def report(stage: str, done: int = 0, total: int = 0) -> None:
     """Say that `done` of `total` bytes of a stage are made (0 of 0: not known). The last word may be lost."""
     global _last
-    name, host = os.environ.get("RLJOB_PROGRESS_CONFIGMAP"), os.environ.get("KUBERNETES_SERVICE_HOST")
+    name, host = os.environ.get(variables.PROGRESS_CONFIG_MAP), os.environ.get("KUBERNETES_SERVICE_HOST")
     if not name or not host or time.monotonic() - _last < INTERVAL_SECONDS:
         return
     _last = time.monotonic()
@@ -49,7 +51,7 @@ def text(stage: str, done: int, total: int) -> str:
 def _patch(server: str, name: str, content: str) -> None:
     token = (ACCOUNT / "token").read_text(encoding="utf-8").strip()
     request = urllib.request.Request(
-        f"{server}/api/v1/namespaces/{os.environ['RLJOB_NAMESPACE']}/configmaps/{name}",
+        f"{server}/api/v1/namespaces/{os.environ[variables.NAMESPACE]}/configmaps/{name}",
         data=json.dumps({"data": {"preparation.json": content}}).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"},
         method="PATCH",

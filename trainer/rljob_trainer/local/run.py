@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.job_document import document
 from rljob_api.manifest.arithmetic import generates
@@ -31,7 +32,6 @@ from rljob_trainer.orchestrator.job_directory import ATTEMPTS, claim, last_attem
 MANIFEST = "rljob.json"
 CODE = "code"
 DRIVER_GRACE_SECONDS = 60.0
-RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
 
 
 def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: bool = False) -> int:
@@ -91,7 +91,7 @@ class _LocalRun:
             made = LocalRetriever(spec, self._manifest, self._dir, self._env, self._say)
             self._retriever = stack.enter_context(made)
             self._retriever.wait_ready()
-            self._env[RETRIEVER_URL] = self._retriever.url
+            self._env[variables.RETRIEVER_URL] = self._retriever.url
         return self._attempts()
 
     def _attempts(self) -> int:
