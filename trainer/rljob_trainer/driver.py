@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.job_document import load_document
 from rljob_api.manifest.errors import UserError, missing_package
-from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_trainer import logs

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 from rljob_api.contract import labels, names
+from rljob_api.contract.other_versions import read_partly
 
 from rljob_operator.kube.client import ApiError, Kube
 from rljob_operator.kube.objects import (
@@ -24,7 +25,6 @@ from rljob_operator.kube.objects import (
     name_of,
 )
 from rljob_operator.resources.config_maps import PREPARATION_KEY, PROGRESS_KEY, REQUEST_KEY
-from rljob_operator.state.manifest import readable_part
 
 logger = logging.getLogger(__name__)
 _VERDICT = frozenset({"attempt", "state", "step", "totalSteps", "exitCode"})
@@ -185,7 +185,7 @@ class Observed:
         if not text:
             return None
         try:
-            report, unread = readable_part(model, from_json(text), lambda path: path[0] not in needed)
+            report, unread = read_partly(model, from_json(text), lambda path: path[0] not in needed)
         except ValueError as error:
             report, unread = None, [str(error)]
         if unread:

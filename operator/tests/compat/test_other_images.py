@@ -21,7 +21,7 @@ pytest.importorskip("torch")
 pytest.importorskip("faiss")
 pytest.importorskip("fastapi")
 
-from rljob_api.manifest.load import load_document
+from rljob_api.contract.job_document import load_document
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.orchestrator.job_directory import claim
 from rljob_trainer.orchestrator.state import LoopState

@@ -15,9 +15,9 @@ import jsonschema
 import pytest
 from pydantic import Field
 from rljob_api.contract import names
-from rljob_api.contract.job_document import VERSION, Since, Version, since_of
+from rljob_api.contract.job_document import VERSION, Since, Version, load_document, since_of
 from rljob_api.manifest.explain import child_model
-from rljob_api.manifest.load import load_document, without_nulls
+from rljob_api.manifest.load import without_nulls
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 from rljob_api.v1alpha1.tracking import TrackingSpec
 from rljob_operator.resources import config_maps

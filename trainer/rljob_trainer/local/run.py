@@ -18,10 +18,9 @@ from typing import Any
 
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
-from rljob_api.contract.job_document import document
+from rljob_api.contract.job_document import document, load_document
 from rljob_api.manifest.arithmetic import generates
 from rljob_api.manifest.errors import UserError
-from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.job_paths import check_data_files
