@@ -16,12 +16,14 @@ from pathlib import Path
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.job_document import load_document
+from rljob_api.contract.progress import PROGRESS_KEY, Progress
+from rljob_api.contract.request import ScaleRequest
 from rljob_api.manifest.errors import UserError, missing_package
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_trainer import logs
 from rljob_trainer.cluster.causes import reason_of
-from rljob_trainer.cluster.control import ControlPoller, ScaleRequest
+from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
@@ -194,37 +196,37 @@ def _hold_lease(
 
 
 def _progress(options: argparse.Namespace, environment: ClusterEnvironment | None) -> ProgressReporter:
-    sinks: list[Sink] = [file_sink(options.dir / "attempts" / options.incarnation / "progress.json")]
+    sinks: list[Sink] = [file_sink(options.dir / "attempts" / options.incarnation / PROGRESS_KEY)]
     if options.local:
-        sinks.append(file_sink(options.dir / "progress.json"))
+        sinks.append(file_sink(options.dir / PROGRESS_KEY))
     if environment is not None and environment.progress_config_map is not None:
         sinks.append(
             config_map_sink(api_client(), environment.namespace, environment.progress_config_map, options.attempt)
         )
-    initial = {
-        "attempt": options.attempt,
-        "incarnation": options.incarnation,
-        "stage": "Prepare",
-        "step": 0,
-        "totalSteps": 0,
-        "rollout": 0,
-        "reward": None,
-        "tokensPerSecond": None,
-        "goodput": None,
-        "policyVersion": 0,
-        "evaluation": {},
-        "lastCommit": None,
-        "health": {},
-        "rewardFailures": None,
-        "earlyStop": None,
-        "stalled": None,
-        "heartbeatSeconds": HEARTBEAT_SECONDS,
-        "state": "Running",
-        "exitCode": None,
-        "reason": None,
-        "message": "",
-    }
-    reporter = ProgressReporter(initial, sinks)
+    initial = Progress(
+        attempt=options.attempt,
+        incarnation=options.incarnation,
+        stage="Prepare",
+        step=0,
+        total_steps=0,
+        rollout=0,
+        reward=None,
+        tokens_per_second=None,
+        goodput=None,
+        policy_version=0,
+        evaluation={},
+        last_commit=None,
+        health={},
+        reward_failures=None,
+        early_stop=None,
+        stalled=None,
+        heartbeat_seconds=HEARTBEAT_SECONDS,
+        state="Running",
+        exit_code=None,
+        reason=None,
+        message="",
+    )
+    reporter = ProgressReporter(initial.to_fields(), sinks)
     reporter.update(transition=True)
     return reporter
 

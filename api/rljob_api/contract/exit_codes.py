@@ -46,4 +46,4 @@ class ExitCode(IntEnum):
     @classmethod
     def known(cls, code: int | None) -> "ExitCode | None":
         """The member of this value; None for a process that was killed, or a code of another version."""
-        return cls(code) if code in cls._value2member_map_ else None
+        return next((member for member in cls if member == code), None)

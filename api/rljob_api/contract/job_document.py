@@ -33,6 +33,8 @@ from rljob_api.v1alpha1.base import Since
 from rljob_api.v1alpha1.job import RLJob
 
 logger = logging.getLogger(__name__)
+MANIFEST_KEY = "rljob.json"
+"""The document in the ConfigMap `<job>-config`, and the file of this name that the job's processes read."""
 VERSION_ANNOTATION = "rljob.io/contract"
 """Of the document: the version that wrote it. Without it: 1.0."""
 MUST_ANNOTATION = "rljob.io/must-understand"

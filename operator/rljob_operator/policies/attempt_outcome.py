@@ -10,12 +10,13 @@ from typing import Literal, get_args
 
 from rljob_api.contract import labels
 from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.progress import Progress
 from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
 from rljob_operator.kube.objects import Obj, condition, deleting, meta, parse_time
 from rljob_operator.settings import Settings
 from rljob_operator.state import failure_causes
-from rljob_operator.state.observe import Observed, Progress
+from rljob_operator.state.observe import Observed
 from rljob_operator.state.pod_diagnosis import Trouble, ended, ready
 
 _BY_CODE: dict[int, AttemptReason] = {code: code.reason for code in ExitCode if code > ExitCode.FAILED}

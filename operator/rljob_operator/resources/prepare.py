@@ -11,12 +11,11 @@ import json
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import names
 from rljob_api.contract.exit_codes import ExitCode
-from rljob_api.contract.job_document import spelt_out
+from rljob_api.contract.job_document import MANIFEST_KEY, spelt_out
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_operator.kube.objects import JOB, Obj
 from rljob_operator.resources import environment, pod, storage
-from rljob_operator.resources.config_maps import MANIFEST_KEY
 from rljob_operator.resources.context import CONFIG_DIR, Context
 
 REQUESTS = {"cpu": "250m", "memory": "512Mi"}

@@ -12,13 +12,13 @@ from typing import Any
 
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import labels, names
+from rljob_api.contract.job_document import MANIFEST_KEY
 from rljob_api.manifest.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
 from rljob_api.v1alpha1.pods import PodOverrides
 
 from rljob_operator.kube.objects import RAY_JOB, Obj, name_of
 from rljob_operator.kube.quantity import quantity
 from rljob_operator.resources import environment, gang, kueue, pod
-from rljob_operator.resources.config_maps import MANIFEST_KEY
 from rljob_operator.resources.context import CONFIG_DIR, Context
 
 NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"

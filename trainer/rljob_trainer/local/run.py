@@ -18,7 +18,7 @@ from typing import Any
 
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
-from rljob_api.contract.job_document import document, load_document
+from rljob_api.contract.job_document import MANIFEST_KEY, document, load_document
 from rljob_api.manifest.arithmetic import generates
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
@@ -28,7 +28,6 @@ from rljob_trainer.local.processes import Child
 from rljob_trainer.local.retriever import LocalRetriever
 from rljob_trainer.orchestrator.job_directory import ATTEMPTS, claim, last_attempt, new_incarnation
 
-MANIFEST = "rljob.json"
 CODE = "code"
 DRIVER_GRACE_SECONDS = 60.0
 
@@ -43,7 +42,7 @@ def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: b
     directory.mkdir(parents=True, exist_ok=True)
     with _only_one(directory):
         claim(directory, job, may_resume=False)
-        manifest = directory / MANIFEST
+        manifest = directory / MANIFEST_KEY
         if _finished(directory, manifest, job):
             if not quiet:
                 print(f"{job.metadata.name} is done already, see {directory / 'report.html'}", file=sys.stderr)
