@@ -22,9 +22,9 @@ from rljob_api.manifest.errors import UserError, missing_package
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_trainer import logs
-from rljob_trainer.cluster.causes import reason_of
 from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
+from rljob_trainer.cluster.failure_reason import reason_of
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
