@@ -26,7 +26,6 @@ from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
 from rljob_trainer.cluster.failure_reason import reason_of
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
-from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
 from rljob_trainer.orchestrator.stop import Stop, StopFlag, StopKind
 from rljob_trainer.prepare import prepare
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     options.dir = options.dir.resolve()
     directory = options.dir / "attempts" / options.incarnation
-    copy_output_to_pod_log()
+    logs.copy_output_to_pod_log()
     stop = StopFlag()
     stop.on_signals()
     environment = None if options.local else cluster_environment()

@@ -30,12 +30,12 @@ class Request(TypedDict, total=False):
     """Generation of the spec that asks."""
 
 
-def to_json(request: Request) -> str:
+def request_to_json(request: Request) -> str:
     """The request as text."""
     return json.dumps(request, sort_keys=True)
 
 
-def from_json(text: str | None) -> Request:
+def request_from_json(text: str | None) -> Request:
     """The request that a text holds; its values may be of any type. Raises ValueError when it is no JSON object."""
     request = json.loads(text or "{}")
     if not isinstance(request, dict):
@@ -45,7 +45,7 @@ def from_json(text: str | None) -> Request:
 
 def wants_suspend(text: str | None, attempt: int) -> bool:
     """Whether a request asks this attempt to suspend. Raises ValueError when it is not a JSON object."""
-    request = from_json(text)
+    request = request_from_json(text)
     return bool(request.get("suspend")) and request.get("attempt", attempt) == attempt
 
 
@@ -61,7 +61,7 @@ class ScaleRequest:
 
 def wants_scale(text: str | None, attempt: int) -> ScaleRequest | None:
     """What a request asks of this attempt's engines; None: nothing. Raises ValueError when it is not readable."""
-    request = from_json(text)
+    request = request_from_json(text)
     engines = request.get("engines")
     if engines is None or request.get("attempt", attempt) != attempt:
         return None

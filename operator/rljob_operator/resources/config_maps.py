@@ -4,7 +4,7 @@ import json
 
 from rljob_api.contract import labels, names
 from rljob_api.contract.job_document import MANIFEST_KEY, document
-from rljob_api.contract.request import REQUEST_KEY, Request, to_json
+from rljob_api.contract.request import REQUEST_KEY, Request, request_to_json
 
 from rljob_operator.kube.objects import CONFIG_MAP, Obj
 from rljob_operator.resources.context import Context
@@ -42,5 +42,5 @@ def progress(context: Context) -> Obj:
 def control(context: Context, request: Request) -> Obj:
     """What the operator asks of the driver."""
     body = context.child(CONFIG_MAP, names.control(context.name))
-    body["data"] = {REQUEST_KEY: to_json(request)}
+    body["data"] = {REQUEST_KEY: request_to_json(request)}
     return body

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rljob_api.contract import labels, names, request
+from rljob_api.contract import labels, names
 from rljob_api.contract.progress import PREPARATION_KEY, PROGRESS_KEY, Preparation, Progress
+from rljob_api.contract.request import REQUEST_KEY, Request, request_from_json
 
 from rljob_operator.kube.client import ApiError, Kube
 from rljob_operator.kube.objects import (
@@ -96,10 +97,10 @@ class Observed:
             logger.warning("%s: %s %s: %s", self.name, key, what, "; ".join(unread)[:500])
         return report
 
-    def request(self) -> request.Request:
+    def request(self) -> Request:
         """What the driver was last asked; empty when nothing."""
         try:
-            return request.from_json(self._data(names.control(self.name), request.REQUEST_KEY))
+            return request_from_json(self._data(names.control(self.name), REQUEST_KEY))
         except ValueError:
             return {}
 
