@@ -20,12 +20,13 @@ from rljob_api.contract.job_document import (
     Since,
     Version,
     document,
+    load_document,
     pruned,
     spelt_out,
 )
 from rljob_api.manifest.errors import ManifestError, UserError
 from rljob_api.manifest.explain import child_model
-from rljob_api.manifest.load import load, load_document
+from rljob_api.manifest.load import load
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 from rljob_api.v1alpha1.base import ApiModel
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec

@@ -13,9 +13,9 @@ import aiohttp
 import orjson
 import psutil
 from rljob_api.contract import names
+from rljob_api.contract.progress import PROGRESS_KEY
 from rljob_operator.kube.client import HttpKube
 from rljob_operator.kube.objects import CONFIG_MAP, RAY_JOB, RLJOB, Kind, Obj
-from rljob_operator.resources.config_maps import PROGRESS_KEY
 
 from benchmarks.scale import audit, jobs
 from benchmarks.scale.cluster import KUBERAY, OPERATOR, Machine

@@ -1,8 +1,7 @@
 """The driver: `python -m rljob_trainer.driver --job F --dir DIR --attempt N --incarnation ID`.
 
-Exit codes: 0 all steps are trained; 1 failed, may be retried; 2 a user's mistake, never retried; 3 another driver
-holds the job's lease; 4 suspended after a commit (SIGTERM, SIGINT, or the operator's request). What learning health
-asks for (`lifecycle.health`): 5 failed, never retried; 6 paused after a commit; 7 rolled back to an earlier commit.
+It ends with an `ExitCode`: that of its `Stop` (a signal, the operator's request, a lost lease, learning health), of a
+user's mistake, or of any other failure, and says so in its last report.
 """
 
 import argparse
@@ -14,59 +13,31 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rljob_api.contract import environment_variables as variables
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.job_document import load_document
+from rljob_api.contract.progress import PROGRESS_KEY, Progress
+from rljob_api.contract.request import ScaleRequest
 from rljob_api.manifest.errors import UserError, missing_package
-from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_trainer import logs
-from rljob_trainer.cluster.causes import reason_of
-from rljob_trainer.cluster.control import ControlPoller, ScaleRequest
+from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import ClusterEnvironment, api_client, cluster_environment
+from rljob_trainer.cluster.failure_reason import reason_of
 from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
-from rljob_trainer.cluster.podlog import copy_output_to_pod_log
 from rljob_trainer.cluster.progress import HEARTBEAT_SECONDS, ProgressReporter, Sink, config_map_sink, file_sink
-from rljob_trainer.orchestrator.stop import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_FENCED,
-    EXIT_PAUSED,
-    EXIT_ROLLED_BACK,
-    EXIT_SUSPENDED,
-    EXIT_UNHEALTHY,
-    EXIT_USER_ERROR,
-    Stop,
-    StopFlag,
-    StopKind,
-)
+from rljob_trainer.orchestrator.stop import Stop, StopFlag, StopKind
 from rljob_trainer.prepare import prepare
 
 logger = logging.getLogger("rljob_trainer.driver")
-RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
-_STATES = {
-    EXIT_DONE: "Succeeded",
-    EXIT_SUSPENDED: "Suspended",
-    EXIT_PAUSED: "Suspended",
-    EXIT_ROLLED_BACK: "Suspended",
-}
-
-
-_CODES: dict[StopKind, int] = {
-    "suspend": EXIT_SUSPENDED,
-    "fenced": EXIT_FENCED,
-    "unreachable": EXIT_FAILED,
-    "unhealthy": EXIT_UNHEALTHY,
-    "paused": EXIT_PAUSED,
-    "rollback": EXIT_ROLLED_BACK,
-}
-
-
-_REASONS: dict[StopKind, AttemptReason] = {
-    "suspend": "Suspended",
-    "fenced": "LeaseLost",
-    "unreachable": "LeaseLost",
-    "unhealthy": "Unhealthy",
-    "paused": "Paused",
-    "rollback": "RolledBack",
+_CODES: dict[StopKind, ExitCode] = {
+    "suspend": ExitCode.SUSPENDED,
+    "fenced": ExitCode.FENCED,
+    "unreachable": ExitCode.FAILED,
+    "unhealthy": ExitCode.UNHEALTHY,
+    "paused": ExitCode.PAUSED,
+    "rollback": ExitCode.ROLLED_BACK,
 }
 
 
@@ -74,7 +45,7 @@ _REASONS: dict[StopKind, AttemptReason] = {
 class Outcome:
     """How the run ended."""
 
-    code: int
+    code: ExitCode
     reason: AttemptReason
     message: str = ""
 
@@ -99,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     options.dir = options.dir.resolve()
     directory = options.dir / "attempts" / options.incarnation
-    copy_output_to_pod_log()
+    logs.copy_output_to_pod_log()
     stop = StopFlag()
     stop.on_signals()
     environment = None if options.local else cluster_environment()
@@ -112,15 +83,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     with ExitStack() as stack:
         outcome = _closed(_outcome(lambda: run(stack), stop), stack)
-    if outcome.message and outcome.code not in _STATES:
-        more = f"\n  details: {directory / 'driver.log'}" if outcome.code == EXIT_FAILED else ""
+    if outcome.message and outcome.code.state == "Failed":
+        more = f"\n  details: {directory / 'driver.log'}" if outcome.code == ExitCode.FAILED else ""
         print(f"error: {outcome.message}{more}", file=sys.stderr)
     elif outcome.message and not options.quiet:
         print(outcome.message, file=sys.stderr)
     logger.info("ends with code %d: %s", outcome.code, outcome.message)
-    state = _STATES.get(outcome.code, "Failed")
-    progress.close(state=state, exitCode=outcome.code, reason=outcome.reason, message=outcome.message[:2000])
-    return outcome.code
+    progress.close(
+        state=outcome.code.state, exitCode=int(outcome.code), reason=outcome.reason, message=outcome.message[:2000]
+    )
+    return int(outcome.code)
 
 
 def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
@@ -128,21 +100,22 @@ def _outcome(run: Callable[[], None], stop: StopFlag) -> Outcome:
     try:
         run()
     except Stop as request:
-        return Outcome(_CODES[request.kind], _REASONS[request.kind], request.reason)
+        code = _CODES[request.kind]
+        return Outcome(code, "LeaseLost" if request.kind == "unreachable" else code.reason, request.reason)
     except UserError as error:
         logger.info("user error", exc_info=True)
-        return Outcome(EXIT_USER_ERROR, "UserError", str(error))
+        return Outcome(ExitCode.USER_ERROR, "UserError", str(error))
     except ModuleNotFoundError as error:  # another attempt would run in the same image
         logger.exception("a package is missing")
-        return Outcome(EXIT_USER_ERROR, "UserError", str(missing_package(error, "the driver")))
+        return Outcome(ExitCode.USER_ERROR, "UserError", str(missing_package(error, "the driver")))
     except LeaseLostError as error:
-        return Outcome(EXIT_FENCED, "LeaseLost", str(error))
+        return Outcome(ExitCode.FENCED, "LeaseLost", str(error))
     except Exception as error:  # every failure ends here: the whole of it in the log, a sentence for people
         logger.exception("failed")
         if stop.fenced:  # whatever failed, failed because this driver may not go on
-            return Outcome(EXIT_FENCED, "LeaseLost", stop.reason)
-        return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
-    return Outcome(EXIT_DONE, "Succeeded")
+            return Outcome(ExitCode.FENCED, "LeaseLost", stop.reason)
+        return Outcome(ExitCode.FAILED, reason_of(error), str(error) or type(error).__name__)
+    return Outcome(ExitCode.DONE, "Succeeded")
 
 
 def _closed(outcome: Outcome, stack: ExitStack) -> Outcome:
@@ -152,8 +125,8 @@ def _closed(outcome: Outcome, stack: ExitStack) -> Outcome:
         stack.close()
     except Exception as error:
         logger.exception("closing failed")
-        if outcome.code == EXIT_DONE:
-            return Outcome(EXIT_FAILED, reason_of(error), str(error) or type(error).__name__)
+        if outcome.code == ExitCode.DONE:
+            return Outcome(ExitCode.FAILED, reason_of(error), str(error) or type(error).__name__)
     return outcome
 
 
@@ -174,7 +147,9 @@ def _run(
     # What follows imports torch and Ray: only after it is clear that this driver may run.
     from rljob_trainer.orchestrator.setup import run_job
 
-    run_job(job, options, stop, progress, stack, os.environ.get(RETRIEVER_URL), lambda: next(iter(wishes), None))
+    run_job(
+        job, options, stop, progress, stack, os.environ.get(variables.RETRIEVER_URL), lambda: next(iter(wishes), None)
+    )
 
 
 def _hold_lease(
@@ -220,37 +195,37 @@ def _hold_lease(
 
 
 def _progress(options: argparse.Namespace, environment: ClusterEnvironment | None) -> ProgressReporter:
-    sinks: list[Sink] = [file_sink(options.dir / "attempts" / options.incarnation / "progress.json")]
+    sinks: list[Sink] = [file_sink(options.dir / "attempts" / options.incarnation / PROGRESS_KEY)]
     if options.local:
-        sinks.append(file_sink(options.dir / "progress.json"))
+        sinks.append(file_sink(options.dir / PROGRESS_KEY))
     if environment is not None and environment.progress_config_map is not None:
         sinks.append(
             config_map_sink(api_client(), environment.namespace, environment.progress_config_map, options.attempt)
         )
-    initial = {
-        "attempt": options.attempt,
-        "incarnation": options.incarnation,
-        "stage": "Prepare",
-        "step": 0,
-        "totalSteps": 0,
-        "rollout": 0,
-        "reward": None,
-        "tokensPerSecond": None,
-        "goodput": None,
-        "policyVersion": 0,
-        "evaluation": {},
-        "lastCommit": None,
-        "health": {},
-        "rewardFailures": None,
-        "earlyStop": None,
-        "stalled": None,
-        "heartbeatSeconds": HEARTBEAT_SECONDS,
-        "state": "Running",
-        "exitCode": None,
-        "reason": None,
-        "message": "",
-    }
-    reporter = ProgressReporter(initial, sinks)
+    initial = Progress(
+        attempt=options.attempt,
+        incarnation=options.incarnation,
+        stage="Prepare",
+        step=0,
+        total_steps=0,
+        rollout=0,
+        reward=None,
+        tokens_per_second=None,
+        goodput=None,
+        policy_version=0,
+        evaluation={},
+        last_commit=None,
+        health={},
+        reward_failures=None,
+        early_stop=None,
+        stalled=None,
+        heartbeat_seconds=HEARTBEAT_SECONDS,
+        state="Running",
+        exit_code=None,
+        reason=None,
+        message="",
+    )
+    reporter = ProgressReporter(initial.to_fields(), sinks)
     reporter.update(transition=True)
     return reporter
 

@@ -1,6 +1,9 @@
 """Log lines of a job's processes: on a cluster one JSON object a line, in the pod's own log; elsewhere plain text.
 
 Each JSON line says where it comes from: job, attempt, role, index (of a rank or an engine) and the step it stands at.
+
+Ray runs a job's processes as children of its agent and keeps their output in files of its own; `kubectl logs` shows
+what the container's first process writes. A copy of the output goes there.
 """
 
 import json
@@ -9,17 +12,18 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import IO
+from typing import IO, TextIO, cast
 
-from rljob_trainer.cluster.podlog import copy_output_to_pod_log
+from rljob_api.contract import environment_variables as variables
 
+logger = logging.getLogger(__name__)
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _step: int | None = None
 
 
 def on_cluster(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process runs in a pod of a job."""
-    return "RLJOB_NAME" in environ
+    return variables.NAME in environ
 
 
 def at_step(step: int) -> None:
@@ -33,9 +37,9 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, role: str, index: int | None = None, environ: Mapping[str, str] = os.environ) -> None:
         super().__init__()
-        attempt = environ.get("RLJOB_ATTEMPT")
+        attempt = environ.get(variables.ATTEMPT)
         self._where = {
-            "job": environ.get("RLJOB_NAME"),
+            "job": environ.get(variables.NAME),
             "attempt": int(attempt) if attempt and attempt.isdigit() else None,
             "role": role,
             "index": index,
@@ -90,3 +94,32 @@ class LineLogger:
 
     def flush(self) -> None:
         """Nothing is held back but an unfinished line."""
+
+
+def copy_output_to_pod_log() -> None:
+    """Copy standard output and error to the file that RLJOB_POD_LOG names, if any. A copy that fails is only logged."""
+    path = os.environ.get(variables.POD_LOG)
+    if not path:
+        return
+    try:
+        copy = open(path, "a", encoding="utf-8")  # noqa: SIM115 - for the life of the process
+    except OSError as error:
+        logger.warning("no copy of the output in the pod's log: %s", error)
+        return
+    sys.stdout = cast(TextIO, _Both(sys.stdout, copy))
+    sys.stderr = cast(TextIO, _Both(sys.stderr, copy))
+
+
+class _Both:
+    """A text stream that writes to two; the first one's attributes are its own."""
+
+    def __init__(self, stream: TextIO, copy: IO[str]) -> None:
+        self._stream, self._copy = stream, copy
+
+    def write(self, text: str) -> int:
+        self._copy.write(text)
+        self._copy.flush()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

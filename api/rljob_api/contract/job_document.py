@@ -15,18 +15,26 @@ Within a major version no default changes: the reader fills in its own.
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rljob_api.manifest.document import Location
+from rljob_api.contract.other_versions import unreadable_parts, without
+from rljob_api.manifest.document import Document, Location
+from rljob_api.manifest.errors import ManifestError, UserError
+from rljob_api.manifest.explain import render
+from rljob_api.manifest.load import job_from, read
+from rljob_api.v1alpha1.base import Since
+from rljob_api.v1alpha1.job import RLJob
 
-if TYPE_CHECKING:
-    from rljob_api.v1alpha1.job import RLJob
-
+logger = logging.getLogger(__name__)
+MANIFEST_KEY = "rljob.json"
+"""The document in the ConfigMap `<job>-config`, and the file of this name that the job's processes read."""
 VERSION_ANNOTATION = "rljob.io/contract"
 """Of the document: the version that wrote it. Without it: 1.0."""
 MUST_ANNOTATION = "rljob.io/must-understand"
@@ -57,20 +65,10 @@ VERSION = Version(1, 0)
 """What this version of the code writes, and reads whole."""
 FIRST = Version(1, 0)
 """The version of documents that name none."""
+NEWER_IMAGE = "give the job a newer image (spec.images, or jobs.images of the operator's chart)"
 
 
-@dataclass(frozen=True, slots=True)
-class Since:
-    """Marks a field that came after contract 1.0, as metadata of its annotation. Such a field has a default."""
-
-    version: str
-    """Version of the contract that brought it."""
-    reading: Literal["Must", "May", "Never"] = "Must"
-    """What a process does that does not know the field, once it is set: `Must`: it refuses the job; `May`: it goes on
-    without it, and says so. `Never`: the operator alone reads it, and does not write it into the document."""
-
-
-def document(job: "RLJob", metadata: dict[str, Any]) -> dict[str, Any]:
+def document(job: RLJob, metadata: dict[str, Any]) -> dict[str, Any]:
     """The job for its processes, with this metadata: what equals a default is left out, the version is in it."""
     annotations = (metadata.get("annotations") or {}) | {VERSION_ANNOTATION: str(VERSION)}
     annotations.pop(MUST_ANNOTATION, None)
@@ -82,6 +80,38 @@ def document(job: "RLJob", metadata: dict[str, Any]) -> dict[str, Any]:
         "metadata": metadata | {"annotations": annotations},
         "spec": pruned(job.spec),
     }
+
+
+def load_document(path: Path | str, part: Location = (), model: type[RLJob] = RLJob) -> RLJob:
+    """Read the job as its operator, or `rljob run`, has written it for a process that reads `part` of it.
+
+    Of a document of a newer minor version of the contract, fields that this version does not know are left out, with a
+    warning that names them. Raises UserError for a newer major version, or when one of them (beneath `part`) must not
+    be left out. A document of this version, or of none, is read as strictly as by `load`.
+    """
+    written = read(path)
+    version, must = _stamps(written)
+    if version.major != VERSION.major:
+        raise UserError(
+            f"{written.source}: the job was written for images of contract {version}; this one reads {VERSION.major}.x",
+            hint=NEWER_IMAGE if version > VERSION else "upgrade the operator",
+        )
+    if version <= VERSION:
+        return job_from(written, model)
+    newer = f"written by contract {version}; this image has {VERSION}"
+    unknown = _unknown(written.value, model)
+    if needed := _not_to_ignore(unknown, must, part):
+        raise UserError(
+            f"{written.source}: this image does not know {_listed(needed)}, without which the job would be another "
+            f"({newer})",
+            hint=f"{NEWER_IMAGE}, or leave this out of the job",
+        )
+    if unknown:
+        logger.warning("%s: left out, since this image does not know it: %s (%s)", path, _listed(unknown), newer)
+    try:
+        return job_from(Document(written.source, without(written.value, unknown), written.lines), model)
+    except ManifestError as error:
+        raise UserError(f"{error.message} ({newer})", hint=NEWER_IMAGE) from None
 
 
 def pruned(model: BaseModel) -> dict[str, Any]:
@@ -116,13 +146,42 @@ def since_of(info: FieldInfo) -> Since | None:
     return next((mark for mark in info.metadata if isinstance(mark, Since)), None)
 
 
-def said_version(annotations: Any) -> Version:
+def _stamps(document: Document) -> tuple[Version, list[Location]]:
+    """The version that wrote the document, and the locations that must be understood."""
+    metadata = document.value.get("metadata") if isinstance(document.value, dict) else None
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    try:
+        return _version(annotations), _must(annotations)
+    except ValueError as error:
+        raise UserError(f"{document.source}: metadata.annotations: the version of the contract: {error}") from None
+
+
+def _unknown(value: Any, model: type[RLJob]) -> list[Location]:
+    """Locations of the fields that the model does not have, in the document's order; of a whole subtree its root."""
+    try:
+        model.model_validate(value, strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        found = [part.location for part in unreadable_parts(error, value) if part.unknown]
+        return sorted(found, key=functools.partial(_order_in, value))
+    return []
+
+
+def _order_in(value: Any, location: Location) -> list[int]:
+    """Where a location comes in the order of the value's keys and items."""
+    order = []
+    for step in location:
+        order.append(step if isinstance(step, int) else list(value).index(step))
+        value = value[step]
+    return order
+
+
+def _version(annotations: Any) -> Version:
     """The version that a document's annotations name. Raises ValueError."""
     text = annotations.get(VERSION_ANNOTATION) if isinstance(annotations, dict) else None
     return FIRST if text is None else Version.parse(str(text))
 
 
-def said_must(annotations: Any) -> list[Location]:
+def _must(annotations: Any) -> list[Location]:
     """The locations that a document's annotations say must be understood. Raises ValueError."""
     text = annotations.get(MUST_ANNOTATION) if isinstance(annotations, dict) else None
     found = json.loads(str(text)) if text is not None else []
@@ -131,13 +190,18 @@ def said_must(annotations: Any) -> list[Location]:
     return [tuple(location) for location in found]
 
 
-def not_to_ignore(unknown: Iterable[Location], must: Sequence[Location], part: Location = ()) -> list[Location]:
+def _not_to_ignore(unknown: Iterable[Location], must: Sequence[Location], part: Location = ()) -> list[Location]:
     """Of the fields that a reader does not know those that it must not ignore; of these, what lies beneath `part`."""
     return [
         location
         for location in unknown
         if any(wanted[: len(location)] == location and wanted[: len(part)] == part for wanted in must)
     ]
+
+
+def _listed(locations: Sequence[Location]) -> str:
+    more = f" and {len(locations) - 10} more" if len(locations) > 10 else ""
+    return ", ".join(render(location) for location in locations[:10]) + more
 
 
 def _dump(model: BaseModel, left_out: "Callable[[_Field, Any], bool]") -> dict[str, Any]:

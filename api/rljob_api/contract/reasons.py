@@ -1,134 +1,101 @@
 """Every reason that the operator gives, in conditions and Events. docs/concepts/operator.md lists them; a test holds
-the two together."""
+the two together. Why an attempt ended: `attempt_reasons`."""
 
 from enum import StrEnum
+from typing import Literal
 
 
 class Reason(StrEnum):
-    """Reasons of conditions; those marked E are Events as well."""
+    """Reasons of conditions. One with a type of Event is an Event as well, of that type."""
+
+    event: Literal["Normal", "Warning"] | None
+
+    def __new__(cls, value: str, event: Literal["Normal", "Warning"] | None = None) -> "Reason":
+        """`value` is the member's value."""
+        member = str.__new__(cls, value)
+        member._value_, member.event = value, event
+        return member
 
     # Accepted
     VALID = "Valid"
-    INVALID_SPEC = "InvalidSpec"  # E
+    INVALID_SPEC = "InvalidSpec", "Warning"
     # Accepted, ResourcesApplied
-    CHILD_REFUSED = "ChildRefused"  # E
-    NAME_CONFLICT = "NameConflict"  # E
+    CHILD_REFUSED = "ChildRefused", "Warning"
+    NAME_CONFLICT = "NameConflict", "Warning"
     APPLIED = "Applied"
     # RetrieverReady
-    RETRIEVER_READY = "RetrieverReady"  # E
+    RETRIEVER_READY = "RetrieverReady", "Normal"
     RETRIEVER_STARTING = "RetrieverStarting"
-    RETRIEVER_TIMEOUT = "RetrieverStartTimeout"  # E
-    RETRIEVER_FAILING = "RetrieverFailing"  # E
-    RETRIEVER_SILENT = "RetrieverSilent"  # E
-    WRONG_ENVIRONMENT = "WrongEnvironment"  # E
-    PORT_TAKEN = "PortTaken"  # E
+    RETRIEVER_TIMEOUT = "RetrieverStartTimeout", "Warning"
+    RETRIEVER_FAILING = "RetrieverFailing", "Warning"
+    RETRIEVER_SILENT = "RetrieverSilent", "Warning"
+    WRONG_ENVIRONMENT = "WrongEnvironment", "Warning"
+    PORT_TAKEN = "PortTaken", "Warning"
     SCALED_DOWN = "ScaledDown"
     # Admitted
     WAITING_FOR_ADMISSION = "WaitingForAdmission"
-    INADMISSIBLE = "Inadmissible"  # E
-    KUEUE_MISSING = "KueueMissing"  # E
-    ADMITTED = "Admitted"  # E
-    EVICTED = "Evicted"  # E
+    INADMISSIBLE = "Inadmissible", "Warning"
+    KUEUE_MISSING = "KueueMissing", "Warning"
+    ADMITTED = "Admitted", "Normal"
+    EVICTED = "Evicted", "Normal"
     # ClusterReady
-    KUBERAY_MISSING = "KubeRayMissing"  # E
+    KUBERAY_MISSING = "KubeRayMissing", "Warning"
     WAITING_FOR_RETRIEVER = "WaitingForRetriever"
     WAITING_FOR_CLEANUP = "WaitingForCleanup"
     WAITING_FOR_BACKOFF = "WaitingForBackoff"
     PODS_STARTING = "PodsStarting"
-    UNSCHEDULABLE = "Unschedulable"  # E
-    IMAGE_PULL = "ImagePullFailed"  # E
-    CONFIG_ERROR = "ContainerConfigError"  # E
-    CRASHING = "ContainerCrashing"  # E
-    CLUSTER_READY = "ClusterReady"  # E
-    POD_LOST = "PodLost"  # E
+    UNSCHEDULABLE = "Unschedulable", "Warning"
+    IMAGE_PULL = "ImagePullFailed", "Warning"
+    CONFIG_ERROR = "ContainerConfigError", "Warning"
+    CRASHING = "ContainerCrashing", "Warning"
+    CLUSTER_READY = "ClusterReady", "Normal"
+    POD_LOST = "PodLost", "Warning"
     NO_ATTEMPT = "NoAttempt"
     # RolloutScaled
-    SCALING = "RolloutScaling"  # E
-    SCALED = "RolloutScaled"  # E
-    SCALING_REFUSED = "ScalingRefused"  # E
+    SCALING = "RolloutScaling", "Normal"
+    SCALED = "RolloutScaled", "Normal"
+    SCALING_REFUSED = "ScalingRefused", "Warning"
     # Training
     NOT_REPORTED = "NotReported"
-    TRAINING = "Training"  # E
+    TRAINING = "Training", "Normal"
     STOPPED = "Stopped"
     # Stalled
-    WORKER_STALLED = "WorkerStalled"  # E
-    DRIVER_SILENT = "DriverSilent"  # E
+    WORKER_STALLED = "WorkerStalled", "Warning"
+    DRIVER_SILENT = "DriverSilent", "Warning"
     PROGRESSING = "Progressing"
     # RewardFailing
-    REWARD_FAILING = "RewardFailing"  # E
+    REWARD_FAILING = "RewardFailing", "Warning"
     # Suspended
     NOT_SUSPENDED = "NotSuspended"
-    SUSPENDING = "Suspending"  # E
-    SUSPENDED = "Suspended"  # E
-    RESUMED = "Resumed"  # E
-    PAUSED = "Paused"  # E
+    SUSPENDING = "Suspending", "Normal"
+    SUSPENDED = "Suspended", "Normal"
+    RESUMED = "Resumed", "Normal"
+    PAUSED = "Paused", "Warning"
     # Learning health; each is also the type of its condition
-    REWARD_STALLED = "RewardStalled"  # E
-    ENTROPY_COLLAPSED = "EntropyCollapsed"  # E
-    MISMATCH_HIGH = "MismatchHigh"  # E
-    LENGTH_EXPLODING = "ResponseLengthExploding"  # E
-    NON_FINITE = "NonFinite"  # E
+    REWARD_STALLED = "RewardStalled", "Warning"
+    ENTROPY_COLLAPSED = "EntropyCollapsed", "Warning"
+    MISMATCH_HIGH = "MismatchHigh", "Warning"
+    LENGTH_EXPLODING = "ResponseLengthExploding", "Warning"
+    NON_FINITE = "NonFinite", "Warning"
     HEALTHY = "Healthy"
     # Complete, Failed
     NOT_FINISHED = "NotFinished"
-    SUCCEEDED = "Succeeded"  # E
-    TARGET_REACHED = "TargetReached"  # E
-    UNHEALTHY = "LearningHealth"  # E
-    BACKOFF_LIMIT = "BackoffLimitExceeded"  # E
-    USER_ERROR = "UserError"  # E
-    FAILURE_RULE = "FailureRule"  # E
-    DEADLINE = "DeadlineExceeded"  # E
+    SUCCEEDED = "Succeeded", "Normal"
+    TARGET_REACHED = "TargetReached", "Normal"
+    UNHEALTHY = "LearningHealth", "Warning"
+    BACKOFF_LIMIT = "BackoffLimitExceeded", "Warning"
+    USER_ERROR = "UserError", "Warning"
+    FAILURE_RULE = "FailureRule", "Warning"
+    DEADLINE = "DeadlineExceeded", "Warning"
     # Events alone
-    ATTEMPT_STARTED = "AttemptStarted"
-    ATTEMPT_FAILED = "AttemptFailed"
-    ATTEMPT_SUSPENDED = "AttemptSuspended"
-    ROLLED_BACK = "RolledBack"
-    CLEANUP_TIMEOUT = "CleanupTimeout"
+    ATTEMPT_STARTED = "AttemptStarted", "Normal"
+    ATTEMPT_FAILED = "AttemptFailed", "Warning"
+    ATTEMPT_SUSPENDED = "AttemptSuspended", "Normal"
+    ROLLED_BACK = "RolledBack", "Warning"
+    CLEANUP_TIMEOUT = "CleanupTimeout", "Warning"
 
 
-HEALTH = frozenset(
-    {
-        Reason.REWARD_STALLED, Reason.ENTROPY_COLLAPSED, Reason.MISMATCH_HIGH, Reason.LENGTH_EXPLODING,
-        Reason.NON_FINITE, Reason.REWARD_FAILING, Reason.WORKER_STALLED, Reason.DRIVER_SILENT, Reason.RETRIEVER_SILENT,
-        Reason.WRONG_ENVIRONMENT, Reason.PORT_TAKEN, Reason.PAUSED, Reason.UNHEALTHY, Reason.ROLLED_BACK,
-    }
-)  # fmt: skip
-"""Reasons of learning health, of rewards that fail, of stalls and of wrong environments: Events, and Warnings."""
-EVENTS = HEALTH | frozenset(
-    {
-        Reason.INVALID_SPEC, Reason.CHILD_REFUSED, Reason.NAME_CONFLICT, Reason.RETRIEVER_READY,
-        Reason.RETRIEVER_TIMEOUT,
-        Reason.RETRIEVER_FAILING, Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL,
-        Reason.SCALING, Reason.SCALED, Reason.SCALING_REFUSED,
-        Reason.INADMISSIBLE, Reason.KUEUE_MISSING, Reason.ADMITTED, Reason.EVICTED,
-        Reason.CONFIG_ERROR, Reason.CRASHING, Reason.CLUSTER_READY, Reason.POD_LOST, Reason.TRAINING,
-        Reason.SUSPENDING, Reason.SUSPENDED, Reason.RESUMED, Reason.SUCCEEDED, Reason.TARGET_REACHED,
-        Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
-        Reason.ATTEMPT_STARTED, Reason.ATTEMPT_FAILED,
-        Reason.ATTEMPT_SUSPENDED, Reason.CLEANUP_TIMEOUT,
-    }
-)  # fmt: skip
+EVENTS = frozenset(reason for reason in Reason if reason.event)
 """Reasons that an Event is written for."""
-WARNINGS = HEALTH | frozenset(
-    {
-        Reason.INVALID_SPEC, Reason.CHILD_REFUSED, Reason.NAME_CONFLICT, Reason.RETRIEVER_TIMEOUT,
-        Reason.RETRIEVER_FAILING,
-        Reason.KUBERAY_MISSING, Reason.UNSCHEDULABLE, Reason.IMAGE_PULL, Reason.CONFIG_ERROR, Reason.CRASHING,
-        Reason.POD_LOST, Reason.BACKOFF_LIMIT, Reason.USER_ERROR, Reason.FAILURE_RULE, Reason.DEADLINE,
-        Reason.ATTEMPT_FAILED, Reason.SCALING_REFUSED, Reason.INADMISSIBLE, Reason.KUEUE_MISSING,
-        Reason.CLEANUP_TIMEOUT,
-    }
-)  # fmt: skip
+WARNINGS = frozenset(reason for reason in Reason if reason.event == "Warning")
 """Reasons whose Event is a Warning."""
-UNHEALTHY, PAUSED, ROLLED_BACK = 5, 6, 7
-"""Exit codes of a driver whose learning went wrong; after the last two the attempt has not failed."""
-EXIT_CODES = {
-    1: "the driver failed",
-    2: "the driver found a mistake in the job (exit 2)",
-    3: "the driver lost its Lease (exit 3)",
-    4: "the driver was suspended after a commit (exit 4)",
-    5: "learning went wrong (exit 5)",
-    6: "learning went wrong; paused after a commit (exit 6)",
-    7: "learning went wrong; rolled back to an earlier commit (exit 7)",
-}
-"""What the driver's exit codes mean."""

@@ -3,7 +3,8 @@
 Strings, lists and maps are bounded because the apiserver estimates the cost of a CEL rule from those bounds.
 """
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -27,6 +28,17 @@ class ApiModel(BaseModel):
     def to_api(self) -> dict[str, Any]:
         """The object as Kubernetes carries it: camelCase keys, unset optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Marks a field that came after contract 1.0, as metadata of its annotation. Such a field has a default."""
+
+    version: str
+    """Version of the contract that brought it."""
+    reading: Literal["Must", "May", "Never"] = "Must"
+    """What a process does that does not know the field, once it is set: `Must`: it refuses the job; `May`: it goes on
+    without it, and says so. `Never`: the operator alone reads it, and does not write it into the document."""
 
 
 ShortStr = Annotated[str, Field(max_length=256)]

@@ -9,24 +9,17 @@ from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from rljob_api.contract import labels
-from rljob_api.contract.reasons import EXIT_CODES, PAUSED, ROLLED_BACK, UNHEALTHY
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.progress import Progress
 from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
 from rljob_operator.kube.objects import Obj, condition, deleting, meta, parse_time
 from rljob_operator.settings import Settings
 from rljob_operator.state import failure_causes
-from rljob_operator.state.observe import Observed, Progress
+from rljob_operator.state.observe import Observed
 from rljob_operator.state.pod_diagnosis import Trouble, ended, ready
 
-USER_ERROR, FENCED, SUSPENDED = 2, 3, 4
-_BY_CODE: dict[int, AttemptReason] = {
-    USER_ERROR: "UserError",
-    FENCED: "LeaseLost",
-    SUSPENDED: "Suspended",
-    UNHEALTHY: "Unhealthy",
-    PAUSED: "Paused",
-    ROLLED_BACK: "RolledBack",
-}
+_BY_CODE: dict[int, AttemptReason] = {code: code.reason for code in ExitCode if code > ExitCode.FAILED}
 """Reasons that an exit code of the driver's says alone."""
 TERMINAL = ("Complete", "Failed", "ValidationFailed")
 """`jobDeploymentStatus` of a RayJob that has ended."""
@@ -108,14 +101,17 @@ def _reported(report: Progress | None) -> Verdict | None:
             return Verdict("Failed", f"the driver reports success after {steps}", code)
         return Verdict("Succeeded", f"all {report.total_steps} steps are done", 0, reason="Succeeded")
     if report.state == "Suspended":
-        return Verdict("Suspended", said or EXIT_CODES[SUSPENDED], code, reason=_BY_CODE.get(code or 4, "Suspended"))
-    said = said or EXIT_CODES.get(code or 1, f"the driver ended with exit code {code}")
+        return Verdict(
+            "Suspended", said or ExitCode.SUSPENDED.meaning, code, reason=_BY_CODE.get(code or 4, "Suspended")
+        )
+    known = ExitCode.known(code or ExitCode.FAILED)
+    said = said or (known.meaning if known else f"the driver ended with exit code {code}")
     return Verdict("Failed", said, code, reason=_reason(report.reason, code))
 
 
 def _reason(reported: str | None, code: int | None) -> AttemptReason:
     """The driver's own reason; from its exit code where it gives none that is known."""
-    if code in _BY_CODE and code != FENCED:
+    if code in _BY_CODE and code != ExitCode.FENCED:
         return _BY_CODE[code]
     if reported in get_args(AttemptReason) and reported not in (*_BY_CODE.values(), "Succeeded"):
         return reported  # type: ignore[return-value]
@@ -140,8 +136,8 @@ def _ray_job(
         at = f", last at step {report.step} of {report.total_steps}" if report else ""
         return Verdict("Failed", f"the driver ended without reporting success{at}")
     code = int(found[-1]) if (found := _EXIT.findall(message)) else None
-    if code in (SUSPENDED, PAUSED, ROLLED_BACK):
-        return Verdict("Suspended", EXIT_CODES[code], code, reason=_BY_CODE[code])
+    if (known := ExitCode.known(code)) and known.state == "Suspended":
+        return Verdict("Suspended", known.meaning, code, reason=known.reason)
     reason = "RayJobFailed" if code is None else _reason(None, code)
     said = f"RayJob: {status.get('reason', 'Failed')}: {message[-_LONGEST:]}"
     return Verdict("Failed", said, code, reason=reason)

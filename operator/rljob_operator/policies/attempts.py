@@ -6,16 +6,18 @@ attempt begins only when nothing of the one before is left.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from rljob_api.contract import names
-from rljob_api.contract.reasons import PAUSED, Reason
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.reasons import Reason
+from rljob_api.contract.request import Request
 from rljob_api.manifest.arithmetic import rollout_pods
 from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
 from rljob_operator.kube.objects import RAY_JOB, Obj, deleting, name_of, parse_time, rfc3339
 from rljob_operator.policies import disruption, kueue, learning_health, preparation
-from rljob_operator.policies.attempt_outcome import TERMINAL, USER_ERROR, Verdict, judge, uncommitted
+from rljob_operator.policies.attempt_outcome import TERMINAL, Verdict, judge, uncommitted
 from rljob_operator.policies.scaling import Scaling
 from rljob_operator.state.conditions import find as condition_of
 from rljob_operator.state.failure_causes import action
@@ -97,14 +99,14 @@ def _fold_start(view: View) -> None:
         attempt.start_time = made
 
 
-def request(view: View, scaling: Scaling) -> dict[str, Any]:
+def request(view: View, scaling: Scaling) -> Request:
     """What the driver is asked: `request.json`. The same as before while nothing changes, or while there is no driver
     to ask; written for the first attempt from the start."""
     old = view.observed.request()
     if old and view.status.attempt and view.active is None:
         return old | {"drain": [], "drainSince": None} if old.get("drain") else old
     suspend = view.wants_suspend or disruption.leaving(view) is not None
-    wanted: dict[str, Any] = {"suspend": suspend, "attempt": view.status.attempt or 1}
+    wanted: Request = {"suspend": suspend, "attempt": view.status.attempt or 1}
     engines = scaling.engines or (0 if view.status.attempt else rollout_pods(view.context.spec))
     if engines:
         wanted |= {"engines": engines, "drain": list(scaling.drain), "drainSince": scaling.since}
@@ -115,7 +117,8 @@ def request(view: View, scaling: Scaling) -> dict[str, Any]:
     asked = rfc3339(view.now) if suspend else None
     if asked and old.get("suspend") is True and old.get("attempt") == view.status.attempt:
         asked = str(old.get("requestedAt") or asked)
-    return wanted | {"generation": view.observed.job["metadata"].get("generation", 0), "requestedAt": asked}
+    generation = view.observed.job["metadata"].get("generation", 0)
+    return {**wanted, "generation": generation, "requestedAt": asked}
 
 
 def retriever_needed(view: View) -> bool:
@@ -193,7 +196,7 @@ def _idle(view: View, step: Step) -> Step:
         return step.wait(Reason.WAITING_FOR_RETRIEVER, preparing.message)
     if view.context.spec.retriever and not view.retriever_ready:
         trouble = find(view.retriever_pods)
-        if trouble and trouble.exit_code == USER_ERROR:  # trying again cannot help
+        if trouble and trouble.exit_code == ExitCode.USER_ERROR:  # trying again cannot help
             step.finish = (Reason.USER_ERROR, trouble.message)
         return step.wait(Reason.WAITING_FOR_RETRIEVER, "waiting for the retriever to be ready")
     if view.occupied:
@@ -253,7 +256,7 @@ def _record(view: View, attempt: AttemptStatus, verdict: Verdict, step: Step) ->
         _close(view, attempt, verdict.state, verdict.reason, verdict.message)
     if verdict.state == "Succeeded":
         step.finish = (Reason.TARGET_REACHED if verdict.early else Reason.SUCCEEDED, verdict.message)
-    elif verdict.exit_code == PAUSED:
+    elif verdict.exit_code == ExitCode.PAUSED:
         learning_health.pause(view, attempt.number, verdict.message)
     elif verdict.state == "Failed":
         step.finish = _failed(view, verdict)

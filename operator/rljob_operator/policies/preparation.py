@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from rljob_api.contract.progress import Preparation
 from rljob_api.contract.reasons import Reason
 from rljob_api.v1alpha1.status import PreparationStatus, RLJobStatus
 
 from rljob_operator.kube.objects import Obj, condition, deleting, name_of
 from rljob_operator.resources import prepare
 from rljob_operator.state.job_view import View
-from rljob_operator.state.observe import Preparation
 from rljob_operator.state.pod_diagnosis import last_words
 
 DONE = "Done"

@@ -96,7 +96,7 @@ def _choose(view: View, attempt: int, count: int) -> tuple[tuple[str, ...], str]
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
     pods.sort(key=lambda pod: (ready(pod), name_of(pod) in serving))
     chosen = tuple(dict.fromkeys((*kept, *map(name_of, pods))))[:count]
-    same = set(chosen) == set(before or ())  # type: ignore[call-overload]
+    same = set(chosen) == set(before or ())
     since = str(asked.get("drainSince") or "") if mine and same else ""
     return chosen, since or rfc3339(view.now)
 

@@ -1,7 +1,8 @@
 """All children of a job but the RayJobs, in the order in which they are needed."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from rljob_api.contract.request import Request
 
 from rljob_operator.kube.objects import Obj
 from rljob_operator.resources import config_maps, lease, network, rbac, retriever, storage
@@ -14,7 +15,7 @@ class Wanted:
 
     attempt: int
     """Attempt that may hold the Lease; the first, before it has begun."""
-    request: dict[str, Any]
+    request: Request
     """What the driver is asked."""
     retriever: bool = True
     """Whether the retriever exists yet."""

@@ -1,18 +1,13 @@
 """ConfigMaps: the manifest for the trainer, the user's modules, and the two ends of the talk with the driver."""
 
 import json
-from typing import Any
 
 from rljob_api.contract import labels, names
-from rljob_api.contract.job_document import document
+from rljob_api.contract.job_document import MANIFEST_KEY, document
+from rljob_api.contract.request import REQUEST_KEY, Request, request_to_json
 
 from rljob_operator.kube.objects import CONFIG_MAP, Obj
 from rljob_operator.resources.context import Context
-
-MANIFEST_KEY = "rljob.json"
-REQUEST_KEY = "request.json"
-PROGRESS_KEY = "progress.json"
-PREPARATION_KEY = "preparation.json"
 
 
 def config(context: Context) -> Obj:
@@ -44,8 +39,8 @@ def progress(context: Context) -> Obj:
     return context.child(CONFIG_MAP, names.progress(context.name), labels.PROGRESS_COMPONENT)
 
 
-def control(context: Context, request: dict[str, Any]) -> Obj:
+def control(context: Context, request: Request) -> Obj:
     """What the operator asks of the driver."""
     body = context.child(CONFIG_MAP, names.control(context.name))
-    body["data"] = {REQUEST_KEY: json.dumps(request, sort_keys=True)}
+    body["data"] = {REQUEST_KEY: request_to_json(request)}
     return body

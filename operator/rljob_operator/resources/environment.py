@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import names
 from rljob_api.contract.labels import Group
 from rljob_api.v1alpha1.base import SecretKeyRef
@@ -32,10 +33,10 @@ def field(name: str, path: str) -> Env:
 def job(context: Context) -> list[Env]:
     """What every container of the job has."""
     env = [
-        value("RLJOB_NAME", context.name),
-        field("RLJOB_NAMESPACE", "metadata.namespace"),
-        value("RLJOB_UID", context.uid),
-        value("RLJOB_DIR", context.directory),
+        value(variables.NAME, context.name),
+        field(variables.NAMESPACE, "metadata.namespace"),
+        value(variables.UID, context.uid),
+        value(variables.DIR, context.directory),
         value("HOME", "/tmp"),
         value("PYTHONUNBUFFERED", "1"),
     ]
@@ -56,24 +57,24 @@ def ray(context: Context, group: Group, attempt: int) -> list[Env]:
     """What the containers of head, trainer and rollout have."""
     env = [
         *job(context),
-        value("RLJOB_ATTEMPT", attempt),
-        value("RLJOB_ROLE", group),
-        value("RLJOB_POD_LOG", POD_LOG),
-        field("RLJOB_POD_NAME", "metadata.name"),
+        value(variables.ATTEMPT, attempt),
+        value(variables.ROLE, group),
+        value(variables.POD_LOG, POD_LOG),
+        field(variables.POD_NAME, "metadata.name"),
         value("OMP_NUM_THREADS", context.spec.trainer.threads_per_rank),
         value("RAY_USAGE_STATS_ENABLED", "0"),
     ]
     if context.spec.model.source.type == "persistentVolumeClaim":
-        env.append(value("RLJOB_MODEL_DIR", MODEL_DIR))
+        env.append(value(variables.MODEL_DIR, MODEL_DIR))
     if retriever := context.spec.retriever:
         host = f"{names.retriever(context.name)}.{context.namespace}.svc"
-        env.append(value("RLJOB_RETRIEVER_URL", f"http://{host}:{retriever.port}"))
+        env.append(value(variables.RETRIEVER_URL, f"http://{host}:{retriever.port}"))
     if group == "head":
         env += [
-            value("RLJOB_PROGRESS_CONFIGMAP", names.progress(context.name)),
-            value("RLJOB_CONTROL_CONFIGMAP", names.control(context.name)),
-            value("RLJOB_LEASE", names.driver(context.name)),
-            field("RLJOB_INCARNATION_ID", "metadata.uid"),
+            value(variables.PROGRESS_CONFIG_MAP, names.progress(context.name)),
+            value(variables.CONTROL_CONFIG_MAP, names.control(context.name)),
+            value(variables.LEASE, names.driver(context.name)),
+            field(variables.INCARNATION_ID, "metadata.uid"),
             *drivers_secrets(context),
         ]
     return env + hub_token(context)
@@ -93,16 +94,16 @@ def drivers_secrets(context: Context) -> list[Env]:
     spec = context.spec
     wanted: list[tuple[SecretKeyRef | None, str]] = []
     if google := spec.rollout.generate.search.google:
-        wanted.append((google.api_key, "SERPER_API_KEY"))
-    wanted += [(tool.token, f"RLJOB_TOOL_{i}_TOKEN") for i, tool in enumerate(spec.rollout.generate.tools.functions)]
+        wanted.append((google.api_key, variables.SEARCH_KEY))
+    wanted += [(tool.token, variables.tool_token(i)) for i, tool in enumerate(spec.rollout.generate.tools.functions)]
     if spec.tracking.wandb:
         wanted.append((spec.tracking.wandb.api_key, "WANDB_API_KEY"))
     if spec.tracking.mlflow:
         wanted.append((spec.tracking.mlflow.token, "MLFLOW_TRACKING_TOKEN"))
     if spec.checkpoint.hub:
-        wanted.append((spec.checkpoint.hub.token, "HF_PUSH_TOKEN"))
+        wanted.append((spec.checkpoint.hub.token, variables.HUB_PUSH_TOKEN))
     if spec.reward:
-        wanted += [(f.token, f"RLJOB_REWARD_{i}_TOKEN") for i, f in enumerate(spec.reward.functions)]
+        wanted += [(f.token, variables.reward_token(i)) for i, f in enumerate(spec.reward.functions)]
     return [secret(ref.env or name, ref.name, ref.key) for ref, name in wanted if ref]
 
 

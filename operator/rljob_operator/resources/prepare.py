@@ -8,20 +8,20 @@ lost costs little. The name holds a key of the content: another content is anoth
 import hashlib
 import json
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import names
-from rljob_api.contract.job_document import spelt_out
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.job_document import MANIFEST_KEY, spelt_out
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_operator.kube.objects import JOB, Obj
 from rljob_operator.resources import environment, pod, storage
-from rljob_operator.resources.config_maps import MANIFEST_KEY
 from rljob_operator.resources.context import CONFIG_DIR, Context
 
 REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 """What a step asks for when the user says nothing; the index asks as the retriever's pods do."""
 TRIES = 6
 """Failed pods until the RLJob fails; Kubernetes waits 10 s, 20 s, 40 s … between them."""
-USER_ERROR = 2
 KEPT_SECONDS = 3600
 """How long the ended Job and its pods' logs are there; its end is in the status."""
 
@@ -59,7 +59,7 @@ def job(context: Context) -> Obj | None:
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}},
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [int(ExitCode.USER_ERROR)]}},
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
@@ -102,7 +102,7 @@ def _env(context: Context) -> list[environment.Env]:
         environment.hub_token(context),
         [
             environment.value("OMP_NUM_THREADS", 1),
-            environment.value("RLJOB_PROGRESS_CONFIGMAP", names.progress(context.name)),
+            environment.value(variables.PROGRESS_CONFIG_MAP, names.progress(context.name)),
         ],
         environment.of_user(retriever.pod) if retriever else [],
     )

@@ -10,14 +10,15 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import labels, names
+from rljob_api.contract.job_document import MANIFEST_KEY
 from rljob_api.manifest.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
 from rljob_api.v1alpha1.pods import PodOverrides
 
 from rljob_operator.kube.objects import RAY_JOB, Obj, name_of
 from rljob_operator.kube.quantity import quantity
 from rljob_operator.resources import environment, gang, kueue, pod
-from rljob_operator.resources.config_maps import MANIFEST_KEY
 from rljob_operator.resources.context import CONFIG_DIR, Context
 
 NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
@@ -79,7 +80,7 @@ def entrypoint(context: Context, attempt: int, resume_from: str | None) -> str:
     job = ["--job", f"{CONFIG_DIR}/{MANIFEST_KEY}", "--dir", context.directory]
     command = shlex.join(["python", "-m", "rljob_trainer.driver", *job, "--attempt", str(attempt)])
     resume = f" --resume-from {shlex.quote(resume_from)}" if resume_from else ""
-    return f"{command} --incarnation {attempt:04d}-${{RLJOB_INCARNATION_ID%%-*}}{resume}"
+    return f"{command} --incarnation {attempt:04d}-${{{variables.INCARNATION_ID}%%-*}}{resume}"
 
 
 def _authentication(context: Context) -> Obj:

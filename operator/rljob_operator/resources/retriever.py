@@ -5,12 +5,11 @@ import json
 from typing import Any
 
 from rljob_api.contract import labels, names
-from rljob_api.contract.job_document import spelt_out
+from rljob_api.contract.job_document import MANIFEST_KEY, spelt_out
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_operator.kube.objects import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, SERVICE, Obj
 from rljob_operator.resources import environment, pod
-from rljob_operator.resources.config_maps import MANIFEST_KEY
 from rljob_operator.resources.context import CONFIG_DIR, Context
 
 REQUESTS = {"cpu": "100m", "memory": "512Mi"}

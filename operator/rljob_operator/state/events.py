@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rljob_api.contract.reasons import EVENTS, ROLLED_BACK, WARNINGS, Reason
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.reasons import EVENTS, WARNINGS, Reason
 from rljob_api.v1alpha1.status import AttemptStatus, RLJobStatus
 
 from rljob_operator.state.conditions import find
@@ -42,7 +43,7 @@ def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[Happening]:
         if earlier is None or earlier.state != attempt.state:
             if attempt.state == "Failed":
                 yield Happening(Reason.ATTEMPT_FAILED, _ended(attempt))
-            elif attempt.state == "Suspended" and attempt.exit_code == ROLLED_BACK:
+            elif attempt.state == "Suspended" and attempt.exit_code == ExitCode.ROLLED_BACK:
                 yield Happening(Reason.ROLLED_BACK, _ended(attempt))
             elif attempt.state == "Suspended":
                 yield Happening(Reason.ATTEMPT_SUSPENDED, _ended(attempt))

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rljob_api.contract import labels
+from rljob_api.contract.attempt_reasons import ATTEMPT_REASONS
 from rljob_api.v1alpha1.lifecycle import LifecycleSpec
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_operator.kube.objects import Obj, condition, meta, name_of
 
 Action = Literal["Retry", "RetryUncounted", "Fail"]
-VAGUE: frozenset[AttemptReason] = frozenset(
-    {"WorkerLost", "WorkerStuck", "CommunicationError", "DriverFailed", "PodLost", "RayJobFailed", "Suspended"}
-)
+VAGUE = frozenset(reason for reason, meaning in ATTEMPT_REASONS.items() if meaning.pod_may_know_more)
 """Reasons that a pod may know the cause of."""
 _DISRUPTIONS: dict[str, AttemptReason] = {
     "PreemptionByScheduler": "Preempted",
@@ -53,10 +52,11 @@ def of_pods(pods: Iterable[Obj]) -> Cause | None:
 
 def action(lifecycle: LifecycleSpec, reason: AttemptReason) -> Action:
     """What follows from an attempt's end for this reason."""
-    if reason in ("UserError", "Unhealthy", "DeadlineExceeded"):
+    follows = ATTEMPT_REASONS[reason].follows
+    if follows == "Fail":
         return "Fail"
     chosen = next((rule.action for rule in lifecycle.failure_rules if reason in rule.reasons), None)
-    return chosen or ("RetryUncounted" if reason == "Preempted" else "Retry")
+    return chosen or ("RetryUncounted" if follows == "RetryUncounted" else "Retry")
 
 
 def _of(pod: Obj) -> Cause | None:

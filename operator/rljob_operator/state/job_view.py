@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from rljob_api.contract import names
+from rljob_api.contract.progress import Progress
 from rljob_api.v1alpha1.status import AttemptStatus, CommitStatus, RLJobStatus
 
 from rljob_operator.kube.objects import Obj, condition, parse_time, rfc3339
 from rljob_operator.resources.context import Context
 from rljob_operator.settings import Settings
 from rljob_operator.state.conditions import holds
-from rljob_operator.state.observe import Observed, Progress
+from rljob_operator.state.observe import Observed
 from rljob_operator.state.pod_diagnosis import ready
 from rljob_operator.state.refusals import Refusal
 

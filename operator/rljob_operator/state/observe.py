@@ -1,14 +1,12 @@
 """Reading the world: an RLJob, its children and its pods, as they are now."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
-from pydantic_core import from_json
 from rljob_api.contract import labels, names
+from rljob_api.contract.progress import PREPARATION_KEY, PROGRESS_KEY, Preparation, Progress
+from rljob_api.contract.request import REQUEST_KEY, Request, request_from_json
 
 from rljob_operator.kube.client import ApiError, Kube
 from rljob_operator.kube.objects import (
@@ -23,99 +21,9 @@ from rljob_operator.kube.objects import (
     meta,
     name_of,
 )
-from rljob_operator.resources.config_maps import PREPARATION_KEY, PROGRESS_KEY, REQUEST_KEY
-from rljob_operator.state.manifest import readable_part
 
 logger = logging.getLogger(__name__)
-_VERDICT = frozenset({"attempt", "state", "step", "totalSteps", "exitCode"})
-"""What a driver's report cannot do without: guessed wrongly, an attempt would end otherwise than it did."""
 _REST = (POD, *(kind for kind in CHILDREN if kind not in (RAY_JOB, RAY_CLUSTER)))
-
-
-class _Report(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
-
-
-class Commit(_Report):
-    """A durable commit, as the driver reports it."""
-
-    name: str = Field(max_length=256)
-    step: int = Field(ge=0)
-    policy_version: int = Field(default=0, ge=0)
-    time: str | None = None
-
-
-class Health(_Report):
-    """A learning-health condition that holds."""
-
-    policy: str = Field(max_length=32)
-    message: str = Field(default="", max_length=8192)
-
-
-class Engines(_Report):
-    """Which pods the driver's engines are on."""
-
-    serving: list[str] = Field(default_factory=list, max_length=2048)
-    drained: list[str] = Field(default_factory=list, max_length=2048)
-
-
-class EarlyStop(_Report):
-    """The target that was reached."""
-
-    target: str = Field(max_length=512)
-    value: float
-    step: int = Field(ge=0)
-
-
-class Stalled(_Report):
-    """A process that is stuck."""
-
-    message: str = Field(default="", max_length=8192)
-    stack: str | None = Field(default=None, max_length=4096)
-
-
-class RewardFailures(_Report):
-    """Samples that got no reward of late."""
-
-    message: str = Field(default="", max_length=8192)
-
-
-class Progress(_Report):
-    """The driver's report, `progress.json`."""
-
-    attempt: int
-    incarnation: str = ""
-    stage: str = ""
-    step: int = Field(default=0, ge=0)
-    total_steps: int = Field(default=0, ge=0)
-    reward: float | None = None
-    tokens_per_second: float | None = None
-    goodput: float | None = None
-    policy_version: int = Field(default=0, ge=0)
-    evaluation: dict[str, float | None] = Field(default_factory=dict)
-    last_commit: Commit | None = None
-    health: dict[str, Health] = Field(default_factory=dict)
-    reward_failures: RewardFailures | None = None
-    early_stop: EarlyStop | None = None
-    engines: Engines | None = None
-    trainer_wait: float | None = None
-    staleness_max: float | None = None
-    stalled: Stalled | None = None
-    heartbeat_seconds: float | None = Field(default=None, gt=0)
-    """The driver promises a report at least this often; None: it promises nothing."""
-    state: str = "Running"
-    exit_code: int | None = None
-    reason: str | None = None
-    message: str | None = ""
-    time: str | None = None
-
-
-class Preparation(_Report):
-    """How far the Job that prepares is, `preparation.json`."""
-
-    stage: str = Field(default="", max_length=64)
-    percent: int | None = Field(default=None, ge=0, le=100)
-    amount: str | None = Field(default=None, max_length=64)
 
 
 @dataclass(frozen=True)
@@ -174,33 +82,27 @@ class Observed:
     def progress(self) -> Progress | None:
         """The driver's last report, without what a driver of another version has put into it and this one cannot read;
         None when there is none, or none that says where its attempt stands."""
-        return self._report(Progress, PROGRESS_KEY, _VERDICT)
+        text = self._data(names.progress(self.name), PROGRESS_KEY)
+        return self._noted(PROGRESS_KEY, *Progress.from_json(text)) if text else None
 
     def preparation(self) -> Preparation | None:
         """What the Job that prepares last said; None when there is nothing that can be read."""
-        return self._report(Preparation, PREPARATION_KEY, frozenset())
+        text = self._data(names.progress(self.name), PREPARATION_KEY)
+        return self._noted(PREPARATION_KEY, *Preparation.from_json(text)) if text else None
 
-    def _report[M: _Report](self, model: type[M], key: str, needed: frozenset[str]) -> M | None:
-        text = self._data(names.progress(self.name), key)
-        if not text:
-            return None
-        try:
-            report, unread = readable_part(model, from_json(text), lambda path: path[0] not in needed)
-        except ValueError as error:
-            report, unread = None, [str(error)]
+    def _noted[M](self, key: str, report: M | None, unread: list[str]) -> M | None:
+        """The report; what could not be read of it is logged."""
         if unread:
             what = "cannot be read" if report is None else "is read without a part of it"
             logger.warning("%s: %s %s: %s", self.name, key, what, "; ".join(unread)[:500])
         return report
 
-    def request(self) -> dict[str, object]:
+    def request(self) -> Request:
         """What the driver was last asked; empty when nothing."""
-        text = self._data(names.control(self.name), REQUEST_KEY)
         try:
-            request = json.loads(text or "{}")
-        except json.JSONDecodeError:
+            return request_from_json(self._data(names.control(self.name), REQUEST_KEY))
+        except ValueError:
             return {}
-        return request if isinstance(request, dict) else {}
 
     def _data(self, config_map: str, key: str) -> str | None:
         child = self.child("ConfigMap", config_map)

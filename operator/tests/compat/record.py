@@ -173,8 +173,8 @@ def _container(container: dict[str, Any]) -> dict[str, Any]:
 
 def schemas() -> dict[str, dict[str, Any]]:
     """What is read, as JSON schemas: the job by its processes (strictly), reports by the operator."""
+    from rljob_api.contract.progress import Preparation, Progress
     from rljob_api.v1alpha1.job import RLJob
-    from rljob_operator.state.observe import Preparation, Progress
     from rljob_trainer.retriever.app import RetrieveRequest
 
     models = {"job": RLJob, "progress": Progress, "preparation": Preparation, "retrieve": RetrieveRequest}
@@ -273,7 +273,7 @@ def progress() -> dict[str, dict[str, Any]]:
 
 async def requests(tree: Path) -> list[dict[str, Any]]:
     """What the operator asks of a driver, and what the driver of the same version makes of it."""
-    from rljob_trainer.cluster.control import wants_scale, wants_suspend
+    from rljob_api.contract.request import wants_scale, wants_suspend
 
     world_module = _module(tree / "operator/tests/conftest.py", "recorded_world")
     rollout = world_module.job_manifest()["spec"]["rollout"] | {"replicas": 3}
@@ -314,10 +314,10 @@ def _module(path: Path, name: str) -> Any:
 
 def preparation() -> list[dict[str, Any]]:
     """Reports of the preparation."""
-    from rljob_trainer.cluster.preparation import text
+    from rljob_api.contract.progress import Preparation
 
     said = [("data", 0, 0), ("download of wiki.jsonl.gz", 3 << 30, 0), ("index", 12 << 30, 60 << 30)]
-    return [json.loads(text(*report)) for report in said]
+    return [json.loads(Preparation.of(*report).to_json()) for report in said]
 
 
 def trained(tree: Path, directory: Path) -> None:

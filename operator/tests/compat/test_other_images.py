@@ -21,7 +21,8 @@ pytest.importorskip("torch")
 pytest.importorskip("faiss")
 pytest.importorskip("fastapi")
 
-from rljob_api.manifest.load import load_document
+from rljob_api.contract.job_document import load_document
+from rljob_api.contract.progress import Progress
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.orchestrator.job_directory import claim
 from rljob_trainer.orchestrator.state import LoopState
@@ -62,6 +63,14 @@ def test_reports_of_now_are_read_by_older_operators(corpus: Path) -> None:
     schema = load(corpus / "schemas/progress.json")
     for report in record.progress().values():
         jsonschema.validate(report, schema)
+
+
+def test_every_field_that_the_driver_writes_is_declared() -> None:
+    for name, written in record.progress().items():
+        report, unread = Progress.from_json(json.dumps(written))
+        assert not unread, name
+        assert report is not None
+        assert report.to_fields() == written, name
 
 
 # The retriever

@@ -15,16 +15,17 @@ import jsonschema
 import pytest
 from pydantic import Field
 from rljob_api.contract import names
-from rljob_api.contract.job_document import VERSION, Since, Version, since_of
+from rljob_api.contract.job_document import VERSION, Since, Version, load_document, since_of
+from rljob_api.contract.progress import Preparation
+from rljob_api.contract.request import wants_scale, wants_suspend
 from rljob_api.manifest.explain import child_model
-from rljob_api.manifest.load import load_document, without_nulls
+from rljob_api.manifest.load import without_nulls
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 from rljob_api.v1alpha1.tracking import TrackingSpec
 from rljob_operator.resources import config_maps
 from rljob_operator.resources.context import Context
 from rljob_operator.settings import Settings
-from rljob_operator.state.observe import Observed, Preparation
-from rljob_trainer.cluster.control import wants_scale, wants_suspend
+from rljob_operator.state.observe import Observed
 
 from tests.compat import record
 from tests.compat.recorded import (
@@ -313,7 +314,7 @@ REQUEST_READER = {
         "drain": {"type": "array", "items": {"type": "string"}},
     },
 }
-"""What `cluster/control.py` of b3c9bbf reads; it ignores the rest."""
+"""What the driver of b3c9bbf reads; it ignores the rest."""
 
 
 @each_corpus

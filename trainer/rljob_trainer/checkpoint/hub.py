@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.checkpoint import HubPush
 
 log = logging.getLogger(__name__)
-TOKEN_VARIABLE = "HF_PUSH_TOKEN"
 PAUSES = (5.0, 30.0)
 """Seconds before the second and the third try."""
 
 
 def push_token(spec: HubPush, environment: Mapping[str, str] = os.environ) -> str:
     """The token, from the variable that the Secret's key is put in. Raises UserError when it is not set."""
-    variable = spec.token.env or TOKEN_VARIABLE
+    variable = spec.token.env or variables.HUB_PUSH_TOKEN
     token = environment.get(variable)
     if not token:
         raise UserError(

@@ -1,54 +1,16 @@
-"""Requests of the operator to the driver: the ConfigMap `<job>-control`, polled.
+"""Requests of the operator to the driver: the ConfigMap `<job>-control`, polled."""
 
-The operator may be of another version. What it adds to `request.json` is ignored: it waits for no request without a
-limit, and takes none for done before the driver reports it.
-"""
-
-import json
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from rljob_api.contract.request import REQUEST_KEY, ScaleRequest, wants_scale, wants_suspend
 
 from rljob_trainer.cluster.environment import REQUEST_TIMEOUT_SECONDS
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 5.0
-
-
-def wants_suspend(text: str | None, attempt: int) -> bool:
-    """Whether `request.json` asks this attempt to suspend. Raises ValueError when it is not a JSON object."""
-    request = _request(text)
-    return bool(request.get("suspend")) and request.get("attempt", attempt) == attempt
-
-
-@dataclass(frozen=True)
-class ScaleRequest:
-    """What the operator wants of the rollout group."""
-
-    engines: int
-    """Engines that are to serve."""
-    drain: frozenset[str] = frozenset()
-    """Pods that are to go: their engines get no new samples, finish what they have and end."""
-
-
-def wants_scale(text: str | None, attempt: int) -> ScaleRequest | None:
-    """What `request.json` asks of this attempt's engines; None: nothing. Raises ValueError when it is not readable."""
-    request = _request(text)
-    engines = request.get("engines")
-    if engines is None or request.get("attempt", attempt) != attempt:
-        return None
-    if not isinstance(engines, int) or engines < 1:
-        raise ValueError(f"request.json asks for {engines!r} engines")
-    return ScaleRequest(engines, frozenset(map(str, request.get("drain") or ())))
-
-
-def _request(text: str | None) -> dict[str, Any]:
-    request = json.loads(text or "{}")
-    if not isinstance(request, dict):
-        raise ValueError(f"request.json is not an object: {str(text)[:80]}")
-    return request
 
 
 class ControlPoller:
@@ -93,7 +55,7 @@ class ControlPoller:
             found = self._api.read_namespaced_config_map(
                 self._name, self._namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
-            text = (found.data or {}).get("request.json")
+            text = (found.data or {}).get(REQUEST_KEY)
             suspend = wants_suspend(text, self._attempt)
             # A wish for engines that this version cannot read must not keep the driver from suspending.
             scale = None if suspend else wants_scale(text, self._attempt)

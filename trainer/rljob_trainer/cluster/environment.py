@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rljob_api.contract import environment_variables as variables
+from rljob_api.contract import names
+
 REQUEST_TIMEOUT_SECONDS = (3.0, 5.0)
 """Time limits of one API call: to connect, and between bytes."""
 
@@ -23,16 +26,16 @@ class ClusterEnvironment:
 
 def cluster_environment(environ: Mapping[str, str] = os.environ) -> ClusterEnvironment | None:
     """The job's objects as the pod's environment names them; None outside a cluster."""
-    if "KUBERNETES_SERVICE_HOST" not in environ or "RLJOB_NAME" not in environ:
+    if "KUBERNETES_SERVICE_HOST" not in environ or variables.NAME not in environ:
         return None
-    name = environ["RLJOB_NAME"]
+    name = environ[variables.NAME]
     return ClusterEnvironment(
         name=name,
-        namespace=environ.get("RLJOB_NAMESPACE", "default"),
-        uid=environ.get("RLJOB_UID", ""),
-        progress_config_map=environ.get("RLJOB_PROGRESS_CONFIGMAP"),
-        control_config_map=environ.get("RLJOB_CONTROL_CONFIGMAP", f"{name}-control"),
-        lease=environ.get("RLJOB_LEASE"),
+        namespace=environ.get(variables.NAMESPACE, "default"),
+        uid=environ.get(variables.UID, ""),
+        progress_config_map=environ.get(variables.PROGRESS_CONFIG_MAP),
+        control_config_map=environ.get(variables.CONTROL_CONFIG_MAP, names.control(name)),
+        lease=environ.get(variables.LEASE),
     )
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from rljob_api.contract import labels
+
 from rljob_trainer.cluster.environment import REQUEST_TIMEOUT_SECONDS
 
 logger = logging.getLogger(__name__)
-ATTEMPT_ANNOTATION = "rljob.io/attempt"
 DURATION_SECONDS = 120
 RENEW_SECONDS = 10.0
 WRITES = 5
@@ -170,7 +171,7 @@ class Lease:
         return 0.0
 
     def _check_attempt(self, lease: Any) -> None:
-        allowed = (lease.metadata.annotations or {}).get(ATTEMPT_ANNOTATION)
+        allowed = (lease.metadata.annotations or {}).get(labels.ATTEMPT)
         if allowed is not None and allowed != str(self._attempt):
             raise LeaseLostError(f"lease {self._name} is for attempt {allowed}; this driver is attempt {self._attempt}")
 

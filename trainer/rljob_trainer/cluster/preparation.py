@@ -11,46 +11,39 @@ import time
 import urllib.request
 from pathlib import Path
 
+from rljob_api.contract import environment_variables as variables
+from rljob_api.contract.progress import PREPARATION_KEY, Preparation
+
 log = logging.getLogger(__name__)
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0
-_GIB = float(1 << 30)
 _last = float("-inf")
 
 
 def report(stage: str, done: int = 0, total: int = 0) -> None:
     """Say that `done` of `total` bytes of a stage are made (0 of 0: not known). The last word may be lost."""
     global _last
-    name, host = os.environ.get("RLJOB_PROGRESS_CONFIGMAP"), os.environ.get("KUBERNETES_SERVICE_HOST")
+    name, host = os.environ.get(variables.PROGRESS_CONFIG_MAP), os.environ.get("KUBERNETES_SERVICE_HOST")
     if not name or not host or time.monotonic() - _last < INTERVAL_SECONDS:
         return
     _last = time.monotonic()
     try:
         _patch(
-            f"https://{_host(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}", name, text(stage, done, total)
+            f"https://{_host(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}",
+            name,
+            Preparation.of(stage, done, total).to_json(),
         )
     except OSError as error:
         log.warning("the progress could not be reported: %s", error)
 
 
-def text(stage: str, done: int, total: int) -> str:
-    """The report, as the operator reads it."""
-    content: dict[str, object] = {"stage": stage}
-    if total > 0:
-        content["percent"] = min(100, 100 * done // total)
-        content["amount"] = f"{done / _GIB:.1f} of {total / _GIB:.1f} GiB"
-    elif done > 0:
-        content["amount"] = f"{done / _GIB:.1f} GiB"
-    return json.dumps(content)
-
-
 def _patch(server: str, name: str, content: str) -> None:
     token = (ACCOUNT / "token").read_text(encoding="utf-8").strip()
     request = urllib.request.Request(
-        f"{server}/api/v1/namespaces/{os.environ['RLJOB_NAMESPACE']}/configmaps/{name}",
-        data=json.dumps({"data": {"preparation.json": content}}).encode(),
+        f"{server}/api/v1/namespaces/{os.environ[variables.NAMESPACE]}/configmaps/{name}",
+        data=json.dumps({"data": {PREPARATION_KEY: content}}).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"},
         method="PATCH",
     )

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rljob_api.contract import environment_variables as variables
+
 DRIVER = b"rljob_trainer.driver"
 GCS_PORT = 6379
 _ESTABLISHED = "01"
 _EVERY = 0.2
-_SAME = ("RLJOB_UID", "RLJOB_ATTEMPT")
+_SAME = (variables.UID, variables.ATTEMPT)
 """Variables that tell this attempt's driver from others, where the processes of a node are seen."""
 
 
@@ -78,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, required=True)
     seconds: float = parser.parse_args().seconds
-    if os.environ.get("RLJOB_ROLE") == "head":
+    if os.environ.get(variables.ROLE) == "head":
         ask(drivers())
         wait_while(drivers, seconds)
     else:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rljob_api.contract.progress import PROGRESS_KEY, attempt_of, require_fields
+
 from rljob_trainer.atomic_files import write_file
 from rljob_trainer.cluster.environment import REQUEST_TIMEOUT_SECONDS
 from rljob_trainer.metrics.jsonl import plain
@@ -59,7 +61,7 @@ def config_map_sink(api_client: Any, namespace: str, name: str, attempt: int) ->
 
     def look() -> str:
         found = api.read_namespaced_config_map(name, namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-        theirs = _attempt_of((found.data or {}).get("progress.json"))
+        theirs = attempt_of((found.data or {}).get(PROGRESS_KEY))
         if theirs > attempt:
             raise SupersededError(f"attempt {theirs} reports into {name}; this driver is attempt {attempt}")
         seen: str = found.metadata.resource_version
@@ -69,7 +71,7 @@ def config_map_sink(api_client: Any, namespace: str, name: str, attempt: int) ->
         nonlocal version
         for last in (False, False, True):
             seen = version or look()
-            body = {"metadata": {"resourceVersion": seen}, "data": {"progress.json": text}}
+            body = {"metadata": {"resourceVersion": seen}, "data": {PROGRESS_KEY: text}}
             try:
                 written = api.patch_namespaced_config_map(
                     name, namespace, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
@@ -85,20 +87,12 @@ def config_map_sink(api_client: Any, namespace: str, name: str, attempt: int) ->
     return write
 
 
-def _attempt_of(text: str | None) -> int:
-    """The attempt that wrote a report; 0 when there is none that can be read."""
-    try:
-        report = json.loads(text or "{}")
-    except json.JSONDecodeError:
-        return 0
-    attempt = report.get("attempt") if isinstance(report, dict) else None
-    return attempt if isinstance(attempt, int) else 0
-
-
 class ProgressReporter:
     """Keeps the latest progress and writes it to every sink in the background."""
 
     def __init__(self, initial: dict[str, Any], sinks: list[Sink], interval: float = INTERVAL_SECONDS) -> None:
+        """`initial` and later fields: of `rljob_api.contract.progress.Progress`, by their names in JSON."""
+        require_fields(initial)
         self._state = dict(initial)
         self._sinks = [_SinkState(sink) for sink in sinks]
         self._interval = interval
@@ -112,7 +106,8 @@ class ProgressReporter:
         self._thread.start()
 
     def update(self, *, transition: bool = False, **fields: Any) -> None:
-        """Set fields; with `transition` they are written at once."""
+        """Set fields; with `transition` they are written at once. Raises TypeError for a field that there is not."""
+        require_fields(fields)
         with self._lock:
             self._state.update(fields)
             self._version += 1

@@ -16,30 +16,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rljob_api.contract.job_document import document
+from rljob_api.contract import environment_variables as variables
+from rljob_api.contract.exit_codes import ExitCode
+from rljob_api.contract.job_document import MANIFEST_KEY, document, load_document
 from rljob_api.manifest.arithmetic import generates
 from rljob_api.manifest.errors import UserError
-from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.local.processes import Child
 from rljob_trainer.local.retriever import LocalRetriever
 from rljob_trainer.orchestrator.job_directory import ATTEMPTS, claim, last_attempt, new_incarnation
-from rljob_trainer.orchestrator.stop import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_PAUSED,
-    EXIT_ROLLED_BACK,
-    EXIT_SUSPENDED,
-    EXIT_UNHEALTHY,
-    EXIT_USER_ERROR,
-)
 
-MANIFEST = "rljob.json"
 CODE = "code"
 DRIVER_GRACE_SECONDS = 60.0
-RETRIEVER_URL = "RLJOB_RETRIEVER_URL"
 
 
 def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: bool = False) -> int:
@@ -52,14 +42,14 @@ def run_local(job: RLJob, directory: Path, *, code: Path | None = None, quiet: b
     directory.mkdir(parents=True, exist_ok=True)
     with _only_one(directory):
         claim(directory, job, may_resume=False)
-        manifest = directory / MANIFEST
+        manifest = directory / MANIFEST_KEY
         if _finished(directory, manifest, job):
             if not quiet:
                 print(f"{job.metadata.name} is done already, see {directory / 'report.html'}", file=sys.stderr)
-            return EXIT_DONE
+            return int(ExitCode.DONE)
         text = json.dumps(document(job, job.metadata.to_api()), indent=1)
         manifest.write_text(text, encoding="utf-8")
-        return _LocalRun(job, directory, manifest, _environment(job, directory, code), quiet).run()
+        return int(_LocalRun(job, directory, manifest, _environment(job, directory, code), quiet).run())
 
 
 class _Interrupted(Exception):  # noqa: N818 - a request, not an error
@@ -80,7 +70,7 @@ class _LocalRun:
                 return self._run(stack)
         except _Interrupted:
             self._say("interrupted before training started")
-            return EXIT_SUSPENDED
+            return ExitCode.SUSPENDED
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -89,7 +79,7 @@ class _LocalRun:
         if self._job.spec.data.prepare is not None:
             limit = float(self._job.spec.data.prepare.timeout_seconds)
             self._say("preparing the data")
-            if (code := self._step("prepare", "rljob_trainer.prepare", limit)) != EXIT_DONE:
+            if (code := self._step("prepare", "rljob_trainer.prepare", limit)) != ExitCode.DONE:
                 return code
         # The driver would tell as well, but only once the index is built and the retriever up.
         check_data_files(self._job.spec, self._dir, sft_done=_last_commit(self._dir) is not None)
@@ -99,7 +89,7 @@ class _LocalRun:
             made = LocalRetriever(spec, self._manifest, self._dir, self._env, self._say)
             self._retriever = stack.enter_context(made)
             self._retriever.wait_ready()
-            self._env[RETRIEVER_URL] = self._retriever.url
+            self._env[variables.RETRIEVER_URL] = self._retriever.url
         return self._attempts()
 
     def _attempts(self) -> int:
@@ -111,15 +101,15 @@ class _LocalRun:
             incarnation = new_incarnation(attempt)
             before = _last_commit(self._dir)
             code = self._drive(attempt, incarnation)
-            if code == EXIT_ROLLED_BACK and not self._signals:  # bounded by lifecycle.health.maxRollbacks
+            if code == ExitCode.ROLLED_BACK and not self._signals:  # bounded by lifecycle.health.maxRollbacks
                 self._say(f"attempt {attempt} was rolled back; attempt {attempt + 1} goes on from the earlier commit")
                 continue
-            if code == EXIT_UNHEALTHY:
-                return EXIT_FAILED
-            if code in (EXIT_PAUSED, EXIT_ROLLED_BACK):
+            if code == ExitCode.UNHEALTHY:
+                return ExitCode.FAILED
+            if code in (ExitCode.PAUSED, ExitCode.ROLLED_BACK):
                 self._say("paused; `rljob run` resumes")
-                return EXIT_SUSPENDED
-            if code != EXIT_FAILED or self._signals:
+                return ExitCode.SUSPENDED
+            if code != ExitCode.FAILED or self._signals:
                 return code
             failures += 1
             if failures > self._job.spec.lifecycle.backoff_limit:
@@ -141,8 +131,8 @@ class _LocalRun:
                 code = self._wait(driver)
             finally:
                 self._driver = None
-        known = (EXIT_DONE, EXIT_USER_ERROR, EXIT_SUSPENDED, EXIT_UNHEALTHY, EXIT_PAUSED, EXIT_ROLLED_BACK)
-        return code if code in known else EXIT_FAILED
+        ended = ExitCode.known(code)
+        return ExitCode.FAILED if ended is None or ended.follows == "Retry" else ended
 
     def _wait(self, driver: Child) -> int:
         """The driver's exit code; it bounds its own waits. Meanwhile the retriever is looked after."""
@@ -162,10 +152,10 @@ class _LocalRun:
                 code = child.process.wait(timeout=limit)
             except subprocess.TimeoutExpired:
                 self._say(f"{name} did not finish within {limit:.0f} s; see {log}")
-                return EXIT_FAILED
-        if code != EXIT_DONE:
+                return ExitCode.FAILED
+        if code != ExitCode.DONE:
             self._say(f"{name} failed (exit code {code}):\n{child.tail()}")
-        return code if code in (EXIT_DONE, EXIT_USER_ERROR) else EXIT_FAILED
+        return code if code in (ExitCode.DONE, ExitCode.USER_ERROR) else ExitCode.FAILED
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

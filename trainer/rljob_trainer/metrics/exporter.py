@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from rljob_api.contract import environment_variables as variables
 
 from rljob_trainer.metrics.catalog import DRIVER, OF_ROLE
 from rljob_trainer.metrics.goodput import GpuSeconds
@@ -57,7 +58,7 @@ def serve_worker(registry: CollectorRegistry, port: int, job_dir: str | Path) ->
     if port == 0:
         return 0
     shared = SharedPort(registry, common_folder(job_dir))
-    if "RLJOB_NAME" in os.environ:
+    if variables.NAME in os.environ:
         shared.serve_all_once_free(port)
     return shared.own_port
 

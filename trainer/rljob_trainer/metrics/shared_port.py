@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from rljob_api.contract import environment_variables as variables
 
 logger = logging.getLogger(__name__)
 TRY_EVERY_SECONDS = 3.0
@@ -29,7 +30,7 @@ SILENT = "rljob_silent_processes"
 
 def common_folder(job_dir: str | Path) -> Path:
     """Where the processes that share a port find one another: the pod's /tmp, or the job's directory."""
-    if "RLJOB_NAME" in os.environ:
+    if variables.NAME in os.environ:
         return Path(tempfile.gettempdir(), "rljob-metrics")
     return Path(job_dir, ".metrics")
 

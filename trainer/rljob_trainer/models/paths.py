@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
+from rljob_api.contract import environment_variables as variables
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.model import ModelSource
-
-MODEL_DIR_VARIABLE = "RLJOB_MODEL_DIR"
 
 
 def resolve(job_dir: str | Path, path: str) -> Path:
@@ -19,7 +18,7 @@ def model_root(source: ModelSource, job_dir: str | Path) -> Path:
     mounts it. Raises UserError for a claim where there is none."""
     if source.type != "persistentVolumeClaim":
         return Path(job_dir)
-    mounted = os.environ.get(MODEL_DIR_VARIABLE)
+    mounted = os.environ.get(variables.MODEL_DIR)
     if not mounted:
         raise UserError(
             f"spec.model.source: the claim {source.claim_name!r} is there on a cluster alone",

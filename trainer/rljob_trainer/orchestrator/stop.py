@@ -6,14 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_USER_ERROR = 2
-EXIT_FENCED = 3
-EXIT_SUSPENDED = 4
-EXIT_UNHEALTHY = 5
-EXIT_PAUSED = 6
-EXIT_ROLLED_BACK = 7
+from rljob_api.contract.exit_codes import ExitCode
 
 StopKind = Literal["suspend", "fenced", "unreachable", "unhealthy", "paused", "rollback"]
 """The last three: what learning health asks for (`lifecycle.health`)."""
@@ -73,7 +66,7 @@ class StopFlag:
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self.requested:
-                raise SystemExit(EXIT_FAILED)
+                raise SystemExit(int(ExitCode.FAILED))
             self.request("suspend", f"received {signal.Signals(number).name}")
 
         signal.signal(signal.SIGTERM, handle)

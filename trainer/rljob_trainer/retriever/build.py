@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from rljob_api.contract.job_document import load_document
 from rljob_api.manifest.errors import UserError
-from rljob_api.manifest.load import load_document
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer import logs

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rljob.types import Sample
+from rljob_api.contract import environment_variables as variables
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.reward import RewardFunction
 
@@ -40,7 +41,7 @@ class RemoteReward:
         self._url, self._timeout = function.url, timeout
         self._headers: dict[str, str] = {}
         if function.token is not None:
-            variable = function.token.env or f"RLJOB_REWARD_{place}_TOKEN"
+            variable = function.token.env or variables.reward_token(place)
             token = os.environ.get(variable, "").strip()
             if not token:
                 raise UserError(f"{field}.token: the environment variable {variable} is not set")

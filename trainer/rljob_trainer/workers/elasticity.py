@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rljob_trainer.cluster.control import ScaleRequest
+from rljob_api.contract.request import ScaleRequest
 
 CLOSED_LOAD = 10**9
 """Load of an engine that takes no samples: any other has less to do."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rljob.types import Sample, SamplingParams
+from rljob_api.contract import environment_variables as variables
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer import logs
@@ -55,7 +56,7 @@ class RolloutWorker:
             started["dtype"],
             started["max_context_length"],
         )
-        return started | {"pid": os.getpid(), "pod": os.environ.get("RLJOB_POD_NAME", ""), "metrics_port": port}
+        return started | {"pid": os.getpid(), "pod": os.environ.get(variables.POD_NAME, ""), "metrics_port": port}
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Any] | str) -> str:
         """Serve `weights` as `version`; returns the digest over what is served. Raises EngineError on a mismatch."""

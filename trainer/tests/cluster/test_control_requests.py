@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from kubernetes.client import ApiException
-from rljob_trainer.cluster.control import ControlPoller, wants_suspend
+from rljob_api.contract.request import wants_suspend
+from rljob_trainer.cluster.control import ControlPoller
 from rljob_trainer.cluster.environment import cluster_environment
 
 

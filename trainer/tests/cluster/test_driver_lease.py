@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from kubernetes.client import ApiException
-from rljob_trainer.cluster.lease import ATTEMPT_ANNOTATION, Lease, LeaseLostError, LeaseUnreachableError
+from rljob_api.contract import labels
+from rljob_trainer.cluster.lease import Lease, LeaseLostError, LeaseUnreachableError
 
 
 class FakeApi:
     """A CoordinationV1Api with one Lease and resource versions."""
 
     def __init__(self, attempt: str | None = "1") -> None:
-        annotations = None if attempt is None else {ATTEMPT_ANNOTATION: attempt}
+        annotations = None if attempt is None else {labels.ATTEMPT: attempt}
         self.lease = SimpleNamespace(
             metadata=SimpleNamespace(annotations=annotations, resource_version=1),
             spec=SimpleNamespace(
@@ -104,7 +105,7 @@ def test_losing_the_lease_is_told() -> None:
 
     mine = lease(api, renew=0.05, on_lost=on_lost)
     mine.acquire(limit=5.0)
-    api.lease.metadata.annotations[ATTEMPT_ANNOTATION] = "2"
+    api.lease.metadata.annotations[labels.ATTEMPT] = "2"
     assert told.wait(timeout=30.0)
     assert isinstance(lost[0], LeaseLostError)
 
@@ -161,7 +162,7 @@ class TestConfirm:
         assert asleep.told == []
 
     def test_the_operator_wants_another_attempt(self, asleep: Any) -> None:
-        asleep.api.lease.metadata.annotations[ATTEMPT_ANNOTATION] = "2"
+        asleep.api.lease.metadata.annotations[labels.ATTEMPT] = "2"
         assert not asleep.lease.confirm()
         assert isinstance(asleep.told[0], LeaseLostError)
 

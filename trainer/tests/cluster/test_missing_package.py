@@ -3,10 +3,11 @@
 import time
 
 import pytest
+from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.manifest.errors import missing_package
 from rljob_trainer import driver
 from rljob_trainer.cluster import progress
-from rljob_trainer.orchestrator.stop import EXIT_USER_ERROR, StopFlag
+from rljob_trainer.orchestrator.stop import StopFlag
 
 
 def test_a_package_that_the_driver_lacks_is_named_and_not_tried_again() -> None:
@@ -14,7 +15,7 @@ def test_a_package_that_the_driver_lacks_is_named_and_not_tried_again() -> None:
         import no_such_package_at_all  # noqa: F401
 
     outcome = driver._outcome(run, StopFlag())
-    assert (outcome.code, outcome.reason) == (EXIT_USER_ERROR, "UserError")
+    assert (outcome.code, outcome.reason) == (ExitCode.USER_ERROR, "UserError")
     assert "the driver needs the Python package 'no_such_package_at_all'" in outcome.message
     assert "spec.images" in outcome.message
 

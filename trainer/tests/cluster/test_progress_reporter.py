@@ -4,6 +4,7 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
 from rljob_trainer.cluster.progress import ProgressReporter, file_sink
 
 
@@ -71,3 +72,14 @@ def test_numbers_that_are_no_json_become_null() -> None:
     reporter = ProgressReporter({"reward": float("nan")}, [sink], interval=3600.0)
     assert reporter.close()
     assert sink.texts[-1]["reward"] is None
+
+
+def test_a_field_that_no_reader_knows_is_refused() -> None:
+    sink = Sink()
+    with pytest.raises(TypeError, match=r"progress\.json has no field total_steps"):
+        ProgressReporter({"total_steps": 3}, [sink])
+    reporter = ProgressReporter({"step": 0}, [sink], interval=3600.0)
+    with pytest.raises(TypeError, match=r"has no field rewards"):
+        reporter.update(step=1, rewards=0.5)
+    assert reporter.snapshot() == {"step": 0}
+    reporter.close()

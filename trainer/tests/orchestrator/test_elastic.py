@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
-from rljob_trainer.cluster.control import ScaleRequest, wants_scale
+from rljob_api.contract.request import ScaleRequest, wants_scale
 from rljob_trainer.inference.routing import route
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.workers import engine_group as engines

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rljob_api.contract.progress import Preparation
 from rljob_api.manifest.errors import UserError
 from rljob_trainer.cluster import preparation
 from rljob_trainer.retriever import fetch as module
@@ -108,10 +109,10 @@ def test_a_mistake_is_said_in_a_sentence(folder: Path, arguments: dict[str, obje
 
 def test_the_report_is_what_the_operator_reads() -> None:
     gib = 1 << 30
-    assert json.loads(preparation.text("index", 12 * gib, 60 * gib)) == {
+    assert json.loads(Preparation.of("index", 12 * gib, 60 * gib).to_json()) == {
         "stage": "index", "percent": 20, "amount": "12.0 of 60.0 GiB",
     }  # fmt: skip
-    assert json.loads(preparation.text("data", 0, 0)) == {"stage": "data"}
+    assert json.loads(Preparation.of("data", 0, 0).to_json()) == {"stage": "data"}
 
 
 def test_outside_a_cluster_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rljob.types import Engine, Sample, SamplingParams
+from rljob_api.contract import environment_variables as variables
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJobSpec
 from rljob_api.v1alpha1.rollout import RolloutSpec
@@ -22,8 +23,6 @@ from rljob_trainer.rollout.google_client import GoogleClient
 from rljob_trainer.rollout.retriever_client import RetrieverClient
 from rljob_trainer.rollout.search_client import Document, SearchClient, SearchError
 from rljob_trainer.rollout.web_page import PageReader
-
-GOOGLE_KEY = "SERPER_API_KEY"
 
 
 def prompt_tokenizer(tokenizer: Any, rollout: RolloutSpec) -> Any:
@@ -137,7 +136,7 @@ class JobGenerate:
         field = "spec.rollout.generate.search.google"
         if self._search.google is None:
             raise UserError(f"{field} is required with search backend google")
-        variable = self._search.google.api_key.env or GOOGLE_KEY
+        variable = self._search.google.api_key.env or variables.SEARCH_KEY
         key = os.environ.get(variable, "").strip()
         if not key:
             raise UserError(f"{field}.apiKey: the environment variable {variable} is not set")

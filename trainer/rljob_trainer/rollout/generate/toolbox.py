@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rljob.types import Sample
+from rljob_api.contract import environment_variables as variables
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.rollout import ToolSpec, ToolsSpec
 
@@ -131,7 +132,7 @@ def _function(import_path: str, path: str) -> Callable[..., Any]:
 def _headers(tool: ToolSpec, number: int) -> dict[str, str]:
     if tool.token is None:
         return {}
-    variable = tool.token.env or f"RLJOB_TOOL_{number}_TOKEN"
+    variable = tool.token.env or variables.tool_token(number)
     token = os.environ.get(variable, "").strip()
     if not token:
         raise UserError(f"{FIELD}[{number}].token: the environment variable {variable} is not set")

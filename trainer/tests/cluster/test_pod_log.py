@@ -7,7 +7,7 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
-from rljob_trainer.cluster.podlog import copy_output_to_pod_log
+from rljob_trainer.logs import copy_output_to_pod_log
 copy_output_to_pod_log()
 print("to output")
 print("to error", file=sys.stderr)
