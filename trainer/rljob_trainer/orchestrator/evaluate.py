@@ -9,7 +9,7 @@ from rljob.types import Sample
 from rljob_trainer.orchestrator.recorder import WITHOUT_RETRIEVER
 from rljob_trainer.orchestrator.run import EvalSet, Run
 from rljob_trainer.orchestrator.scores import scores
-from rljob_trainer.orchestrator.unrelated_retriever import unrelated_retriever
+from rljob_trainer.orchestrator.without_retriever import unrelated_retriever
 from rljob_trainer.rollout.samples import make_samples, sampling_params, segments_of
 
 FINAL = "final"

@@ -10,9 +10,9 @@ from rljob_trainer.data.prompts import PromptSource
 from rljob_trainer.orchestrator.evaluate import evaluate
 from rljob_trainer.orchestrator.run import Run
 from rljob_trainer.rollout.advantages import Credit
-from rljob_trainer.rollout.collect import Collected, collect, make_filter
 from rljob_trainer.rollout.pending import groups_from_json, groups_to_json
 from rljob_trainer.rollout.samples import advantages_of, rollout_metrics, segments_of, staleness_of, train_batches
+from rljob_trainer.rollout.synchronous import Collected, collect, make_filter
 from rljob_trainer.training.errors import NonFiniteError
 
 

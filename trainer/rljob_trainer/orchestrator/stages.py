@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rljob_trainer.checkpoint import Commit, CommitError, find_commit, latest_commit, verify
 from rljob_trainer.health.rollback import Rollback
-from rljob_trainer.orchestrator.asynchronous import train_async
 from rljob_trainer.orchestrator.evaluate import evaluate_at_end, evaluate_only
 from rljob_trainer.orchestrator.generate import generate_only
 from rljob_trainer.orchestrator.rl import train_rl
 from rljob_trainer.orchestrator.run import Run
 from rljob_trainer.orchestrator.sft import train_sft
+from rljob_trainer.rollout.asynchronous import train_async
 
 logger = logging.getLogger(__name__)
 

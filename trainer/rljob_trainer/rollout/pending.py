@@ -8,7 +8,7 @@ from rljob.types import Generation, Sample, TurnRecord
 from rljob_api.manifest.errors import UserError
 
 from rljob_trainer.data.prompts import PromptRow
-from rljob_trainer.rollout.selection import Group
+from rljob_trainer.rollout.dynamic_sampling import Group
 
 _FROM_DATA = ("prompt", "prompt_ids", "label", "metadata", "source")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from rljob_api.v1alpha1.job import RLJob
-from rljob_trainer.orchestrator import asynchronous
-from rljob_trainer.orchestrator.asynchronous import Pump, let_end
+from rljob_trainer.rollout import asynchronous
+from rljob_trainer.rollout.asynchronous import Pump, let_end
 from rljob_trainer.workers.waiting import WorkerLostError
 
 BATCH, GROUP = 4, 2

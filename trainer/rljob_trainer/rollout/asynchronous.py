@@ -27,10 +27,10 @@ from rljob_trainer.orchestrator.rl import (
     train_step,
 )
 from rljob_trainer.orchestrator.run import Run
-from rljob_trainer.rollout.collect import DRAWS, TOO_LITTLE, make_filter
+from rljob_trainer.rollout.dynamic_sampling import Dropped
 from rljob_trainer.rollout.samples import advantages_of, make_samples, rollout_metrics, sampling_params, staleness_of
-from rljob_trainer.rollout.selection import Dropped
 from rljob_trainer.rollout.staleness import Ledger
+from rljob_trainer.rollout.synchronous import DRAWS, TOO_LITTLE, make_filter
 from rljob_trainer.training.errors import NonFiniteError
 from rljob_trainer.workers.engine_group import EngineGroup, Generating
 from rljob_trainer.workers.waiting import TICK_SECONDS, WorkerError

@@ -16,9 +16,9 @@ from rljob_api.v1alpha1.rollout import RolloutSpec
 
 from rljob_trainer.data.prompts import PromptRow
 from rljob_trainer.hooks import load_function
+from rljob_trainer.rollout.dynamic_sampling import UNFINISHED, Group, Selection, nonzero_std
 from rljob_trainer.rollout.resume import tokens_kept
 from rljob_trainer.rollout.samples import make_samples, sampling_params
-from rljob_trainer.rollout.selection import UNFINISHED, Group, Selection, nonzero_std
 
 Filter = Callable[[Sequence[Sample]], bool]
 FILTER_FIELD = "spec.rollout.dynamicFilter"
