@@ -48,6 +48,10 @@ class LoopState:
         """Version of the weights: the number of rollouts trained."""
         return 0 if self.stage == "Generate" else self.rollout
 
+    def take_up(self, data: dict[str, Any]) -> None:
+        """Become the state of a commit. Raises ValueError as `from_json` does."""
+        vars(self).update(vars(LoopState.from_json(data)))
+
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add wall-clock time to `name`."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
