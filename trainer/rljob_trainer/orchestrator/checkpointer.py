@@ -20,7 +20,7 @@ from rljob_trainer.checkpoint import (
 from rljob_trainer.checkpoint.background import BackgroundCommit
 from rljob_trainer.checkpoint.store import size_of
 from rljob_trainer.orchestrator.context import RunContext
-from rljob_trainer.orchestrator.hub_uploads import Hub
+from rljob_trainer.orchestrator.hub_uploads import HubUploads
 from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.observer import Observer
 from rljob_trainer.orchestrator.state import LoopState
@@ -55,7 +55,13 @@ class Checkpointer:
     """Commits the run's state, uploads what was committed, and ends the run at a boundary when it is asked to."""
 
     def __init__(
-        self, context: RunContext, state: LoopState, stop: StopFlag, workers: Workers, observer: Observer, hub: Hub
+        self,
+        context: RunContext,
+        state: LoopState,
+        stop: StopFlag,
+        workers: Workers,
+        observer: Observer,
+        hub: HubUploads,
     ) -> None:
         recorder = observer.recorder
         self._state, self._stop, self._workers, self._observer, self._hub = state, stop, workers, observer, hub

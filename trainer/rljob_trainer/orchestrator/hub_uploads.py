@@ -20,7 +20,7 @@ END_SECONDS = 1800.0
 """The end of a run waits so long for its last upload."""
 
 
-class Hub:
+class HubUploads:
     """Hands models to the pusher; does nothing for a job without `checkpoint.hub`."""
 
     def __init__(self, job: RLJob, incarnation: Incarnation, tokenizer: Any, say: Callable[[str], None]) -> None:

@@ -30,7 +30,7 @@ class Committing(Protocol):
     def settle(self) -> None: ...
 
 
-class Health:
+class LearningHealth:
     """The learning health of a run. `state.health` and `state.early_stop` are kept up to date for the next commit."""
 
     def __init__(

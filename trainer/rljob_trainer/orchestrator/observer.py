@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from rljob_trainer.metrics.timing import PhaseTimer
 from rljob_trainer.orchestrator.context import RunContext
-from rljob_trainer.orchestrator.learning_health import Health
+from rljob_trainer.orchestrator.learning_health import LearningHealth
 from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import StopFlag
@@ -25,7 +25,7 @@ class Observer:
     def __init__(self, context: RunContext, state: LoopState, stop: StopFlag, recorder: Recorder) -> None:
         self.recorder = recorder
         self.timer = PhaseTimer()
-        self.health = Health(context.job, context.incarnation, recorder, list(context.rollbacks))
+        self.health = LearningHealth(context.job, context.incarnation, recorder, list(context.rollbacks))
         self.watchdog = Watchdog(context.incarnation.directory, context.job.spec.lifecycle.stall, recorder.stalled)
         self._while_waiting: Callable[[], None] = lambda: None
         self._state, self._stop = state, stop

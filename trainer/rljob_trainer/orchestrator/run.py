@@ -9,7 +9,7 @@ from rljob_trainer.orchestrator.checkpointer import Checkpointer
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.evaluate import Evaluator
 from rljob_trainer.orchestrator.generate import Generation
-from rljob_trainer.orchestrator.hub_uploads import Hub
+from rljob_trainer.orchestrator.hub_uploads import HubUploads
 from rljob_trainer.orchestrator.observer import Observer
 from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.rl import ReinforcementLearning
@@ -43,7 +43,7 @@ class Run:
         state = LoopState(stage=FIRST.get(context.job.spec.mode, "SFT" if context.sft_steps else "RL"))
         observer = Observer(context, state, stop, recorder)
         scoring = Scoring(context, state, recorder)
-        hub = Hub(context.job, context.incarnation, context.data.tokenizer, recorder.display.message)
+        hub = HubUploads(context.job, context.incarnation, context.data.tokenizer, recorder.display.message)
         workers = Workers(context, observer, scale)
         checkpointer = Checkpointer(context, state, stop, workers, observer, hub)
         return cls(context, state, stop, observer, scoring, workers, checkpointer)

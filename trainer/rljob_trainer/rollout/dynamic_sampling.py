@@ -33,7 +33,7 @@ class Group:
     """The samples of one prompt, by their index."""
 
     samples: list[Sample]
-    kept: bool = False
+    carried_over: bool = False
     """Whether an earlier rollout began or finished it."""
 
     @property

@@ -151,7 +151,7 @@ def collect(
     limit = spec.max_prompts_per_rollout or DRAWS * at_once
     # Numbers that no prompt of this rollout gets: samples of one number are one group.
     left = [
-        Group([replace(sample, group=limit + number) for sample in group.samples], kept=True)
+        Group([replace(sample, group=limit + number) for sample in group.samples], carried_over=True)
         for number, group in enumerate(left)
     ]
     selection = Selection(
@@ -226,7 +226,7 @@ def _metrics(
     versions = [v for group in batch for sample in group.samples for v in sample.policy_versions if v >= 0]
     return selection.dropped.metrics() | {
         "sampling/prompts_drawn": float(selection.drawn),
-        "sampling/groups_kept_from_before": float(sum(group.kept for group in batch)),
+        "sampling/groups_kept_from_before": float(sum(group.carried_over for group in batch)),
         "sampling/groups_left_ready": float(ready),
         "sampling/groups_left_unfinished": float(len(rest) - ready),
         "sampling/stale_tokens": sum(version < rollout for version in versions) / max(len(versions), 1),
