@@ -16,7 +16,7 @@ BEAT_SECONDS = 5.0
 
 
 class Observer:
-    """Reports and measures; decides nothing.
+    """What every stage reports to and is timed by.
 
     `beat` is a callback rather than a task of an event loop: everything the driver does happens in one thread, in an
     order that depends on tokens and steps alone, which is what a resume repeats bit for bit.

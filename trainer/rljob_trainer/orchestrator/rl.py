@@ -4,6 +4,8 @@ The order of a turn is the same whether rollouts are generated before training o
 `RolloutSource`.
 """
 
+from collections import Counter
+
 from rljob.types import Sample
 from rljob_api.manifest.arithmetic import batch_plan
 
@@ -115,7 +117,7 @@ class ReinforcementLearning:
         state.data, state.pending = source.position()
         values["tokens_per_second"] = tokens / max(sum(map(timer.seconds, source.generating)), 1e-9)
         self._record_completions(rollout.samples, advantages)
-        self._recorder.prometheus.generated(tokens, statuses_of(rollout.samples))
+        self._recorder.prometheus.generated(tokens, Counter(str(sample.status) for sample in rollout.samples))
         return values
 
     def _advantages(self, rollout: Rollout) -> dict[int, Credit]:
@@ -135,7 +137,7 @@ class ReinforcementLearning:
 
         Raises NonFiniteError for a step that was not applied; `state.step` has counted those before it.
         """
-        steps = batch_plan(self._context.job.spec).num_steps_per_rollout
+        steps = batch_plan(self._spec).num_steps_per_rollout
         batches = train_batches(samples, advantages, steps)
         old = None
         if steps > 1:
@@ -213,11 +215,3 @@ class ReinforcementLearning:
 
     def _score(self, samples: list[Sample]) -> None:
         self._scoring.score(samples)
-
-
-def statuses_of(samples: list[Sample]) -> dict[str, int]:
-    """Number of samples by status."""
-    statuses: dict[str, int] = {}
-    for sample in samples:
-        statuses[sample.status] = statuses.get(sample.status, 0) + 1
-    return statuses

@@ -26,7 +26,7 @@ class LoopState:
     tokens_generated: int = 0
     """Tokens generated in training rollouts so far."""
     pending: list[dict[str, Any]] = field(default_factory=list)
-    """Groups that wait for the next rollout, good ones and unfinished ones; see `rollout.pending`."""
+    """Groups that wait for the next rollout, good ones and unfinished ones; see the sources in `rollout`."""
     parts: list[str] = field(default_factory=list)
     """Of a generate-only job: files with samples, in order, beneath the job's directory."""
     samples_made: int = 0
