@@ -22,7 +22,7 @@ def samples_of(run: Any, prompts: int, seed: int) -> list[Any]:
     """SAMPLES of each of the first prompts."""
     from rljob.types import Sample
 
-    rows = run.data.prompts.rows
+    rows = run.context.data.prompts.rows
     return [
         Sample(rows[number].prompt, list(rows[number].prompt_ids), group=number, index=index, seed=seed * 10000 + index)
         for number in range(prompts)
@@ -36,18 +36,18 @@ def generate(run: Any, prompts: int, tokens: int, seed: int = 0) -> tuple[list[A
 
     sampling = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
     start = time.monotonic()
-    made = run.engines.generate(samples_of(run, prompts, seed), sampling, None, limit=200.0, tick=lambda: None)
+    made = run.workers.engines.generate(samples_of(run, prompts, seed), sampling, None, limit=200.0, tick=lambda: None)
     return made, time.monotonic() - start
 
 
 def log_probabilities(run: Any) -> None:
     """Of the same tokens, by the rank and by the engine."""
-    tell_log_probabilities(run.ranks, generate(run, 2, 256)[0])
+    tell_log_probabilities(run.workers.ranks, generate(run, 2, 256)[0])
 
 
 def syncs(run: Any) -> None:
     """The whole exchange with an engine that is awake, digest included."""
-    group = run.engines
+    group = run.workers.engines
     actors = {0: Awake(group.actors[0])}
     seconds = []
     for version in range(100, 115):
@@ -57,7 +57,7 @@ def syncs(run: Any) -> None:
     middle = statistics.median(seconds)
     emit("weight sync, colocated, awake", round(middle, 4), "s", 0.15, at_most=True)
     emit("weight sync, all", [round(value, 4) for value in seconds], "s")
-    size = sum(bucket.nbytes for bucket in run.ranks.weights_plan(1 << 29))
+    size = sum(bucket.nbytes for bucket in run.workers.ranks.weights_plan(1 << 29))
     emit("bytes a second over the whole sync", round(size / middle / 1e9, 2), "GB/s")
     tell_bandwidth(0, 0)
 
@@ -67,12 +67,12 @@ def cycles(run: Any) -> None:
     memory, asleep, times = [], [], []
     for cycle in range(CYCLES):
         start = time.monotonic()
-        run.engines.sleep()
+        run.workers.engines.sleep()
         slept = time.monotonic()
         if cycle in (1, CYCLES - 1):
             asleep.append(gpu_memory())
         woken = time.monotonic()
-        run.engines.update_weights(200 + cycle)
+        run.workers.engines.update_weights(200 + cycle)
         times.append((slept - start, time.monotonic() - woken))
         if cycle in (1, CYCLES - 1):
             memory.append(gpu_memory())
@@ -92,7 +92,7 @@ def speed(run: Any) -> None:
 
 def killed(run: Any) -> None:
     """SIGKILL of a process of the engine while it generates."""
-    tell_killed(run.engines, samples_of(run, 4, 3), NEW_TOKENS)
+    tell_killed(run.workers.engines, samples_of(run, 4, 3), NEW_TOKENS)
 
 
 def calls() -> None:
@@ -112,15 +112,19 @@ PARTS = {part.__name__: part for part in (syncs, cycles, log_probabilities, spee
 
 
 def measured(run: Any, commit: Any, *_: Any) -> None:
-    """In the place of `orchestrator.stages.train`."""
-    from rljob_trainer.orchestrator.rl import train_rl
+    """In the place of `orchestrator.run.Run.train`."""
+    from rljob_trainer.orchestrator.evaluate import Evaluator
+    from rljob_trainer.orchestrator.rl import ReinforcementLearning
 
     start = time.monotonic()
     run.start(commit)
     emit("rank and engine up", round(time.monotonic() - start, 1), "s")
-    run.commit = lambda: None
-    train_rl(run)
-    tell_steps(run.job.metadata.name, metrics_of(run.place.job_dir))
+    run.checkpointer.commit = lambda: None
+    evaluator = Evaluator(run.context, run.state, run.workers, run.scoring, run.checkpointer, run.observer)
+    ReinforcementLearning(
+        run.context, run.state, run.workers, run.scoring, evaluator, run.checkpointer, run.observer
+    ).train()
+    tell_steps(run.context.job.metadata.name, metrics_of(run.context.incarnation.job_dir))
     with section("calls"):
         calls()
     for part in (PARTS[name] for name in sys.argv[3:] or PARTS):
@@ -130,10 +134,10 @@ def measured(run: Any, commit: Any, *_: Any) -> None:
 
 def main(manifest: Path, directory: Path) -> int:
     from rljob_trainer import driver
-    from rljob_trainer.orchestrator import setup as loop
+    from rljob_trainer.orchestrator.run import Run
 
     # What `run_job` calls; everything around it is the product.
-    setattr(loop, "train", measured)  # noqa: B010
+    setattr(Run, "train", measured)  # noqa: B010
     return driver.main(["--job", str(manifest), "--dir", str(directory), "--attempt", "1", "--incarnation",
                         "0001-proof", "--local", "--quiet"])  # fmt: skip
 

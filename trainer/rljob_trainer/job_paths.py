@@ -38,7 +38,7 @@ def check_data_files(spec: RLJobSpec, job_dir: str | Path, *, sft_done: bool = F
 
 
 def _data_paths(spec: RLJobSpec, sft_done: bool) -> Iterator[tuple[str, str]]:
-    """Field and path of each data set, as `orchestrator.run.Data` reads them."""
+    """Field and path of each data set, as `orchestrator.context.JobData` reads them."""
     if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
         yield "spec.data.train.path", spec.data.train.path
     for number, dataset in enumerate(spec.evaluation.datasets if spec.mode != "Generate" else []):

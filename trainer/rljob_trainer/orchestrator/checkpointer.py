@@ -1,20 +1,148 @@
-"""The commits of a run: written at once or in the background, reported, and only then are older ones removed."""
+"""The commits of a run: chosen to go on from, written at once or in the background, reported, uploaded; and only then
+are older ones removed."""
 
 import copy
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from rljob_api.v1alpha1.job import RLJob
 
-from rljob_trainer.checkpoint import Commit, CommitError, CommitWriter, prune
+from rljob_trainer.checkpoint import (
+    Commit,
+    CommitError,
+    CommitWriter,
+    find_commit,
+    latest_commit,
+    prune,
+    verify,
+)
 from rljob_trainer.checkpoint.background import BackgroundCommit
 from rljob_trainer.checkpoint.store import size_of
-from rljob_trainer.orchestrator.place import Place
+from rljob_trainer.orchestrator.context import RunContext
+from rljob_trainer.orchestrator.hub_uploads import HubUploads
+from rljob_trainer.orchestrator.job_directory import Incarnation
+from rljob_trainer.orchestrator.observer import Observer
 from rljob_trainer.orchestrator.state import LoopState
+from rljob_trainer.orchestrator.stop import StopFlag
+from rljob_trainer.orchestrator.workers import Workers
 from rljob_trainer.workers.rank_group import RankGroup
 
 logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 10.0
+
+
+def choose_commit(job_dir: Path, resume_from: str | None) -> Commit | None:
+    """The commit to go on from: the named one, the latest good one when none is named, or None for `none`.
+
+    Raises CommitError when the named commit is not there or is damaged: going on from another one would silently
+    undo what somebody decided.
+    """
+    if resume_from == "none":
+        return None
+    if resume_from is None:
+        return latest_commit(job_dir).commit
+    commit = find_commit(job_dir, resume_from)
+    if commit is None:
+        raise CommitError(f"the commit {resume_from} is not in {job_dir}")
+    problem = verify(commit)
+    if problem is not None:
+        raise CommitError(f"the commit {resume_from} cannot be used: {problem}")
+    return commit
+
+
+class Checkpointer:
+    """Commits the run's state, uploads what was committed, and ends the run at a boundary when it is asked to."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        state: LoopState,
+        stop: StopFlag,
+        workers: Workers,
+        observer: Observer,
+        hub: HubUploads,
+    ) -> None:
+        recorder = observer.recorder
+        self._state, self._stop, self._workers, self._observer, self._hub = state, stop, workers, observer, hub
+        self.at_boundary = True
+        """Whether weights and state belong together; not while the rest of a rollout's steps gets other samples."""
+        self.last: Commit | None = None
+        """The commit that the run has gone on from, or has made last."""
+        self._commits = Commits(
+            context.job,
+            context.incarnation,
+            workers.ranks,
+            durable=lambda state, commit: recorder.committed(state, commit.name),
+            made=self._made,
+            allowed=stop.may_write,
+            tick=observer.beat,
+            in_use=lambda: hub.in_use() | observer.health.guarded() | recorder.reported_commits(),
+        )
+
+    def resumed(self, commit: Commit) -> None:
+        """The run goes on from `commit`, whose state is that of the run."""
+        self.last = commit
+        self._commits.resumed(self._state)
+
+    def beat_or_stop(self) -> None:
+        """The observer's `beat`, and `stop_here`: for waits that may be left at once."""
+        self._observer.beat()
+        self.stop_here()
+
+    def stop_here(self) -> None:
+        """At a boundary: commit and raise Stop when somebody asked for an end. Raises CommitError when a commit that
+        was under way could not be written."""
+        self.poll()
+        if self._stop.requested and self.at_boundary:
+            if self._stop.may_write():
+                self.commit()
+                self.wait()
+            self._stop.check()
+
+    def commit(self) -> None:
+        """Make everything that is needed to go on from here durable, or begin to (`checkpoint.asynchronous`)."""
+        if not self._stop.may_write():
+            self._stop.check()
+        with self._workers.ranks_alone(), self._observer.timer.phase("commit"):
+            self._commits.commit(self._state)
+
+    def commit_now(self) -> None:
+        """Commit the state as it is, also where one of this step is there already, and wait until it is durable."""
+        self._commits.again()
+        self.commit()
+        self.wait()
+
+    def poll(self) -> None:
+        """Tell what became of commits and uploads in the background. Raises CommitError for one that failed."""
+        self._commits.poll()
+        self._hub.poll()
+
+    def wait(self) -> None:
+        """Wait (bounded) until no commit is under way. Raises CommitError."""
+        self._commits.wait()
+
+    def settle(self) -> None:
+        """Wait (bounded) until no commit is under way. A commit that could not be written is logged."""
+        self._commits.settle()
+
+    def export_hf(self, directory: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+        with self._workers.ranks_alone():
+            self._workers.need_ranks().export_hf(directory)
+
+    def upload_final(self, model: Path) -> None:
+        """All steps are trained: push the final model, and wait for uploads under way. `model`: its folder, if any."""
+        self._hub.ended(self.last, model)
+
+    def close(self) -> None:
+        """The run ends, well or not: a commit that is nearly written gets a moment more."""
+        self._commits.close()
+        self._hub.close()
+
+    def _made(self, state: LoopState, commit: Commit) -> None:
+        self.last = commit
+        self._hub.committed(state, commit, self.export_hf)
 
 
 class Commits:
@@ -23,8 +151,8 @@ class Commits:
     def __init__(
         self,
         job: RLJob,
-        place: Place,
-        ranks: RankGroup,
+        incarnation: Incarnation,
+        ranks: RankGroup | None,
         *,
         durable: Callable[[LoopState, Commit], None],
         made: Callable[[LoopState, Commit], None],
@@ -32,10 +160,11 @@ class Commits:
         tick: Callable[[], None],
         in_use: Callable[[], set[str]] = set,
     ) -> None:
-        """durable: reports a commit the moment it is whole, in whatever thread wrote it. made: is told each commit in
+        """ranks: None where nothing is trained; a commit then holds where the loop stands, and nothing else. durable:
+        reports a commit the moment it is whole, in whatever thread wrote it. made: is told each commit in
         the main thread, later. allowed: whether this driver may still write. tick: runs about once a second during
         waits. in_use: names of commits that must stay: somebody reads them, or a report names them."""
-        self._job, self._place, self._ranks = job, place, ranks
+        self._job, self._incarnation, self._ranks = job, incarnation, ranks
         self._durable, self._made = durable, made
         self._allowed, self._tick, self._in_use = allowed, tick, in_use
         self._limit = float(job.spec.trainer.rank_timeout_seconds)
@@ -61,15 +190,16 @@ class Commits:
             return
         self.wait()
         writer = CommitWriter(
-            self._place.job_dir, self._place.incarnation, step=state.step, policy_version=state.policy_version
+            self._incarnation.job_dir, self._incarnation.name, step=state.step, policy_version=state.policy_version
         )
         frozen = copy.deepcopy(state)
         if self._asynchronous:
             writer.begin()
-            self._ranks.begin_save(writer.directory)
+            if self._ranks is not None:
+                self._ranks.begin_save(writer.directory)
             under_way = BackgroundCommit(
                 writer,
-                self._ranks.size,
+                0 if self._ranks is None else self._ranks.size,
                 lambda done: self._publish(done, frozen),
                 limit=self._limit,
                 allowed=self._allowed,
@@ -77,7 +207,7 @@ class Commits:
             self._under_way, self._last = (under_way, frozen), key
             return
         with writer:
-            writer.add(self._ranks.save(writer.directory))
+            writer.add([] if self._ranks is None else self._ranks.save(writer.directory))
             made = self._publish(writer, frozen)
         self._last = key
         self._tell(frozen, made)
@@ -130,7 +260,7 @@ class Commits:
             if self._ending or not self._allowed():
                 return
             keep = self._job.spec.checkpoint.keep
-            prune(self._place.job_dir, self._place.incarnation, keep, in_use=self._in_use(), good=self._good)
+            prune(self._incarnation.job_dir, self._incarnation.name, keep, in_use=self._in_use(), good=self._good)
         except Exception:
             logger.exception("old commits could not be removed")
 

@@ -13,24 +13,24 @@ from rljob_trainer.checkpoint import Commit
 from rljob_trainer.checkpoint.hf import export_commit, is_exportable
 from rljob_trainer.checkpoint.hub import HubPusher, Upload, push_token
 from rljob_trainer.models.tokenizer import save_tokenizer
-from rljob_trainer.orchestrator.place import Place
+from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.state import LoopState
 
 END_SECONDS = 1800.0
 """The end of a run waits so long for its last upload."""
 
 
-class Hub:
+class HubUploads:
     """Hands models to the pusher; does nothing for a job without `checkpoint.hub`."""
 
-    def __init__(self, job: RLJob, place: Place, tokenizer: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, job: RLJob, incarnation: Incarnation, tokenizer: Any, say: Callable[[str], None]) -> None:
         """Raises UserError when the token is missing."""
-        self._job, self._place, self._tokenizer, self._say = job, place, tokenizer, say
+        self._job, self._incarnation, self._tokenizer, self._say = job, incarnation, tokenizer, say
         self._spec = job.spec.checkpoint.hub
         self._pusher = None
         if self._spec is not None and trains(job.spec):
             endpoint = os.environ.get("HF_ENDPOINT")
-            self._pusher = HubPusher(self._spec, push_token(self._spec), place.directory, endpoint=endpoint)
+            self._pusher = HubPusher(self._spec, push_token(self._spec), incarnation.directory, endpoint=endpoint)
 
     def committed(self, state: LoopState, commit: Commit, export: Callable[[Path], None]) -> None:
         """A commit was made. `export` writes a Hugging Face folder through the ranks, for backends whose commits
@@ -39,7 +39,7 @@ class Hub:
             return
         path, make = commit.path, self._from_commit(commit.path)
         if not is_exportable(path):
-            made = self._place.directory / ".hub-export"
+            made = self._incarnation.directory / ".hub-export"
             shutil.rmtree(made, ignore_errors=True)
             export(made)
             make = lambda folder: _move(made, folder)  # noqa: E731
@@ -83,7 +83,7 @@ class Hub:
             from rljob_trainer.models.build import DTYPES
 
             spec = self._job.spec.model
-            config = build_config(spec, self._place.job_dir, self._tokenizer)
+            config = build_config(spec, self._incarnation.job_dir, self._tokenizer)
             dtype = DTYPES[spec.dtype]
 
             def describe(target: Path) -> None:

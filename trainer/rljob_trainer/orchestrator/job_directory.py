@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ _FREE = (
     "trainer.rankTimeoutSeconds",
 )
 """What may change between a run and its resumption; everything else would make the result neither job's."""
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """An attempt's process in the job's directory: what it writes lies beneath a folder of its own."""
+
+    job_dir: Path
+    name: str
+    """`<attempt:04d>-<id>`."""
+    local: bool
+    """Whether the driver runs outside a cluster, with a Ray of its own."""
+
+    @property
+    def directory(self) -> Path:
+        """The incarnation's own directory, the only one it writes to."""
+        return self.job_dir / ATTEMPTS / self.name
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

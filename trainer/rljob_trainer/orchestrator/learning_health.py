@@ -1,7 +1,8 @@
 """Learning health at work: what the monitor finds is told, and acted on as `lifecycle.health` says."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from rljob_api.v1alpha1.health import EarlyStop, HealthPolicy
 from rljob_api.v1alpha1.job import RLJob
@@ -11,7 +12,7 @@ from rljob_trainer.health.detect import Finding, longest_window
 from rljob_trainer.health.early_stop import bound, measured, reached
 from rljob_trainer.health.monitor import Monitor
 from rljob_trainer.health.rollback import Rollback, before, guarded
-from rljob_trainer.orchestrator.place import Place
+from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import Stop
@@ -21,24 +22,30 @@ logger = logging.getLogger(__name__)
 _SEVERITY: tuple[HealthPolicy, ...] = ("Fail", "Rollback", "Pause", "Warn")
 
 
-class Health:
+class Committing(Protocol):
+    """What a policy needs of the run's commits; see `checkpointer.Checkpointer`."""
+
+    def commit_now(self) -> None: ...
+
+    def settle(self) -> None: ...
+
+
+class LearningHealth:
     """The learning health of a run. `state.health` and `state.early_stop` are kept up to date for the next commit."""
 
     def __init__(
         self,
         job: RLJob,
-        place: Place,
+        incarnation: Incarnation,
         recorder: Recorder,
         records: list[Rollback],
-        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`records`: the rollbacks of the job so far. `settle`: waits until no commit is under way."""
-        self._policies, self._place, self._recorder = job.spec.lifecycle.health, place, recorder
+        """`records`: the rollbacks of the job so far."""
+        self._policies, self._incarnation, self._recorder = job.spec.lifecycle.health, incarnation, recorder
         self._target = job.spec.lifecycle.early_stop
         self._records = records
         self._monitor = Monitor(self._policies, {})
         self._replaced = 0
-        self._settle = settle
         self._rollouts: dict[str, int] = {}
         """Rollouts that commits hold, by name: a commit never changes."""
 
@@ -68,8 +75,9 @@ class Health:
 
     # -- acting -------------------------------------------------------------------------------------------------
 
-    def act(self, findings: list[Finding], state: LoopState, commit: Callable[[], None]) -> None:
-        """Do what the gravest policy says. Raises Stop for all but Warn. `commit` makes `state` durable."""
+    def act(self, findings: list[Finding], state: LoopState, commits: Committing, *, may_commit: bool = True) -> None:
+        """Do what the gravest policy says. Raises Stop for all but Warn. `may_commit`: whether weights and `state` are
+        those of one boundary."""
         if not findings:
             return
         finding = findings[0]
@@ -77,16 +85,18 @@ class Health:
         if policy == "Fail":
             raise Stop("unhealthy", f"{finding.condition}: {finding.message}")
         if policy == "Rollback":
+            commits.settle()  # one that became durable later would take the place of the commit to go back to
             self._roll_back(finding, state)
         if policy == "Pause":
             self._monitor.forget()  # the user has been told; after the resume the windows begin anew
             state.health = self._monitor.to_json()
-            commit()
+            if may_commit:
+                commits.commit_now()
             raise Stop("paused", f"{finding.condition}: {finding.message}")
 
-    def not_finite(self, error: NonFiniteError, state: LoopState, commit: Callable[[], None] | None) -> None:
+    def not_finite(self, error: NonFiniteError, state: LoopState, commits: Committing, *, may_commit: bool) -> None:
         """A step was not applied since its loss or gradient is not finite. Returns when another rollout is to take its
-        place, raises Stop otherwise. `commit`: None where weights and state are not those of one boundary.
+        place, raises Stop otherwise. `may_commit`: whether weights and `state` are those of one boundary.
         """
         finding = Finding("NonFinite", state.rollout + 1, str(error))
         self._monitor.add(finding)
@@ -100,10 +110,9 @@ class Health:
                 return
             many = f" {self._replaced} times in a row" if state.stage == "RL" else ""
             raise Stop("unhealthy", f"NonFinite{many}: {error}")
-        self.act([finding], state, commit or (lambda: None))
+        self.act([finding], state, commits, may_commit=may_commit)
 
     def _roll_back(self, finding: Finding, state: LoopState) -> None:
-        self._settle()  # one that became durable later would take the place of the commit to go back to
         number = len(self._records) + 1
         why = f"{finding.condition}: {finding.message}"
         if number > self._policies.max_rollbacks:
@@ -111,7 +120,9 @@ class Health:
             raise Stop("unhealthy", f"{why}; after {limit} rollbacks (lifecycle.health.maxRollbacks) it is there again")
         target = before(self._commits(), finding.since)
         name = target.name if target is not None else ""
-        Rollback(number, self._place.incarnation, name, state.stage, dict(state.data), why).write(self._place.job_dir)
+        Rollback(number, self._incarnation.name, name, state.stage, dict(state.data), why).write(
+            self._incarnation.job_dir
+        )
         step = target.step if target is not None else 0
         if target is not None:
             held = LoopState.from_json(target.loop_state())
@@ -122,7 +133,7 @@ class Health:
     def _commits(self) -> list[tuple[Commit, int, bool]]:
         """Good commits of the job, oldest first: rollouts held, and whether learning was healthy."""
         found = []
-        for commit in list_commits(self._place.job_dir):
+        for commit in list_commits(self._incarnation.job_dir):
             if verify(commit) is None:
                 state = LoopState.from_json(commit.loop_state())
                 found.append((commit, state.rollout, not state.health.get("active")))
@@ -138,7 +149,7 @@ class Health:
         if "Rollback" not in windows:
             return set()
         held = {}
-        for commit in list_commits(self._place.job_dir, self._place.incarnation):
+        for commit in list_commits(self._incarnation.job_dir, self._incarnation.name):
             try:
                 known = self._rollouts.get(commit.name)
                 held[commit.name] = int(commit.loop_state()["rollout"]) if known is None else known

@@ -1,181 +1,217 @@
-"""Reinforcement learning: rollout → reward → advantages → train → sync weights → commit → evaluate."""
+"""Reinforcement learning: rollout → reward → advantages → train → sync weights → commit → evaluate → record.
 
-from collections.abc import Callable, Mapping
+The order of a turn is the same whether rollouts are generated before training or beside it; what differs lies in the
+`RolloutSource`.
+"""
 
-from rljob.types import Sample, SamplingParams
+from collections import Counter
+
+from rljob.types import Sample
 from rljob_api.manifest.arithmetic import batch_plan
 
 from rljob_trainer.checkpoint.schedule import rollout_due
-from rljob_trainer.data.prompts import PromptSource
-from rljob_trainer.orchestrator.evaluate import evaluate
-from rljob_trainer.orchestrator.run import Run
+from rljob_trainer.orchestrator.checkpointer import Checkpointer
+from rljob_trainer.orchestrator.context import RunContext
+from rljob_trainer.orchestrator.evaluate import Evaluator
+from rljob_trainer.orchestrator.observer import Observer
+from rljob_trainer.orchestrator.scoring import Scoring
+from rljob_trainer.orchestrator.state import LoopState
+from rljob_trainer.orchestrator.workers import Workers, running_samples
 from rljob_trainer.rollout.advantages import Credit
-from rljob_trainer.rollout.collect import Collected, collect, make_filter
-from rljob_trainer.rollout.pending import groups_from_json, groups_to_json
+from rljob_trainer.rollout.asynchronous import AsynchronousSource, DriverLoop
 from rljob_trainer.rollout.samples import advantages_of, rollout_metrics, segments_of, staleness_of, train_batches
+from rljob_trainer.rollout.source import Rollout, RolloutFailedError, RolloutSource
+from rljob_trainer.rollout.synchronous import SynchronousSource
 from rljob_trainer.training.errors import NonFiniteError
 
 
-class RolloutFailedError(RuntimeError):
-    """No sample of a rollout can be trained on."""
+class ReinforcementLearning:
+    """The stage `RL`."""
 
+    def __init__(
+        self,
+        context: RunContext,
+        state: LoopState,
+        workers: Workers,
+        scoring: Scoring,
+        evaluator: Evaluator,
+        checkpointer: Checkpointer,
+        observer: Observer,
+    ) -> None:
+        self._context, self._state, self._spec = context, state, context.job.spec
+        self._workers, self._ranks = workers, workers.need_ranks()
+        self._scoring, self._evaluator, self._checkpointer = scoring, evaluator, checkpointer
+        self._recorder, self._timer, self._health = observer.recorder, observer.timer, observer.health
+        self._observer = observer
 
-def train_rl(run: Run) -> None:
-    """Train from rollout `run.state.rollout` to the last one."""
-    spec, state = run.job.spec, run.state
-    prompts = run.data.prompts
-    if prompts is None:
-        raise RuntimeError("reinforcement learning without prompts")
-    total = spec.rollout.num_rollout
-    run.recorder.stage("RL", state.rollout, total)
-    if state.data:
-        prompts.restore(state.data)
-    run.sync_weights()
-    done = run.health.done(state, {}, evaluate_if_due(run))  # also what a commit just before an evaluation left undone
-    run.timer.take()
-    while state.rollout < total and not done:
-        run.stop_here()
+    def train(self) -> None:
+        """Train from rollout `state.rollout` to the last one. Raises Stop when asked to end before."""
+        state, total = self._state, self._spec.rollout.num_rollout
+        self._recorder.stage("RL", state.rollout, total)
+        source = self._make_source()
+        self._workers.sync_weights(state.policy_version)
+        # Also what a commit just before an evaluation left undone.
+        done = self._health.done(state, {}, self._evaluator.if_due())
+        self._timer.take()
+        with source.running():
+            while state.rollout < total and not done:
+                self._checkpointer.stop_here()
+                done = self._turn(source)
+        state.stage = "Evaluate"
+        self._checkpointer.commit()
+
+    def _turn(self, source: RolloutSource) -> bool:
+        """Train on one rollout, and what follows. Returns whether the target of `lifecycle.earlyStop` is reached.
+        Raises Stop when learning health asks for an end."""
+        state, timer, total = self._state, self._timer, self._spec.rollout.num_rollout
         cursor = state.data
-        values = train_on_rollout(run, prompts)
-        done = end_turn(run, values, due=rollout_due(spec.checkpoint, state.rollout, cursor, state.data))
-    state.stage = "Evaluate"
-    run.commit()
+        values = self._train_on_rollout(source)
+        findings = self._health.look(state, values)
+        moment = None
+        if not self._health.acts(findings):
+            if state.rollout < total and rollout_due(self._spec.checkpoint, state.rollout, cursor, state.data):
+                self._checkpointer.commit()
+            moment = self._evaluator.if_due()
+        seconds = timer.take()
+        state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
+        self._recorder.rollout(state, total, values, seconds, beside=source.take_busy_seconds())
+        self._health.act(findings, state, self._checkpointer)
+        return self._health.done(state, values, moment)
 
+    def _train_on_rollout(self, source: RolloutSource) -> dict[str, float]:
+        """From a rollout to engines that serve what it taught. Returns its numbers; `state` has moved on when it
+        returns, and not before, but for the count of optimizer steps.
 
-def end_turn(
-    run: Run, values: Mapping[str, float], *, due: bool, beside: Callable[[], float | None] = lambda: None
-) -> bool:
-    """What follows a trained rollout: learning health, commit (when `due`), evaluation, record. Returns whether the
-    target of `lifecycle.earlyStop` is reached. `beside`: seconds that engines generated beside the loop since the last
-    call. Raises Stop when learning health asks for an end."""
-    state, total = run.state, run.job.spec.rollout.num_rollout
-    findings = run.health.look(state, values)
-    moment = None
-    if not run.health.acts(findings):
-        if due and state.rollout < total:
-            run.commit()
-        moment = evaluate_if_due(run)
-    seconds = run.timer.take()
-    state.add_seconds("rl", seconds["total"] - seconds["evaluate"])
-    run.recorder.rollout(state, total, values, seconds, beside=beside())
-    run.health.act(findings, state, run.commit_now)
-    return run.health.done(state, values, moment)
+        A step whose loss or gradient is not finite is not applied, and its rollout is given up: another one, from other
+        prompts, is trained on for the steps that are left, as often in a row as
+        `lifecycle.health.thresholds.maxReplacements` says (with the policies Ignore and Warn; the others end the
+        attempt). So no step is lost, whichever the source. Until those steps are done no commit is made, for weights
+        and state are of different rollouts, unless none of the rollout's steps was applied.
+        """
+        state, timer = self._state, self._timer
+        tokens, first = 0, state.step
+        while True:
+            rollout = source.next()
+            tokens += rollout.generated
+            values = rollout_metrics(rollout.samples, self._context.em_label) | self._scoring.end_of_rollout()
+            values |= rollout.metrics | staleness_of(rollout.samples, state.policy_version)
+            with timer.phase("sync"):
+                self._workers.leave_gpus_to_ranks()
+            source.before_training()
+            with timer.phase("train"):
+                advantages = self._advantages(rollout)
+            try:
+                with timer.phase("train"):
+                    values |= self._optimize(rollout.samples, advantages, done=state.step - first)
+                break
+            except NonFiniteError as error:
+                self._replace(source, error, untouched=state.step == first)
+        self._checkpointer.at_boundary = True
+        source.before_sync()
+        state.add_seconds("generate", timer.seconds("generate"))
+        state.rollout += 1
+        state.tokens_generated += tokens
+        source.trained()
+        self._workers.sync_weights(state.policy_version)
+        source.served()
+        state.data, state.pending = source.position()
+        values["tokens_per_second"] = tokens / max(sum(map(timer.seconds, source.generating)), 1e-9)
+        self._record_completions(rollout.samples, advantages)
+        self._recorder.prometheus.generated(tokens, Counter(str(sample.status) for sample in rollout.samples))
+        return values
 
-
-def evaluate_if_due(run: Run) -> str | None:
-    """Evaluate at the start (`atStart`) and after every `interval` rollouts; the end has an evaluation of its own.
-    Returns the moment's name when there was one."""
-    spec, rollout = run.job.spec, run.state.rollout
-    if rollout == 0:
-        due, moment = spec.evaluation.at_start, "after_sft" if spec.sft is not None else "start"
-    else:
-        every = spec.evaluation.interval
-        due = bool(every) and rollout % every == 0 and rollout < spec.rollout.num_rollout
-        moment = f"rollout_{rollout}"
-    if due and not all(f"{data.spec.name}/{moment}" in run.state.evaluations for data in run.data.evaluation):
-        evaluate(run, moment)
-        return moment
-    return None
-
-
-def train_on_rollout(run: Run, prompts: PromptSource) -> dict[str, float]:
-    """One turn of the loop. Returns its numbers; `run.state` has moved on when it returns, and not before."""
-    spec, state = run.job.spec, run.state
-    tokens, first = 0, state.step
-    while True:
-        collected = _collect(run, prompts)
-        samples, scored = collected.samples, run.end_scoring()
-        generate_seconds = run.timer.seconds("generate")
-        with run.timer.phase("sync"):
-            run.before_training()
-        with run.timer.phase("train"):
-            advantages = advantages_of(samples, spec.algorithm, run.ranks.token_signals)
+    def _advantages(self, rollout: Rollout) -> dict[int, Credit]:
+        """What each sample is trained with, by its number. Raises RolloutFailedError when there is none."""
+        samples = rollout.samples
+        advantages = advantages_of(samples, self._spec.algorithm, self._ranks.token_signals)
         if not advantages:
             reasons = sorted({str(sample.info.get("error", sample.status)) for sample in samples})
             raise RolloutFailedError(
-                f"rollout {state.rollout}: none of its {len(samples)} samples can be trained on: "
+                f"rollout {self._state.rollout}: none of its {len(samples)} samples can be trained on: "
                 f"{'; '.join(reasons[:3])}"
             )
-        tokens += collected.generated
-        values = rollout_metrics(samples, run.em_label) | scored | collected.metrics
-        values |= staleness_of(samples, state.policy_version)
-        try:
-            with run.timer.phase("train"):
-                values |= train_step(run, samples, advantages, done=state.step - first)
-        except NonFiniteError as error:
-            whole = state.step == first  # else some steps of this rollout are applied already
-            # Whatever follows goes on with other prompts.
-            state.data, state.pending = prompts.state(), groups_to_json(collected.left)
-            run.health.not_finite(error, state, run.commit_now if whole else None)
-            run.sync_weights()  # wakes colocated engines, which have left their GPUs to this step
-            run.at_boundary = whole
-            continue
-        run.at_boundary = True
-        break
-    state.rollout += 1
-    state.data, state.pending = prompts.state(), groups_to_json(collected.left)
-    state.tokens_generated += tokens
-    state.add_seconds("generate", generate_seconds)
-    run.sync_weights()
-    values["tokens_per_second"] = tokens / max(generate_seconds, 1e-9)
-    keep_completions(run, samples, advantages)
-    run.recorder.prometheus.generated(tokens, statuses_of(samples))
-    return values
+        return advantages
 
+    def _optimize(self, samples: list[Sample], advantages: dict[int, Credit], *, done: int = 0) -> dict[str, float]:
+        """Optimizer steps on the rollout, but for the first `done`. Returns the mean of their metrics.
 
-def _collect(run: Run, prompts: PromptSource) -> Collected:
-    """The groups of this rollout, scored, those of the rollout before that were left over first."""
-    spec, state = run.job.spec, run.state
+        Raises NonFiniteError for a step that was not applied; `state.step` has counted those before it.
+        """
+        steps = batch_plan(self._spec).num_steps_per_rollout
+        batches = train_batches(samples, advantages, steps)
+        old = None
+        if steps > 1:
+            flat = self._ranks.compute_logprobs([sample for batch in batches for sample in batch])
+            taken = iter(flat)
+            old = [[next(taken) for _ in batch] for batch in batches]
+        results = []
+        for number, batch in enumerate(batches):
+            if number < done:
+                continue
+            if not batch:
+                raise RolloutFailedError(
+                    f"rollout {self._state.rollout}: all samples of optimizer step {number} failed"
+                )
+            step, total = self._state.rollout * steps + number, self._context.rl_steps
+            results.append(self._ranks.rl_step(batch, step, total, None if old is None else old[number]))
+            self._state.step += 1
+        means = {key: sum(result[key] for result in results) / len(results) for key in results[0]}
+        return means | {"trained_tokens": sum(result["tokens"] for result in results)}
 
-    def generate(samples: list[Sample], sampling: SamplingParams) -> list[Sample]:
-        with run.timer.phase("generate"):
-            return run.generate(samples, sampling)
+    def _replace(self, source: RolloutSource, error: NonFiniteError, *, untouched: bool) -> None:
+        """Give up the rollout whose step was not finite. `untouched`: whether none of its steps was applied. Raises
+        Stop where another one must not take its place."""
+        source.discard()
+        self._state.data, self._state.pending = source.position()
+        self._health.not_finite(error, self._state, self._checkpointer, may_commit=untouched)
+        self._workers.sync_weights(self._state.policy_version)  # wakes colocated engines, which have left their GPUs
+        self._checkpointer.at_boundary = untouched
 
-    def score(samples: list[Sample]) -> None:
-        with run.timer.phase("reward"):
-            run.score(samples)
+    def _record_completions(self, samples: list[Sample], advantages: dict[int, Credit]) -> None:
+        """The first samples of a rollout, whole."""
+        for number, sample in enumerate(samples[: self._spec.tracking.log_completions]):
+            segments = segments_of(sample, self._context.data.tokenizer)
+            credit = advantages.get(number)
+            advantage = None if credit is None else credit.advantage
+            self._recorder.completion(self._state, "train", sample, segments, advantage)
 
-    left = groups_from_json(state.pending, prompts.rows)
-    keep = make_filter(spec.rollout)
-    return collect(spec.rollout, prompts, left, generate, score, keep, job_seed=run.seed, rollout=state.rollout)
+    def _make_source(self) -> RolloutSource:
+        """The source that fits the placement, at the state's position."""
+        context, state, workers, loop = self._context, self._state, self._workers, self._checkpointer
+        prompts = context.data.prompts
+        if prompts is None:
+            raise RuntimeError("reinforcement learning without prompts")
+        if self._spec.placement.type != "async":
+            return SynchronousSource(
+                self._spec.rollout,
+                prompts,
+                lambda samples, sampling: workers.generate(samples, sampling, context.retriever_url, loop.beat_or_stop),
+                self._score,
+                self._timer,
+                job_seed=context.seed,
+                rollout=state.rollout,
+                cursor=state.data,
+                pending=state.pending,
+            )
+        engines = workers.need_engines()
+        return AsynchronousSource(
+            self._spec,
+            engines,
+            prompts,
+            DriverLoop(
+                score=self._score,
+                running=lambda: running_samples(engines),
+                beat=self._observer.beat,
+                beat_or_stop=loop.beat_or_stop,
+                set_while_waiting=self._observer.set_while_waiting,
+            ),
+            self._timer,
+            job_seed=context.seed,
+            retriever_url=context.retriever_url,
+            rollout=state.rollout,
+            cursor=state.data,
+            pending=state.pending,
+        )
 
-
-def train_step(run: Run, samples: list[Sample], advantages: dict[int, Credit], *, done: int = 0) -> dict[str, float]:
-    """Optimizer steps on the rollout, but for the first `done`. Returns the mean of their metrics.
-
-    Raises NonFiniteError for a step that was not applied; `run.state.step` has counted those before it.
-    """
-    steps = batch_plan(run.job.spec).num_steps_per_rollout
-    batches = train_batches(samples, advantages, steps)
-    old = None
-    if steps > 1:
-        flat = run.ranks.compute_logprobs([sample for batch in batches for sample in batch])
-        taken = iter(flat)
-        old = [[next(taken) for _ in batch] for batch in batches]
-    results = []
-    for number, batch in enumerate(batches):
-        if number < done:
-            continue
-        if not batch:
-            raise RolloutFailedError(f"rollout {run.state.rollout}: all samples of optimizer step {number} failed")
-        step = run.state.rollout * steps + number
-        results.append(run.ranks.rl_step(batch, step, run.rl_steps, None if old is None else old[number]))
-        run.state.step += 1
-    means = {key: sum(result[key] for result in results) / len(results) for key in results[0]}
-    return means | {"trained_tokens": sum(result["tokens"] for result in results)}
-
-
-def keep_completions(run: Run, samples: list[Sample], advantages: dict[int, Credit]) -> None:
-    """Record the first samples of a rollout, whole."""
-    for number, sample in enumerate(samples[: run.job.spec.tracking.log_completions]):
-        segments = segments_of(sample, run.data.tokenizer)
-        credit = advantages.get(number)
-        run.recorder.completion(run.state, "train", sample, segments, None if credit is None else credit.advantage)
-
-
-def statuses_of(samples: list[Sample]) -> dict[str, int]:
-    """Number of samples by status."""
-    statuses: dict[str, int] = {}
-    for sample in samples:
-        statuses[sample.status] = statuses.get(sample.status, 0) + 1
-    return statuses
+    def _score(self, samples: list[Sample]) -> None:
+        self._scoring.score(samples)

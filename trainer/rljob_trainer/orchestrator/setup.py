@@ -22,11 +22,11 @@ from rljob_trainer.metrics.jsonl import read_history
 from rljob_trainer.metrics.memory import PeakMemory
 from rljob_trainer.metrics.trackers import RunFacts
 from rljob_trainer.metrics.tracking import Tracking, check_tracking, known_runs, make_trackers
-from rljob_trainer.orchestrator.job_directory import claim, learning_fields
-from rljob_trainer.orchestrator.place import Place
+from rljob_trainer.orchestrator.checkpointer import choose_commit
+from rljob_trainer.orchestrator.context import JobData, RunContext
+from rljob_trainer.orchestrator.job_directory import Incarnation, claim, learning_fields
 from rljob_trainer.orchestrator.recorder import Recorder
-from rljob_trainer.orchestrator.run import Data, Run
-from rljob_trainer.orchestrator.stages import choose_commit, train
+from rljob_trainer.orchestrator.run import Run
 from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.report.summary import print_lines, summarize, terminal_lines
@@ -55,52 +55,55 @@ def run_job(
     scale: ScaleWish = lambda: None,
 ) -> None:
     """The whole run. Raises what ends it early; see `driver` for what becomes of that."""
-    place = Place(options.dir, options.incarnation, options.attempt, options.local, retriever_url)
+    incarnation = Incarnation(options.dir, options.incarnation, options.local)
+    job_dir = incarnation.job_dir
     if not options.local:
         may_resume = options.attempt > 1 or options.resume_from not in (None, "none")
-        claim(place.job_dir, job, may_resume=may_resume, incarnation=place.incarnation)
-    commit = choose_commit(place.job_dir, options.resume_from)
-    records = rollbacks(place.job_dir)
+        claim(job_dir, job, may_resume=may_resume, incarnation=incarnation.name)
+    commit = choose_commit(job_dir, options.resume_from)
+    records = rollbacks(job_dir)
     if (back := standing(commit, records)) is not None:
-        commit = choose_commit(place.job_dir, back.target or "none")
+        commit = choose_commit(job_dir, back.target or "none")
     check_hooks(job)
     check_tracking(job.spec.tracking)
     sft_done = commit is not None and LoopState.from_json(commit.loop_state()).stage != "SFT"
-    data = Data(job, place.job_dir, sft_done=sft_done, rollbacks=len(records))
+    data = JobData(job, job_dir, sft_done=sft_done, rollbacks=len(records))
     memory = PeakMemory(os.getppid()) if options.local else None
     _start_ray(job, options.local, stop, stack)
     display = make_display(job.metadata.name, quiet=options.quiet)
-    tracking = _tracking(job, place, commit, display.message)
+    tracking = _tracking(job, incarnation, commit, display.message)
     total = data.total_steps(job)
     devices = devices_of(job.spec)
-    recorder = Recorder(place.directory, job.metadata.name, total, progress, display, tracking, devices)
+    recorder = Recorder(incarnation.directory, job.metadata.name, total, progress, display, tracking, devices)
     stack.callback(recorder.close)
-    serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, place.job_dir, strict=not options.local)
-    run = Run(job, place, data, stop, recorder, records, scale)
+    serve(recorder.prometheus.registry, job.spec.tracking.metrics_port, job_dir, strict=not options.local)
+    context = RunContext(job, incarnation, data, tuple(records), retriever_url)
+    run = Run.assemble(context, stop, recorder, scale)
     stack.callback(run.close)
-    train(run, commit, back)
+    run.train(commit, back)
+    state, ranks = run.state, run.workers.ranks
     summary = summarize(
         job,
-        run.state,
-        sft_steps=run.sft_steps,
-        total_steps=run.total_steps,
-        digest=weights_digest(run.ranks.full_weights()) if trains(job.spec) else None,
+        state,
+        sft_steps=context.sft_steps,
+        total_steps=total,
+        digest=weights_digest(ranks.full_weights()) if ranks is not None else None,
         peak_memory=memory.close() if memory is not None else None,
-        history=read_history(place.job_dir),
+        history=read_history(job_dir),
     )
     if not stop.may_write():
         stop.check()
-    write_report(place.job_dir, summary, job.to_manifest())
-    recorder.stage("Done", run.state.step, run.total_steps)
-    recorder.succeeded = run.state.step == run.total_steps or run.state.stopped_early
+    write_report(job_dir, summary, job.to_manifest())
+    recorder.stage("Done", state.step, total)
+    recorder.succeeded = state.step == total or state.stopped_early
     recorder.close()
     if not options.quiet:
-        report = place.job_dir / "report.html"
+        report = job_dir / "report.html"
         print_lines([*terminal_lines(summary), f"  {'report':<36} {_shown(report)}"])
-    if run.state.stopped_early:
-        recorder.stopped_early(run.state)
-    elif run.state.step != run.total_steps:
-        raise RuntimeError(f"{run.state.step} of {run.total_steps} steps were done")
+    if state.stopped_early:
+        recorder.stopped_early(state)
+    elif state.step != total:
+        raise RuntimeError(f"{state.step} of {total} steps were done")
 
 
 def check_hooks(job: RLJob) -> None:
@@ -120,18 +123,18 @@ def check_hooks(job: RLJob) -> None:
             load_function(path, field)
 
 
-def _tracking(job: RLJob, place: Place, commit: Commit | None, tell: Callable[[str], None]) -> Tracking:
+def _tracking(job: RLJob, incarnation: Incarnation, commit: Commit | None, tell: Callable[[str], None]) -> Tracking:
     step = None if commit is None else LoopState.from_json(commit.loop_state()).step
     facts = RunFacts(
         job=job.metadata.name,
-        incarnation=place.incarnation,
-        job_dir=place.job_dir,
-        directory=place.directory,
+        incarnation=incarnation.name,
+        job_dir=incarnation.job_dir,
+        directory=incarnation.directory,
         config=learning_fields(job),
         resumed_step=step,
-        known=known_runs(place.job_dir),
+        known=known_runs(incarnation.job_dir),
     )
-    return Tracking(make_trackers(job.spec.tracking, facts), place.directory, tell)
+    return Tracking(make_trackers(job.spec.tracking, facts), incarnation.directory, tell)
 
 
 def _start_ray(job: RLJob, local: bool, stop: StopFlag, stack: ExitStack) -> None:

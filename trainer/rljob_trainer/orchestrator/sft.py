@@ -4,50 +4,71 @@ import time
 from collections import deque
 
 from rljob_trainer.checkpoint.schedule import next_sft_boundary
-from rljob_trainer.orchestrator.run import Run
+from rljob_trainer.orchestrator.checkpointer import Checkpointer
+from rljob_trainer.orchestrator.context import RunContext
+from rljob_trainer.orchestrator.observer import Observer
+from rljob_trainer.orchestrator.state import LoopState
+from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.training.errors import NonFiniteError
+from rljob_trainer.workers.rank_group import Calls, RankGroup
 
 AHEAD = 2
 """Steps submitted before the result of the first is awaited, so that ranks never wait for the driver."""
-LOG_SECONDS = 1.0
-"""The display and the progress are brought up to date this often; metrics.jsonl has every step."""
 
 
-def train_sft(run: Run) -> None:
-    """Train from `run.state.step` to the last SFT step, then enter reinforcement learning (or the end)."""
-    source, total = run.data.sft, run.sft_steps
+def train_sft(
+    context: RunContext,
+    state: LoopState,
+    ranks: RankGroup,
+    checkpointer: Checkpointer,
+    observer: Observer,
+    stop: StopFlag,
+) -> None:
+    """Train from `state.step` to the last SFT step, then enter reinforcement learning (or the end)."""
+    source, total = context.data.sft, context.sft_steps
     if source is None:
         raise RuntimeError("supervised fine-tuning without demonstrations")
-    checkpoint, batch = run.job.spec.checkpoint, run.job.spec.sft.batch_size if run.job.spec.sft else 1
-    run.recorder.stage("SFT", run.state.step, total)
-    under_way: deque[tuple[int, object]] = deque()
-    submitted = run.state.step
+    spec = context.job.spec
+    checkpoint, batch = spec.checkpoint, spec.sft.batch_size if spec.sft else 1
+    observer.recorder.stage("SFT", state.step, total)
+    under_way: deque[tuple[int, Calls]] = deque()
+    submitted = state.step
     began = last = time.monotonic()
-    while run.state.step < total:
+    while state.step < total:
         # What was submitted is always awaited before a boundary, so that a commit holds exactly `state.step` steps.
-        boundary = next_sft_boundary(checkpoint, run.state.step, total, batch, len(source))
-        while submitted < boundary and len(under_way) <= AHEAD and not run.stop.requested:
-            under_way.append((submitted, run.ranks.submit_sft(source.batch(submitted), submitted, total)))
+        boundary = next_sft_boundary(checkpoint, state.step, total, batch, len(source))
+        while submitted < boundary and len(under_way) <= AHEAD and not stop.requested:
+            under_way.append((submitted, ranks.submit_sft(source.batch(submitted), submitted, total)))
             submitted += 1
         if not under_way:
-            run.stop_here()
+            checkpointer.stop_here()
         step, calls = under_way.popleft()
         try:
-            values = run.ranks.sft_result(calls, step)  # type: ignore[arg-type]
+            values = ranks.sft_result(calls, step)
         except NonFiniteError as error:
             # Steps that were submitted ahead may be applied by now: there is nothing to commit.
-            run.health.not_finite(error, run.state, None)
+            observer.health.not_finite(error, state, checkpointer, may_commit=False)
             raise
-        run.state.step = step + 1
+        state.step = step + 1
         now = time.monotonic()
         values["tokens_per_second"] = values["tokens"] / max(now - last, 1e-9)
         values["seconds"], last = now - last, now
-        run.recorder.sft(run.state, total, values)
-        run.poll()
-        if run.state.step == total:
-            run.state.add_seconds("sft", now - began)
-            run.enter_rl()
-        elif run.state.step == boundary:
-            run.state.add_seconds("sft", now - began)
+        observer.recorder.sft(state, total, values)
+        checkpointer.poll()
+        if state.step == total:
+            state.add_seconds("sft", now - began)
+            _end(context, state, ranks, checkpointer)
+        elif state.step == boundary:
+            state.add_seconds("sft", now - began)
             began = now
-            run.commit()
+            checkpointer.commit()
+
+
+def _end(context: RunContext, state: LoopState, ranks: RankGroup, checkpointer: Checkpointer) -> None:
+    """Freeze the reference and start the optimizer of reinforcement learning, where there is any, then commit."""
+    if context.rl_steps:
+        state.stage = "RL"
+        ranks.begin_rl()
+    else:
+        state.stage = "Evaluate"
+    checkpointer.commit()

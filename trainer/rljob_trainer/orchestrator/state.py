@@ -26,7 +26,7 @@ class LoopState:
     tokens_generated: int = 0
     """Tokens generated in training rollouts so far."""
     pending: list[dict[str, Any]] = field(default_factory=list)
-    """Groups that wait for the next rollout, good ones and unfinished ones; see `rollout.pending`."""
+    """Groups that wait for the next rollout, good ones and unfinished ones; see the sources in `rollout`."""
     parts: list[str] = field(default_factory=list)
     """Of a generate-only job: files with samples, in order, beneath the job's directory."""
     samples_made: int = 0
@@ -47,6 +47,10 @@ class LoopState:
     def policy_version(self) -> int:
         """Version of the weights: the number of rollouts trained."""
         return 0 if self.stage == "Generate" else self.rollout
+
+    def take_up(self, data: dict[str, Any]) -> None:
+        """Become the state of a commit. Raises ValueError as `from_json` does."""
+        vars(self).update(vars(LoopState.from_json(data)))
 
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add wall-clock time to `name`."""

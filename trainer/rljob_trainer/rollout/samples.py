@@ -1,7 +1,11 @@
-"""From prompt rows to samples, and from scored samples to what the ranks train on."""
+"""From prompt rows to samples, and from scored samples to what the ranks train on.
+
+A sample's seed is a function of where it stands in the run, never of when or where it is generated.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -12,7 +16,23 @@ from rljob_api.v1alpha1.rollout import SamplingSpec
 
 from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
 from rljob_trainer.rollout.advantages import Ask, Credit, by_token, token_credit, train_sample
-from rljob_trainer.rollout.seeds import sample_seed
+
+
+def salted(job_seed: int, rollbacks: int) -> int:
+    """The job's seed after so many rollbacks: another one each time, so that the same trouble does not come again."""
+    if rollbacks == 0:
+        return job_seed
+    return int.from_bytes(blake2b(f"{job_seed}/rollback/{rollbacks}".encode(), digest_size=4).digest(), "big") >> 1
+
+
+def sample_seed(job_seed: int, stage: str, rollout: int, group: int, index: int) -> int:
+    """63-bit seed of one sample.
+
+    `stage` is `train` or the name of an evaluation; `rollout` counts from 0; `group` is the prompt's number in the
+    rollout, `index` the sample's in its group.
+    """
+    text = f"{job_seed}/{stage}/{rollout}/{group}/{index}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def make_samples(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from rljob_api.manifest.arithmetic import engine_gpus, trains
+from rljob_api.manifest.arithmetic import engine_gpus
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.weights import weights_digest
@@ -52,9 +52,10 @@ def engine_name(index: int) -> str:
     return f"engine {index}"
 
 
-def make_weight_sync(spec: RLJobSpec, ranks: RankGroup, directory: Path, tick: Tick) -> WeightSync:
-    """The way that fits engine and placement; `directory` is the incarnation's own."""
-    if not trains(spec):
+def make_weight_sync(spec: RLJobSpec, ranks: RankGroup | None, directory: Path, tick: Tick) -> WeightSync:
+    """The way that fits engine and placement. `directory`: the incarnation's own. `ranks`: None where nothing is
+    trained."""
+    if ranks is None:
         return ModelSync(tick)
     if spec.rollout.engine == "torch":
         return ObjectStoreSync(ranks, tick)

@@ -21,7 +21,7 @@ from rljob_trainer.checkpoint.files import FileEntry, hash_file
 from rljob_trainer.cluster.progress import ProgressReporter, Sink, file_sink
 from rljob_trainer.metrics.display import QuietDisplay
 from rljob_trainer.orchestrator.checkpointer import Commits
-from rljob_trainer.orchestrator.place import Place
+from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.state import LoopState
 
@@ -69,12 +69,12 @@ class Committing:
         manifest = copy.deepcopy(MANIFEST)
         manifest["spec"]["checkpoint"] = {"keep": keep, "asynchronous": asynchronous}
         job = RLJob.model_validate(manifest)
-        place = Place(job_dir, INCARNATION, 1, True, None)
+        incarnation = Incarnation(job_dir, INCARNATION, local=True)
         self.progress = ProgressReporter({"attempt": 1, "lastCommit": None}, sinks, interval=0.05)
-        recorder = Recorder(place.directory, "tiny", 100, self.progress, QuietDisplay())
+        recorder = Recorder(incarnation.directory, "tiny", 100, self.progress, QuietDisplay())
         self.commits = Commits(
             job,
-            place,
+            incarnation,
             Shards(),  # type: ignore[arg-type]
             durable=lambda state, commit: recorder.committed(state, commit.name),
             made=lambda state, commit: None,

@@ -21,8 +21,8 @@ from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint import latest_commit
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.orchestrator import setup
-from rljob_trainer.orchestrator.run import Run
 from rljob_trainer.orchestrator.stop import StopFlag
+from rljob_trainer.orchestrator.workers import Workers
 from rljob_trainer.workers import engine_group, rank_group, waiting, weight_sync
 from rljob_trainer.workers.elasticity import ScaleWish
 from rljob_trainer.workers.placement import ROLLOUT_RESOURCE
@@ -105,16 +105,16 @@ class InProcess:
             dir=self.directory, incarnation=incarnation, attempt=self.attempts, local=True, resume_from=None, quiet=True
         )
         self.calls = 0
-        generate = Run.generate
+        generate = Workers.generate
 
-        def counted(run: Run, samples: Any, sampling: Any) -> Any:
+        def counted(workers: Workers, *arguments: Any) -> Any:
             self.calls += 1
             at_generate(self.calls, self.stop)
-            return generate(run, samples, sampling)
+            return generate(workers, *arguments)
 
         with self._patch.context() as patch, self._workers(patch), ExitStack() as stack:
             patch.setattr(setup, "_start_ray", lambda *args: None)
-            patch.setattr(Run, "generate", counted)
+            patch.setattr(Workers, "generate", counted)
             self.progress = ProgressReporter({"step": 0}, [])
             stack.callback(self.progress.close)
             setup.run_job(RLJob.model_validate(self.manifest), options, self.stop, self.progress, stack, None, scale)

@@ -13,10 +13,9 @@ from rljob.types import Generation, Sample, SamplingParams, TurnRecord
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.rollout import RolloutSpec
 from rljob_trainer.data.prompts import PromptRow
-from rljob_trainer.rollout.collect import Collected, collect, make_filter
-from rljob_trainer.rollout.pending import groups_from_json, groups_to_json
+from rljob_trainer.rollout.dynamic_sampling import Group, make_filter
 from rljob_trainer.rollout.resume import blank, tokens_kept
-from rljob_trainer.rollout.selection import Group
+from rljob_trainer.rollout.synchronous import Collected, collect, groups_from_json, groups_to_json
 
 ROWS = [PromptRow(f"p{number}", [number + 1], f"l{number}", {"n": number}, "s", number) for number in range(50)]
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rljob_api.manifest.errors import UserError
 from rljob_trainer.data.sft import CACHE
-from rljob_trainer.orchestrator.run import Data
+from rljob_trainer.orchestrator.context import JobData
 
 from .conftest import TinyRun
 
@@ -28,12 +28,12 @@ def wrong_evaluation(spec: dict[str, Any]) -> None:
 def test_a_missing_file_is_told_before_demonstrations_are_tokenised(mistake: Any, told: str, tiny: TinyRun) -> None:
     mistake(tiny.manifest["spec"])
     with pytest.raises(UserError, match=told):
-        Data(tiny.job(), tiny.directory)
+        JobData(tiny.job(), tiny.directory)
     assert not (tiny.directory / CACHE).exists()
 
 
 def test_demonstrations_are_read_when_all_is_there(tiny: TinyRun) -> None:
-    data = Data(tiny.job(), tiny.directory)
+    data = JobData(tiny.job(), tiny.directory)
     assert data.sft is not None
     assert len(data.sft) > 0
     assert (tiny.directory / CACHE).is_dir()

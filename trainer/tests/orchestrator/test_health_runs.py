@@ -95,6 +95,36 @@ def test_with_warn_another_rollout_takes_the_place_and_every_step_is_trained(run
     assert len(run.records("rl")) == 4
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_same_holds_for_rollouts_that_are_generated_beside_training(run: InProcess, steps: int) -> None:
+    run.manifest["spec"]["placement"] = {"type": "async", "maxStaleness": 1}
+    poison(run, [4, 5], nonFinite="Warn")
+    run.manifest["spec"]["rollout"]["batchSize"] = 4
+    run.manifest["spec"]["trainer"]["globalBatchSize"] = 16 // steps
+    run.run()
+    assert (run.summary()["steps"], run.summary()["state"]) == (2 + 4 * steps, "Succeeded")
+    assert run.progress.snapshot()["health"] == {}
+    records = run.records("rl")
+    assert [record["rollout"] for record in records] == [1, 2, 3, 4]
+    assert max(record["staleness_max"] for record in records) == 1
+
+
+def test_rollouts_generated_beside_training_are_not_thrown_away_for_ever(run: InProcess) -> None:
+    run.manifest["spec"]["placement"] = {"type": "async", "maxStaleness": 1}
+    poison(run, list(range(40)), nonFinite="Ignore")
+    assert "4 times in a row" in ends(run).reason
+
+
+def test_a_pause_beside_generation_commits_past_the_rollout_that_was_given_up(run: InProcess) -> None:
+    run.manifest["spec"]["placement"] = {"type": "async", "maxStaleness": 1}
+    run.manifest["spec"]["checkpoint"] = {"saveInterval": 0}
+    poison(run, [3], nonFinite="Pause")
+    assert ends(run).kind == "paused"
+    assert run.last_step() == 3
+    run.run()  # without the prompt that was the trouble
+    assert (run.summary()["steps"], run.summary()["state"]) == (6, "Succeeded")
+
+
 def test_rollouts_are_not_thrown_away_for_ever(run: InProcess) -> None:
     poison(run, list(range(40)), nonFinite="Ignore")
     stop = ends(run)

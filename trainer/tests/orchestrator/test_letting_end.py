@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 from rljob_api.v1alpha1.job import RLJob
-from rljob_trainer.orchestrator import asynchronous
-from rljob_trainer.orchestrator.asynchronous import Pump, let_end
+from rljob_trainer.metrics.timing import PhaseTimer
+from rljob_trainer.orchestrator.workers import running_samples
+from rljob_trainer.rollout import asynchronous
+from rljob_trainer.rollout.asynchronous import AsynchronousSource, DriverLoop
 from rljob_trainer.workers.waiting import WorkerLostError
 
 BATCH, GROUP = 4, 2
@@ -51,7 +53,7 @@ class Engines:
 
     def __init__(self, clock: Clock, ends: list[list[float]]) -> None:
         self.clock, self.ends, self.groups = clock, ends, list[Group]()
-        self.lost = False
+        self.lost, self.may_send = False, True
 
     def submit(self, samples: list[Any], *_: object, loads: object) -> Group:
         self.groups.append(Group(self.clock, samples, self.ends[len(self.groups)]))
@@ -75,28 +77,41 @@ class Prompts:
         return [row] * count
 
 
-def training(clock: Clock, ends: list[list[float]]) -> tuple[Any, Engines, Pump]:
-    """A run in its first step, the next step's groups under way: they end at `ends`."""
+def training(clock: Clock, ends: list[list[float]]) -> tuple[Engines, AsynchronousSource]:
+    """A source in the first step, the next step's groups under way: they end at `ends`."""
     manifest = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "x"}, "spec": SPEC}
-    run: Any = SimpleNamespace(
-        job=RLJob.model_validate(manifest),
-        state=SimpleNamespace(policy_version=0, pending=[], data={"some": 1}, rollout=0),
-        seed=0, retriever_url=None, beat=lambda: None,
-    )  # fmt: skip
     engines = Engines(clock, [[0.0, 0.0]] * BATCH + ends)
-    pump = Pump(run, engines, Prompts())  # type: ignore[arg-type]
-    pump(0.0)
-    assert pump.take() is not None
-    return run, engines, pump
+    loop = DriverLoop(
+        score=lambda samples: None,
+        running=lambda: running_samples(engines),  # type: ignore[arg-type]
+        beat=lambda: None,
+        beat_or_stop=lambda: None,
+        set_while_waiting=lambda action: None,
+    )
+    source = AsynchronousSource(
+        RLJob.model_validate(manifest).spec,
+        engines,  # type: ignore[arg-type]
+        Prompts(),  # type: ignore[arg-type]
+        loop,
+        PhaseTimer(),
+        job_seed=0,
+        retriever_url=None,
+        rollout=0,
+        cursor={"some": 1},
+        pending=[],
+    )
+    source.collect(0.0)
+    assert source.take() is not None
+    return engines, source
 
 
 def waited(monkeypatch: pytest.MonkeyPatch, ends: list[list[float]], patience: float, *, lost: bool = False) -> float:
     """Seconds between a step's end and its sync, the next step's groups ending at `ends`."""
     clock = Clock()
     monkeypatch.setattr(asynchronous, "time", clock)
-    run, engines, pump = training(clock, ends)
+    engines, source = training(clock, ends)
     engines.lost = lost
-    let_end(run, pump, patience)
+    source.let_end(patience)
     return clock.now
 
 
@@ -126,16 +141,16 @@ def test_what_starts_during_a_sync_is_as_old_as_what_is_served() -> None:
     """A group that is dropped leaves its place to one that the old weights begin: it is trained in the next step, or
     that step waits for it."""
     clock = Clock()
-    run, _, pump = training(clock, [[9.0, 9.0]] * (BATCH + 1 + BATCH))
-    pump.ledger.drop(pump.ledger.pending[0])
-    run.state.policy_version = run.state.rollout = 1  # trained; the engines are being told
-    pump(0.0)
-    assert len(pump.ledger.pending) == BATCH
-    late = pump.ledger.pending[-1]
-    pump.trained()
-    pump(0.0)
-    for number in set(pump.ledger.pending) - {late}:
-        pump.ledger.finish(number)
-    assert pump.ledger.next(1) is None, "it would be two versions old in the step after"
-    pump.ledger.finish(late)
-    assert late in (pump.ledger.next(1) or [])
+    _, source = training(clock, [[9.0, 9.0]] * (BATCH + 1 + BATCH))
+    source.ledger.drop(source.ledger.pending[0])
+    source.trained()  # and the engines are being told
+    source.collect(0.0)
+    assert len(source.ledger.pending) == BATCH
+    late = source.ledger.pending[-1]
+    source.served()
+    source.collect(0.0)
+    for number in set(source.ledger.pending) - {late}:
+        source.ledger.finish(number)
+    assert source.ledger.next(1) is None, "it would be two versions old in the step after"
+    source.ledger.finish(late)
+    assert late in (source.ledger.next(1) or [])

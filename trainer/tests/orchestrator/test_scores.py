@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob.types import Sample
-from rljob_trainer.orchestrator.scores import ks, pass_at_k, scores
+from rljob_trainer.orchestrator.evaluate import ks, pass_at_k, scores
 
 
 @given(st.data())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rljob_trainer.data.hub import HubAccess
-from rljob_trainer.orchestrator import run as run_module
+from rljob_trainer.orchestrator import context
 from rljob_trainer.quickstart.byte_tokenizer import write_byte_tokenizer
 
 from ..data.hub_data_server import serving
@@ -61,7 +61,7 @@ def test_data_from_the_hub_and_a_tool(tmp_path: Path, monkeypatch: pytest.Monkey
     spec["tracking"]["logCompletions"] = 100
     with serving() as hub:
         # HF_ENDPOINT is read when huggingface_hub is imported, which other tests of this process may have done.
-        monkeypatch.setattr(run_module, "HubAccess", partial(HubAccess, endpoint=hub.endpoint))
+        monkeypatch.setattr(context, "HubAccess", partial(HubAccess, endpoint=hub.endpoint))
         question = {"prompt": [{"role": "user", "content": "1+2"}], "label": "3"}
         hub.files = {
             "questions/train.jsonl": _lines(*[question] * 4),

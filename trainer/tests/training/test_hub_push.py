@@ -9,8 +9,8 @@ from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint import CommitWriter
 from rljob_trainer.models import load_tokenizer
-from rljob_trainer.orchestrator.hub_uploads import Hub
-from rljob_trainer.orchestrator.place import Place
+from rljob_trainer.orchestrator.hub_uploads import HubUploads
+from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.weights import weights_digest
 
@@ -18,12 +18,14 @@ from trainer.tests.checkpoint.hub_server import local_hub
 from trainer.tests.training.tiny import job, samples
 
 
-def hub_of(job_dir: Path, say: Callable[[str], None], **fields: str) -> Hub:
+def hub_of(job_dir: Path, say: Callable[[str], None], **fields: str) -> HubUploads:
     manifest = job()
     hub = {"modelId": "org/model", "token": {"name": "hub", "key": "token"}, **fields}
     manifest["spec"]["checkpoint"] = {"hub": hub}
     parsed = RLJob.model_validate(manifest)
-    return Hub(parsed, Place(job_dir, "0001-aaaaaaaa", 1, True), load_tokenizer(parsed.spec.model, job_dir), say)
+    return HubUploads(
+        parsed, Incarnation(job_dir, "0001-aaaaaaaa", local=True), load_tokenizer(parsed.spec.model, job_dir), say
+    )
 
 
 def test_commits_become_models_on_the_hub(

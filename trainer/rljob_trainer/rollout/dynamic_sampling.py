@@ -1,4 +1,6 @@
-"""Which groups make up a rollout. No clock, no engine: what is chosen follows from what is put in, and in which order.
+"""Dynamic sampling: which groups make up a rollout, and the filter that drops those that teach nothing.
+
+No clock, no engine: what is chosen follows from what is put in, and in which order.
 
 A rollout holds at most `at_once` groups (`rollout.overSamplingBatchSize`, by default `rollout.batchSize`): good ones
 and those under way. It ends when `batch_size` of them are good. Dynamic sampling is that of DAPO (Yu et al. 2025,
@@ -6,11 +8,23 @@ arXiv:2503.14476, section 3.2): a group that the filter drops is replaced by ano
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rljob.types import Sample
+from rljob_api.manifest.errors import UserError
+from rljob_api.v1alpha1.rollout import RolloutSpec
 
+from rljob_trainer.hooks import load_function
+
+Filter = Callable[[Sequence[Sample]], bool]
+FILTER_FIELD = "spec.rollout.dynamicFilter"
+TOO_LITTLE = (
+    f"{FILTER_FIELD} finds too little in spec.data.train for this model: use easier or harder prompts, more samples "
+    "per prompt, or raise spec.rollout.maxPromptsPerRollout"
+)
+DRAWS = 16
+"""Without a limit of the user's, so many times `overSamplingBatchSize` prompts are drawn for a rollout at most."""
 UNFINISHED = ("pending", "aborted")
 
 
@@ -19,7 +33,7 @@ class Group:
     """The samples of one prompt, by their index."""
 
     samples: list[Sample]
-    kept: bool = False
+    carried_over: bool = False
     """Whether an earlier rollout began or finished it."""
 
     @property
@@ -123,3 +137,20 @@ def nonzero_std(samples: Sequence[Sample]) -> bool:
         if sample.status in ("completed", "truncated") and sample.reward is not None and any(sample.loss_mask)
     }
     return len(rewards) > 1
+
+
+def make_filter(spec: RolloutSpec) -> Filter | None:
+    """The filter of `rollout.dynamicFilter`. Raises UserError for a function that is not there."""
+    if spec.dynamic_filter is None:
+        return None
+    if spec.dynamic_filter == "nonzero_std":
+        return nonzero_std
+    path, function = spec.dynamic_filter, load_function(spec.dynamic_filter, FILTER_FIELD)
+
+    def custom(samples: Sequence[Sample]) -> bool:
+        try:
+            return bool(function(samples))
+        except Exception as error:  # the user's function: whatever it raises is the user's to read
+            raise UserError(f"{FILTER_FIELD}: {path} failed: {type(error).__name__}: {error}") from error
+
+    return custom

@@ -1,4 +1,5 @@
-"""A retriever inside the driver that answers unrelated passages: what the model then knows, it knows by itself.
+"""Evaluation without the retriever (`evaluation.withoutRetriever`): one inside the driver answers unrelated passages,
+and what the model then knows, it knows by itself.
 
 It lives on the driver's node for the length of one evaluation and needs nothing but the corpus.
 """
@@ -19,7 +20,7 @@ MAX_REQUEST_BYTES = 1 << 20
 
 
 @contextmanager
-def unrelated_retriever(spec: RetrieverSpec, job_dir: Path, host: str) -> Iterator[str]:
+def unrelated_passages(spec: RetrieverSpec, job_dir: Path, host: str) -> Iterator[str]:
     """Serve `/retrieve` on a free port of `host` while the block runs; gives the address."""
     searcher = load_random(spec, str(job_dir))
     lock = threading.Lock()
