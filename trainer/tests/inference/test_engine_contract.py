@@ -16,9 +16,10 @@ from rljob_trainer.inference.sglang.engine import SglangEngine
 from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.resume import ResumableEngine
 
+from trainer.tests.rollout.scripted import ScriptedEngine
+
 from .conftest import TextTokenizer, make_config, make_model
 from .contract import check_generation, end_of
-from .scripted import ScriptedEngine
 
 TEXTS = ["<pad>", "<eos>", "<unk>", "<", "sea", "rch", ">", "It", " is", " five", ".", "</", "se", "arch>\n", "<|end|>",
          "a", "b", "c", "</tool", "_call>", "<eot>", "x", "y", "z"]  # fmt: skip
