@@ -32,7 +32,8 @@ from rljob_trainer.rollout.samples import advantages_of, make_samples, rollout_m
 from rljob_trainer.rollout.selection import Dropped
 from rljob_trainer.rollout.staleness import Ledger
 from rljob_trainer.training.errors import NonFiniteError
-from rljob_trainer.workers.engine_group import EngineGroup, Generating
+from rljob_trainer.workers.engine_group import EngineGroup
+from rljob_trainer.workers.generation import Generating
 from rljob_trainer.workers.waiting import TICK_SECONDS, WorkerError
 
 FULL = 0.5
@@ -229,7 +230,7 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
     scored = run.end_scoring()
     engines = run.engines
     assert engines is not None
-    engines.may_send = False  # the ranks' weights change from here on until the next version is served
+    engines.ranks_move_on()
     with run.timer.phase("train"):
         advantages = advantages_of(samples, run.job.spec.algorithm, run.ranks.token_signals)
         if not advantages:
