@@ -1,8 +1,8 @@
-"""Samples on their way through the engines: which engine makes which sample, in calls of a bounded size; what a lost one
-had under way is made again elsewhere. A sample's draws depend on its seed alone, so the result is the same.
+"""Samples under way: which engine makes which sample, in calls of a bounded size.
 
 All samples of a prompt go to one engine, which computes the prompt once and has its prefix cache give it to the others;
-the turns of a sample stay there for the same reason.
+the turns of a sample stay there for the same reason. A sample's draws depend on its seed alone, so what a lost engine
+had under way is simply generated again elsewhere, with the same result.
 """
 
 import time
