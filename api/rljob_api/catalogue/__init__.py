@@ -1,2 +1,1 @@
-"""What the product offers by name: engines, backends, estimators, losses, rewards. Data alone; the trainer imports what
-an entry names."""
+"""What the product offers by name: engines, backends, estimators, losses, rewards. Data alone; the trainer imports what an entry names."""  # noqa: E501

@@ -9,8 +9,8 @@ class Backend:
     """One backend."""
 
     name: str
-    rank: str
-    """`module:Class` of one rank."""
+    implementation: str
+    """`module:Class` of one rank's part: made with the job, its directory, the rank and the number of ranks."""
     package: str | None = None
     """A package that it needs beside those of the trainer, as it is imported."""
     needs_gpus: bool = False
