@@ -20,7 +20,8 @@ from typing import Any
 
 from rljob.types import Sample, SamplingParams
 from rljob_trainer.inference.sglang import engine as engine_module
-from rljob_trainer.workers.engine_group import CALLS_AT_ONCE, calls_of
+from rljob_trainer.workers.engine_pool import CALLS_AT_ONCE
+from rljob_trainer.workers.generation import calls_of
 from rljob_trainer.workers.rollout_worker import RolloutWorker
 
 from benchmarks.decode_together import SAMPLES, TOKENS, VOCABULARY, tokenizer

@@ -48,7 +48,7 @@ def log_probabilities(run: Any) -> None:
 def syncs(run: Any) -> None:
     """The whole exchange with an engine that is awake, digest included."""
     group = run.workers.engines
-    actors = {0: Awake(group.actors[0])}
+    actors = {0: Awake(group.pool.actors[0])}
     seconds = []
     for version in range(100, 115):
         start = time.monotonic()

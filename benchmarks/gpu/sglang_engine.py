@@ -48,7 +48,7 @@ def main() -> int:
 
     def timed_sync(version: int) -> float:
         began = time.monotonic()
-        ipc.send(version, {0: Awake(group.actors[0])})
+        ipc.send(version, {0: Awake(group.pool.actors[0])})
         return time.monotonic() - began
 
     with section("first sync"):
@@ -95,9 +95,9 @@ def main() -> int:
     with section("disk"):
         disk = DiskSync(ranks, directory / "weights", lambda: None, memory=False)
         began = time.monotonic()
-        disk.send(8, {0: group.actors[0]})
+        disk.send(8, {0: group.pool.actors[0]})
         emit("weight sync by disk", round(time.monotonic() - began, 3), "s")
-        health = ray.get(group.actors[0].health.remote(), timeout=30)
+        health = ray.get(group.pool.actors[0].health.remote(), timeout=30)
         emit("version after disk", health["version"])
     with section("interrupted"):
         syncs = [partial(timed_sync, version) for version in (9, 10)]

@@ -7,6 +7,7 @@ One rollout makes `rollout.batchSize × rollout.nSamplesPerPrompt` samples; they
 import math
 from dataclasses import dataclass
 
+from rljob_api.catalogue.engines import ENGINES
 from rljob_api.manifest.errors import FieldError
 from rljob_api.v1alpha1.job import RLJobSpec
 
@@ -165,6 +166,11 @@ def shares_gpus(spec: RLJobSpec) -> bool:
     return spec.placement.type == "colocated" and generates(spec) and trains(spec)
 
 
+def engines_sleep(spec: RLJobSpec) -> bool:
+    """Whether engines leave their GPUs to the ranks while those train."""
+    return shares_gpus(spec) and ENGINES[spec.rollout.engine].sleeps
+
+
 def rollout_pods(spec: RLJobSpec) -> int:
     """Pods of the rollout group: one per engine, none where engines live with the trainer."""
     return 0 if shares_gpus(spec) else engine_count(spec)
@@ -217,3 +223,15 @@ def max_context_length(spec: RLJobSpec) -> int:
         return spec.rollout.max_context_length
     prompt = spec.data.train.max_prompt_length if spec.data.train else 0
     return prompt + spec.rollout.sampling.max_response_length
+
+
+def engine_context_length(spec: RLJobSpec, positions: int) -> int:
+    """Longest sequence of an engine in tokens: of training and of every evaluation; what is not asked for explicitly
+    ends at the model's `positions`."""
+    if spec.rollout.max_context_length is not None:
+        return spec.rollout.max_context_length
+    lengths = [] if spec.mode == "Evaluate" else [max_context_length(spec)]
+    for dataset in spec.evaluation.datasets if spec.mode != "Generate" else ():
+        sampling = dataset.sampling or spec.evaluation.sampling
+        lengths.append(dataset.max_prompt_length + sampling.max_response_length)
+    return min(max(lengths), positions)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_api.manifest.arithmetic import engine_gpus, generates, shares_gpus, trainer_gpus, trains, trains_rl
+from rljob_api.catalogue.backends import BACKENDS, Backend
+from rljob_api.catalogue.engines import ENGINES, Engine
+from rljob_api.manifest.arithmetic import engine_gpus, engines_sleep, generates, trainer_gpus, trains, trains_rl
 from rljob_api.manifest.errors import Problem
 from rljob_api.v1alpha1.job import RLJobSpec
 
@@ -44,57 +46,56 @@ class Unavailable:
         return value in self.values if self.values is not None else bool(value) or value == {}
 
 
-def _fsdp(spec: RLJobSpec) -> bool:
-    return trains(spec) and spec.trainer.backend == "fsdp"
-
-
-def _megatron(spec: RLJobSpec) -> bool:
-    return trains(spec) and spec.trainer.backend == "megatron"
-
-
 def _colocated_elsewhere(spec: RLJobSpec) -> bool:
     """Colocated without GPUs, or on several with an engine that knows one."""
     gpus = trainer_gpus(spec)
-    return trains(spec) and (gpus == 0 or (gpus > 1 and generates(spec) and spec.rollout.engine == "torch"))
-
-
-def _shared(spec: RLJobSpec) -> bool:
-    """SGLang on the trainer's own GPUs."""
-    return _sglang(spec) and shares_gpus(spec)
+    return trains(spec) and (gpus == 0 or (gpus > 1 and ONE_GPU.holds(spec)))
 
 
 def _uneven(spec: RLJobSpec) -> bool:
     """Colocated engines that do not have whole shares of each trainer pod's GPUs."""
-    if not _shared(spec):
+    if not engines_sleep(spec):
         return False
     each = engine_gpus(spec)
     even = each * spec.rollout.replicas == trainer_gpus(spec)
     return not even or each == 0 or spec.trainer.gpus_per_replica % each != 0
 
 
-def _sglang(spec: RLJobSpec) -> bool:
-    return generates(spec) and spec.rollout.engine == "sglang"
-
-
-def _torch(spec: RLJobSpec) -> bool:
-    return generates(spec) and spec.rollout.engine == "torch"
-
-
 def _async(spec: RLJobSpec) -> bool:
     return trains_rl(spec) and spec.placement.type == "async"
 
 
-FSDP = When("with `trainer.backend: fsdp`", _fsdp)
-MEGATRON = When("with `trainer.backend: megatron`", _megatron)
-TORCH = When("with `rollout.engine: torch`", _torch)
+def _engines(which: Callable[[Engine], bool]) -> tuple[str, ...]:
+    return tuple(engine.name for engine in ENGINES.values() if which(engine))
+
+
+def _backends(which: Callable[[Backend], bool]) -> When:
+    """Jobs that train with one of the backends that `which` holds of."""
+    names = tuple(backend.name for backend in BACKENDS.values() if which(backend))
+    return When(f"with {_named('trainer.backend', names)}", lambda spec: trains(spec) and spec.trainer.backend in names)
+
+
+def _named(field: str, names: Iterable[str]) -> str:
+    return " or ".join(f"`{field}: {name}`" for name in names)
+
+
+_ONE_GPU = _engines(lambda engine: not engine.tensor_parallel)
+ONE_GPU = When(
+    f"with {_named('rollout.engine', _ONE_GPU)}", lambda spec: generates(spec) and spec.rollout.engine in _ONE_GPU
+)
+DATA_PARALLEL = _backends(lambda backend: not backend.model_parallel)
+BFLOAT16 = _backends(lambda backend: not backend.float32)
+ALSO_FLOAT32 = _backends(lambda backend: backend.float32)
+NO_CRITIC = _backends(lambda backend: not backend.critic)
+WHOLE_LAYERS = _backends(lambda backend: not backend.partial_recompute)
+KEEPS_OPTIMIZER = _backends(lambda backend: not backend.offloads_optimizer)
 ASYNC = When("with `placement.type: async`", _async)
 COLOCATED_ELSEWHERE = When(
-    "with `trainer.gpusPerReplica: 0`, or with `rollout.engine: torch` and a trainer of several GPUs",
-    _colocated_elsewhere,
+    f"with `trainer.gpusPerReplica: 0`, or {ONE_GPU.words} and a trainer of several GPUs", _colocated_elsewhere
 )
 UNEVEN = When(
-    "with `rollout.engine: sglang` and `placement.type: colocated`, where GPUs of a trainer pod cannot be shared out "
-    "evenly among engines",
+    f"with {_named('rollout.engine', _engines(lambda engine: engine.sleeps))} and `placement.type: colocated`, where "
+    "GPUs of a trainer pod cannot be shared out evenly among engines",
     _uneven,
 )
 
@@ -102,15 +103,15 @@ TABLE: tuple[Unavailable, ...] = (
     # Model
     Unavailable("model.source.type", ("objectStore",), "use auto, hub, path or persistentVolumeClaim"),
     Unavailable("model.attentionImplementation", ("flash_attention_2", "flash_attention_3"), "use sdpa"),
-    Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=FSDP),
-    Unavailable("model.dtype", ("float32", "float16"), "use bfloat16", when=MEGATRON),
+    Unavailable("model.dtype", ("float16",), "use bfloat16, or float32 on CPU", when=ALSO_FLOAT32),
+    Unavailable("model.dtype", ("float32", "float16"), "use bfloat16", when=BFLOAT16),
     # Code
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
     # Algorithm
-    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=MEGATRON),
+    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=NO_CRITIC),
     # Rollout
-    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1 and more replicas, or the engine sglang", when=TORCH),
+    Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1 and more replicas, or the engine sglang", when=ONE_GPU),
     Unavailable(
         "rollout.replicas",
         use="colocated SGLang engines have equal shares of the trainer's GPUs, each within one pod: "
@@ -127,22 +128,22 @@ TABLE: tuple[Unavailable, ...] = (
             f"trainer.parallelism.{degree}",
             range(2, 1025),
             "use 1 (data parallelism alone), or the backend megatron",
-            when=FSDP,
+            when=DATA_PARALLEL,
         )
         for degree in ("tensor", "pipeline", "context", "expert")
     ),
     Unavailable(
-        "trainer.recompute.granularity", ("selective",), "use full or none, or the backend megatron", when=FSDP
+        "trainer.recompute.granularity", ("selective",), "use full or none, or the backend megatron", when=WHOLE_LAYERS
     ),
-    Unavailable("trainer.recompute.method", ("block",), "use uniform, or the backend megatron", when=FSDP),
+    Unavailable("trainer.recompute.method", ("block",), "use uniform, or the backend megatron", when=WHOLE_LAYERS),
     Unavailable(
         "trainer.recompute.numLayers",
         range(2, 2**31),
         "use 1 (every layer by itself), or the backend megatron",
-        when=FSDP,
+        when=WHOLE_LAYERS,
     ),
-    Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=MEGATRON),
-    Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=MEGATRON),
+    Unavailable("optimizer.offload", use="use megatronArgs, or the backend fsdp", when=KEEPS_OPTIMIZER),
+    Unavailable("sft.optimizer.offload", use="use megatronArgs, or the backend fsdp", when=KEEPS_OPTIMIZER),
     Unavailable("placement.type", ("colocated",), "use disaggregated, or SGLang on GPUs", when=COLOCATED_ELSEWHERE),
     # Retriever
     Unavailable("retriever.gpus", use="use 0 (CPU)"),

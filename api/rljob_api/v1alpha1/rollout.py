@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rljob_api.catalogue.engines import EngineName
 from rljob_api.v1alpha1.base import (
     ApiModel,
     FreeMap,
@@ -135,7 +136,7 @@ class Autoscaling(ApiModel):
 class RolloutSpec(ApiModel):
     """Generation: batch arithmetic, sampling, engines."""
 
-    engine: Literal["torch", "sglang"] = "sglang"
+    engine: EngineName = "sglang"
     """`sglang` on GPUs; `torch`: the embedded engine, for CPU and as the reference."""
     num_rollout: PositiveInt = 3000
     """Rollouts (generate, train, sync) of the whole job. `mode: Generate` ends earlier, with the last prompt."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rljob_api.catalogue.backends import BackendName
 from rljob_api.v1alpha1.base import ApiModel, FreeMap, PositiveInt
 from rljob_api.v1alpha1.pods import PodOverrides
 
@@ -48,7 +49,7 @@ class FsdpSpec(ApiModel):
 class TrainerSpec(ApiModel):
     """The training ranks."""
 
-    backend: Literal["megatron", "fsdp"] = "megatron"
+    backend: BackendName = "megatron"
     """`megatron` on GPUs; `fsdp`: FSDP2 over transformers models, on GPU (NCCL) or CPU (gloo)."""
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
     """Pods (nodes) of the trainer group."""

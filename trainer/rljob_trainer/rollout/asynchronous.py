@@ -52,7 +52,9 @@ class UnderWay(Protocol):
 class Engines(Protocol):
     """What generates; see `workers.engine_group.EngineGroup`."""
 
-    may_send: bool
+    def ranks_move_on(self) -> None: ...
+
+    def ranks_stay(self) -> None: ...
 
     def submit(
         self,
@@ -152,11 +154,11 @@ class AsynchronousSource:
 
     def before_training(self) -> None:
         """An engine that is replaced from here on gets its weights with the next version."""
-        self._engines.may_send = False
+        self._engines.ranks_move_on()
 
     def discard(self) -> None:
         """The groups of the batch leave the ledger, and others are started for it."""
-        self._engines.may_send = True
+        self._engines.ranks_stay()
         self.ledger.trained()
 
     def before_sync(self) -> None:

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 from rljob.types import EngineError, Sample, SamplingParams
-from rljob_api.manifest.arithmetic import max_context_length
-from rljob_api.manifest.errors import UserError
+from rljob_api.catalogue.engines import ENGINES
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 
-from rljob_trainer.inference.interface import Receiver, ServingEngine, receiver
-from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
-from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
-from rljob_trainer.models.build import DTYPES
+from rljob_trainer.inference.interface import InferenceEngine
+from rljob_trainer.inference.registry import build_engine
+from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.rollout.generate.build import JobGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank
 from rljob_trainer.weights.arrays import Array
@@ -33,14 +31,13 @@ class RolloutService:
     Order: `start`, `update_weights` at least once, then `generate`.
     """
 
-    _generate: JobGenerate
-
     def __init__(
         self, job: RLJob, job_dir: str | Path, engine_index: int = 0, *, stuck_seconds: float = STUCK_SECONDS
     ) -> None:
         self.job, self.job_dir, self.engine_index = job, job_dir, engine_index
         self._stuck_seconds = stuck_seconds
-        self._engine: ServingEngine | None = None
+        self._engine: InferenceEngine | None = None
+        self._generate: JobGenerate | None = None
         self._samples = 0
         self._failed = 0
         self._resumable = job.spec.rollout.partial_rollout or job.spec.rollout.over_sampling_batch_size is not None
@@ -53,21 +50,16 @@ class RolloutService:
 
     async def start(self) -> dict[str, Any]:
         """Load config, tokenizer and generate function; the weights come later. Raises UserError."""
-        spec = self.job.spec
-        if spec.rollout.engine == "sglang":
-            # Not on a thread: SGLang binds to this event loop, and its processes end with the thread that made them.
-            self._engine = build_sglang(spec, self.job_dir, self.engine_index)
-        else:
-            self._engine = await asyncio.to_thread(_build_engine, spec, self.job_dir)
-        self._generate = JobGenerate(spec, self._engine.tokenizer)
-        return {"engine": self.engine_index} | self._started().facts()
+        engine = self._engine = await build_engine(self.job.spec, self.job_dir, self.engine_index)
+        self._generate = JobGenerate(self.job.spec, engine.tokenizer)
+        return {"engine": self.engine_index} | engine.facts()
 
     async def update_weights(self, version: int, digest: str, weights: Mapping[str, Array | torch.Tensor] | str) -> str:
         """Serve `weights` (arrays by Hugging Face names, or a folder of safetensors files) as `version`.
 
         Returns the digest over what is served. Raises EngineError when it is not `digest`: nothing is served then.
         """
-        engine = self._started()
+        engine = self.engine
         arrays = await asyncio.to_thread(_read_safetensors, weights) if isinstance(weights, str) else weights
         try:
             return await engine.load_weights(arrays, version, digest)
@@ -76,7 +68,7 @@ class RolloutService:
 
     async def load_model(self) -> str:
         """Serve the weights of `spec.model` as version 0, for jobs without a trainer. Returns their digest."""
-        engine = self._started()
+        engine = self.engine
         weights = await asyncio.to_thread(_model_weights, self.job.spec, self.job_dir)
         return await engine.load_weights(weights, 0)
 
@@ -90,11 +82,12 @@ class RolloutService:
         What a tool or a hook does wrong costs its sample. Raises EngineError, naming this engine, when the engine has
         no weights, dies or hangs, and when `rollout.timeoutSeconds` is over (it then names samples that wait).
         """
-        engine, limit = self._started(), float(self.job.spec.rollout.timeout_seconds)
-        if engine.version is None and not hasattr(engine, "begin_update"):  # one that can be updated waits for it
+        engine, generate, rollout = self.engine, self._generate_function, self.job.spec.rollout
+        limit = float(rollout.timeout_seconds)
+        if engine.version is None and not ENGINES[rollout.engine].updates_in_place:
             raise EngineError(f"{self.name} has no weights yet")
-        await self._generate.connect(retriever_url)
-        tasks = [asyncio.create_task(self._one(sample, sampling, engine)) for sample in samples]
+        await generate.connect(retriever_url)
+        tasks = [asyncio.create_task(self._one(sample, sampling, generate, engine)) for sample in samples]
         deadline = time.monotonic() + limit
         try:
             waiting = set(tasks)
@@ -117,11 +110,6 @@ class RolloutService:
         self._failed += sum(sample.status == "failed" for sample in results)
         return results
 
-    @property
-    def receiver(self) -> Receiver:
-        """The engine as one that takes weights in buckets. Raises EngineError for the torch engine."""
-        return receiver(self._started(), self.name)
-
     async def abort(self) -> int:
         """Cut off every sample that is under way. Returns their number."""
         under_way = list(self._under_way.items())
@@ -130,14 +118,16 @@ class RolloutService:
                 task.cancel()  # it waits for a tool
         return len(under_way)
 
-    async def _one(self, sample: Sample, sampling: SamplingParams, engine: ServingEngine) -> Sample:
+    async def _one(
+        self, sample: Sample, sampling: SamplingParams, generate: JobGenerate, engine: InferenceEngine
+    ) -> Sample:
         if not (self._resumable or sampling.budget is not None):
-            return await self._generate(sample, sampling, engine)
+            return await generate(sample, sampling, engine)
         task, resumable = asyncio.current_task(), ResumableEngine(engine, sample.transcript, sampling.budget)
         assert task is not None
         self._under_way[task] = resumable
         try:
-            return await self._generate(blank(sample), sampling, resumable)
+            return await generate(blank(sample), sampling, resumable)
         except CutOffError:
             pass
         except asyncio.CancelledError:
@@ -152,7 +142,7 @@ class RolloutService:
 
     def health(self) -> dict[str, Any]:
         """What is served. Raises EngineError when the engine is dead or hangs."""
-        engine = self._started()
+        engine = self.engine
         try:
             engine.check(self._stuck_seconds)
         except EngineError as error:
@@ -161,7 +151,7 @@ class RolloutService:
 
     def metrics(self) -> dict[str, float]:
         """Counters since the start and gauges of now."""
-        engine = self._started()
+        engine = self.engine
         stats = engine.stats()
         return (
             stats
@@ -170,67 +160,38 @@ class RolloutService:
                 "samples": float(self._samples),
                 "failed_samples": float(self._failed),
             }
-            | self._generate.metrics()
+            | self._generate_function.metrics()
         )
 
     def work(self) -> float:
         """Grows while tokens are made. For another thread to ask."""
-        stats = self._started().stats()
+        stats = self.engine.stats()
         return stats["generated_tokens"] + stats["prefilled_tokens"]
 
     def where(self) -> str:
         """What is under way, in words. For another thread to ask."""
-        running = self._started().stats()["running"]
-        return f"{running:.0f} samples decoding, {self._generate.searching()}"
+        running = self.engine.stats()["running"]
+        return f"{running:.0f} samples decoding, {self._generate_function.searching()}"
 
     async def shutdown(self) -> None:
         """End the engine's thread and close connections."""
-        if (generate := getattr(self, "_generate", None)) is not None:
-            await generate.close()
+        if self._generate is not None:
+            await self._generate.close()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown)
 
-    def _started(self) -> ServingEngine:
+    @property
+    def engine(self) -> InferenceEngine:
+        """The engine. Raises EngineError before `start`."""
         if self._engine is None:
             raise EngineError(f"{self.name} is not started")
         return self._engine
 
-
-def _build_engine(spec: RLJobSpec, job_dir: str | Path) -> ServingEngine:
-    if spec.rollout.gpus_per_engine > 1:
-        raise UserError(
-            f"spec.rollout.gpusPerEngine: the torch engine uses one GPU, not {spec.rollout.gpus_per_engine}."
-        )
-    device = "cuda" if spec.rollout.gpus_per_engine else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(spec.trainer.threads_per_rank)
-    tokenizer = load_tokenizer(spec.model, job_dir)
-    config = build_config(spec.model, job_dir, tokenizer)
-    deterministic = spec.deterministic if spec.deterministic is not None else device == "cpu"
-    options = TorchEngineOptions.from_args(
-        spec.rollout.engine_args, deterministic=deterministic, device=device, dtype=DTYPES[spec.model.dtype]
-    )
-    eos_ids = end_of_sequence_ids(spec.model, job_dir, config, tokenizer)
-    longest = _context_length(spec, config.max_position_embeddings)
-    return TorchEngine(config, tokenizer, longest, options, eos_ids=eos_ids)
-
-
-def build_sglang(spec: RLJobSpec, job_dir: str | Path, engine_index: int) -> ServingEngine:
-    """SGLang's engine for this job. Raises UserError for arguments that it does not know."""
-    from rljob_trainer.inference.sglang.build import build
-
-    return build(spec, job_dir, engine_index, lambda positions: _context_length(spec, positions))
-
-
-def _context_length(spec: RLJobSpec, positions: int) -> int:
-    """Longest sequence of training and of every evaluation; what is not asked for explicitly ends at the model's."""
-    if spec.rollout.max_context_length is not None:
-        return spec.rollout.max_context_length
-    lengths = [] if spec.mode == "Evaluate" else [max_context_length(spec)]
-    for dataset in spec.evaluation.datasets if spec.mode != "Generate" else ():
-        sampling = dataset.sampling or spec.evaluation.sampling
-        lengths.append(dataset.max_prompt_length + sampling.max_response_length)
-    return min(max(lengths), positions)
+    @property
+    def _generate_function(self) -> JobGenerate:
+        if self._generate is None:
+            raise EngineError(f"{self.name} is not started")
+        return self._generate
 
 
 def _model_weights(spec: RLJobSpec, job_dir: str | Path) -> dict[str, torch.Tensor]:

@@ -67,16 +67,16 @@ class RolloutWorker:
 
     async def begin_update(self) -> None:
         """Interrupt what is under way; nothing is served until `finish_update`."""
-        await self._service.receiver.begin_update()
+        await self._service.engine.begin_update()
 
     async def load_bucket(self, *payloads: bytes | None) -> None:
         """Take over a bucket from memory of this engine's GPUs, one payload each. What a call before returned (None)
         may stand among them, so that this one waits for it."""
-        await self._service.receiver.load_bucket([payload for payload in payloads if payload is not None])
+        await self._service.engine.load_bucket([payload for payload in payloads if payload is not None])
 
     async def join_group(self, host: str, port: int, first_rank: int, world_size: int, name: str) -> None:
         """Join the NCCL group of weights."""
-        await self._service.receiver.join_group(host, port, first_rank, world_size, name)
+        await self._service.engine.join_group(host, port, first_rank, world_size, name)
 
     async def receive_bucket(
         self,
@@ -87,27 +87,27 @@ class RolloutWorker:
         after: None = None,
     ) -> None:
         """Take over a bucket that is broadcast; `after` is the call before, whose end is waited for."""
-        await self._service.receiver.receive_bucket(names, dtypes, shapes, group)
+        await self._service.engine.receive_bucket(names, dtypes, shapes, group)
 
     async def load_folder(self, folder: str) -> None:
         """Take over a folder of safetensors files."""
-        await self._service.receiver.load_folder(folder)
+        await self._service.engine.load_folder(folder)
 
     async def finish_update(self, version: int, exported: tuple[str, Mapping[str, Any]], *after: None) -> str:
         """Serve what came as `version`; `exported` is the sender's digest and table. Returns the digest served."""
         digest, table = exported
         logs.at_step(version)
-        served = await self._service.receiver.finish_update(version, digest, table)
+        served = await self._service.engine.finish_update(version, digest, table)
         self._exported.set(self._service.metrics())
         return served
 
     async def sleep(self) -> None:
         """Give GPU memory back."""
-        await self._service.receiver.sleep()
+        await self._service.engine.sleep()
 
     async def wake(self, tags: Sequence[str], *after: None) -> None:
         """Take GPU memory again."""
-        await self._service.receiver.wake(tags)
+        await self._service.engine.wake(tags)
 
     async def load_model(self) -> str:
         """Serve the weights of `spec.model` as version 0; returns their digest."""

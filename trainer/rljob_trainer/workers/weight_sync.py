@@ -1,6 +1,6 @@
 """How new weights reach the engines: one interface, five ways.
 
-- Object store: whole arrays, for the torch engine; a replaced engine gets the same arrays again.
+- Object store: whole arrays, for engines that take nothing else; a replaced engine gets the same arrays again.
 - CUDA IPC: engines on the ranks' own GPUs read the buckets where they lie (placement `colocated`).
 - NCCL: rank 0 broadcasts buckets to the engines' GPUs (`disaggregated`, `async`).
 - None: engines of a job without a trainer load `spec.model` themselves.
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from rljob_api.manifest.arithmetic import engine_gpus
+from rljob_api.catalogue.engines import ENGINES, Transport
+from rljob_api.manifest.arithmetic import engine_gpus, engines_sleep
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.weights import weights_digest
@@ -33,6 +34,9 @@ Tick = Callable[[], None]
 
 class WeightSync(Protocol):
     """One way of bringing the ranks' weights to engines."""
+
+    keeps_version: bool
+    """Whether a version can be sent again once the ranks' weights have changed."""
 
     def prepare(self, version: int) -> None:
         """Take up the ranks' weights as `version`, where they are kept on the way."""
@@ -57,18 +61,31 @@ def make_weight_sync(spec: RLJobSpec, ranks: RankGroup | None, directory: Path, 
     trained."""
     if ranks is None:
         return ModelSync(tick)
-    if spec.rollout.engine == "torch":
-        return ObjectStoreSync(ranks, tick)
-    if spec.rollout.weight_sync == "disk":
-        memory, away = spec.placement.type == "colocated", spec.placement.offload_trainer
-        return DiskSync(ranks, directory / "weights", tick, memory=memory, offload=away)
-    if spec.placement.type == "colocated":
-        return IpcSync(ranks, tick, gpus_per_engine=engine_gpus(spec), offload=spec.placement.offload_trainer)
-    return NcclSync(ranks, tick, gpus_per_engine=engine_gpus(spec))
+    gpus, away = engine_gpus(spec), spec.placement.offload_trainer
+    match transport(spec):
+        case "arrays":
+            return ObjectStoreSync(ranks, tick)
+        case "disk":
+            return DiskSync(ranks, directory / "weights", tick, memory=engines_sleep(spec), offload=away)
+        case "ipc":
+            return IpcSync(ranks, tick, gpus_per_engine=gpus, offload=away)
+        case "nccl":
+            return NcclSync(ranks, tick, gpus_per_engine=gpus)
+
+
+def transport(spec: RLJobSpec) -> Transport:
+    """The way of weights from ranks to engines: what `rollout.weightSync` and the placement ask for, where the engine
+    takes it; else what it does take."""
+    fast: Transport = "ipc" if spec.placement.type == "colocated" else "nccl"
+    wanted: Transport = "disk" if spec.rollout.weight_sync == "disk" else fast
+    ways: tuple[Transport, ...] = (wanted, "disk", "arrays")
+    return next(way for way in ways if way in ENGINES[spec.rollout.engine].weights)
 
 
 class ObjectStoreSync:
     """Whole arrays through Ray's object store."""
+
+    keeps_version = True
 
     def __init__(self, ranks: RankGroup, tick: Tick) -> None:
         self._ranks, self._tick = ranks, tick
@@ -96,6 +113,8 @@ class ObjectStoreSync:
 class ModelSync:
     """No trainer: every engine loads `spec.model` itself."""
 
+    keeps_version = True
+
     def __init__(self, tick: Tick) -> None:
         self._tick = tick
         self.digest: str | None = None
@@ -120,6 +139,8 @@ class ModelSync:
 
 class _Bucketed:
     """What the bucketed ways share."""
+
+    keeps_version = False
 
     def __init__(
         self, ranks: RankGroup, tick: Tick, *, memory: bool, offload: bool = False, bucket_bytes: int = BUCKET_BYTES

@@ -23,7 +23,7 @@ from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.orchestrator import setup
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.orchestrator.workers import Workers
-from rljob_trainer.workers import engine_group, rank_group, waiting, weight_sync
+from rljob_trainer.workers import engine_pool, generation, rank_group, waiting, weight_sync
 from rljob_trainer.workers.elasticity import ScaleWish
 from rljob_trainer.workers.placement import ROLLOUT_RESOURCE
 
@@ -133,9 +133,9 @@ class InProcess:
         # A rank sets this for its process; the engines' would never have it.
         torch.use_deterministic_algorithms(False)
         patch.setattr(torch, "use_deterministic_algorithms", lambda *args, **options: None)
-        for module in (engine_group, waiting, weight_sync):
+        for module in (engine_pool, generation, waiting, weight_sync):
             patch.setattr(module, "ray", FAKE_RAY)
-        for module in (engine_group, rank_group):
+        for module in (engine_pool, rank_group):
             patch.setattr(module, "make_actor", make_actor)
         try:
             yield

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 from rljob.types import Sample, SamplingParams
 from rljob_api.v1alpha1.job import RLJob
-from rljob_trainer.workers import engine_group, waiting
-from rljob_trainer.workers.engine_group import CALL_SAMPLES, CALLS, EngineGroup, calls_of
+from rljob_trainer.workers import engine_pool, generation, waiting
+from rljob_trainer.workers.engine_group import EngineGroup
+from rljob_trainer.workers.generation import CALL_SAMPLES, CALLS, calls_of
 
 from .actors import Told
 from .conftest import MANIFEST
@@ -67,9 +68,9 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster()
     ray = SimpleNamespace(wait=made.wait, get=made.get, kill=lambda actor: None)
-    for module in (engine_group, waiting):
+    for module in (engine_pool, generation, waiting):
         monkeypatch.setattr(module, "ray", ray)
-    monkeypatch.setattr(engine_group, "make_actor", made.make_actor)
+    monkeypatch.setattr(engine_pool, "make_actor", made.make_actor)
     return made
 
 
@@ -119,18 +120,18 @@ def test_of_a_lost_engine_only_what_is_not_there_is_made_again(cluster: Cluster,
     assert sum(call.method == "start" for call in cluster.calls) == 1
     again = cluster.generating[8:]
     assert [call.samples for call in again] == [call.samples for call in first[1:]]
-    assert group.roster.busy == {0: 3, 1: 4}
+    assert group.pool.roster.busy == {0: 3, 1: 4}
     for call in cluster.generating:
         call.ready = True
     generating.poll(0.0)
     assert generating.results() == [f"{group}.{index}" for group in range(16) for index in range(16)]
-    assert not any(group.roster.busy.values())
+    assert not any(group.pool.roster.busy.values())
 
 
 def test_what_a_replaced_engine_was_asked_says_nothing_of_the_new_one(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_group, "HEALTH_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(generation, "HEALTH_EVERY_SECONDS", 0.0)
     generating = group_of(1, tmp_path).submit(samples(1, 16), SamplingParams(), None)
     generating.poll(0.0)
     (asked,) = [call for call in cluster.calls if call.method == "health"]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 from rljob_api.contract.request import ScaleRequest, wants_scale
-from rljob_trainer.inference.routing import route
 from rljob_trainer.orchestrator.stop import StopFlag
-from rljob_trainer.workers import engine_group as engines
+from rljob_trainer.workers import generation
 from rljob_trainer.workers.elasticity import CLOSED_LOAD, Roster
+from rljob_trainer.workers.generation import route
 from rljob_trainer.workers.rollout_worker import RolloutWorker
 
 from .conftest import MANIFEST
@@ -128,7 +128,7 @@ def test_engines_come_go_and_are_lost_and_not_a_bit_changes(
         if told not in seen:
             seen.append(told)
 
-    monkeypatch.setattr(engines, "CALL_SAMPLES", 2)  # so few samples would be one call of each engine
+    monkeypatch.setattr(generation, "CALL_SAMPLES", 2)  # so few samples would be one call of each engine
     scaled.run(at_generate, lambda: next(iter(now), None))
     assert lost == [2]
     assert {"serving": ["pod-0", "pod-1", "pod-2"], "drained": []} in seen

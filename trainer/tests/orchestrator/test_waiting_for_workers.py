@@ -9,7 +9,7 @@ import pytest
 import ray
 from rljob_api.manifest.errors import UserError
 from rljob_trainer.orchestrator.stop import Stop, StopFlag
-from rljob_trainer.workers.engine_group import CALLS_AT_ONCE
+from rljob_trainer.workers.engine_pool import CALLS_AT_ONCE
 from rljob_trainer.workers.placement import PlacementError, make_actor, start_local_ray, wait_for_resources
 from rljob_trainer.workers.waiting import WorkerFailedError, WorkerLostError, WorkerStuckError, each, gather
 

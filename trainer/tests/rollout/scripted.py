@@ -10,7 +10,7 @@ from typing import Any, cast
 from rljob.types import FinishReason, Generation, Sample, SamplingParams, shown_ids
 from rljob_trainer.quickstart.byte_tokenizer import write_byte_tokenizer
 
-from .contract import check_generation, end_of
+from trainer.tests.inference.contract import check_generation, end_of
 
 LOGPROB, VERSION = -0.5, 4
 

@@ -14,7 +14,7 @@ from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.generate import Limits, SingleTurnGenerate
 from rljob_trainer.rollout.resume import CutOffError, ResumableEngine, blank, tokens_kept
 
-from .contract import check_generation
+from trainer.tests.inference.contract import check_generation
 
 
 class CountingSession:

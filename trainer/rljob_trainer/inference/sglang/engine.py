@@ -1,4 +1,4 @@
-"""SGLang's in-process engine behind the protocols of `rollout.types` and `rollout.serving`.
+"""SGLang's in-process engine as an InferenceEngine.
 
 The engine's own processes (scheduler and model, one per GPU; detokenizer) are children of this one; the tokenizer
 manager runs here, on the event loop that constructed it, and is called directly: its blocking front is for scripts.
@@ -20,8 +20,9 @@ from typing import Any
 from rljob.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
 from rljob_api.manifest.errors import UserError
 
-from rljob_trainer.inference.engine_health import Event, Health
+from rljob_trainer.inference.interface import InferenceEngine
 from rljob_trainer.inference.sglang.decoding import Decoder
+from rljob_trainer.inference.sglang.health import Event, Health
 from rljob_trainer.inference.sglang.requests import Part, join, read_answer, sampling_request, settled
 from rljob_trainer.inference.sglang.served import Told, read_told, served_name, whole
 from rljob_trainer.weights.fingerprint import differing, entries
@@ -34,7 +35,7 @@ YOUNG_OBJECTS = 100_000
 """New objects after which the collector looks at them; Python's own 700 are those of one and a half responses."""
 
 
-class SglangEngine:
+class SglangEngine(InferenceEngine):
     """One engine over `tp_size` GPUs. All methods belong to the event loop that made it.
 
     A turn that new weights interrupt goes on with them: each of its tokens carries the version that made it.
@@ -397,7 +398,7 @@ class SglangSession:
     ) -> Generation:
         """Append `new_token_ids`, then generate until a stop, `max_new_tokens` or the end of the context.
 
-        `begun`: see `rollout.types.Session`. Raises EngineError when the engine is lost, ValueError for token ids
+        `begun`: see `rljob.types.Session`. Raises EngineError when the engine is lost, ValueError for token ids
         outside the vocabulary.
         """
         engine = self._engine

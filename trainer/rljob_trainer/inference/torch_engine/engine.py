@@ -13,6 +13,7 @@ import torch
 from rljob.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
 from rljob_api.manifest.errors import UserError
 
+from rljob_trainer.inference.interface import InferenceEngine
 from rljob_trainer.inference.torch_engine.architecture import architecture_of
 from rljob_trainer.inference.torch_engine.linear import Rows
 from rljob_trainer.inference.torch_engine.runner import Runner, Stream, Turn, TurnResult, chunk_of
@@ -49,8 +50,8 @@ class TorchEngineOptions:
         return cls(**{names[key]: value for key, value in args.items()}, **decided)
 
 
-class TorchEngine:
-    """A batched inference engine for Llama-like transformers models. Implements `rollout.types.Engine`.
+class TorchEngine(InferenceEngine):
+    """A batched inference engine for Llama-like transformers models.
 
     `config` is the transformers config; weights come by `load_weights`, before which nothing is generated.
     """
@@ -297,7 +298,7 @@ class TorchEngine:
 
 
 class TorchSession:
-    """One sequence on a TorchEngine. Implements `rollout.types.Session`."""
+    """One sequence on a TorchEngine. Implements `rljob.types.Session`."""
 
     def __init__(self, engine: TorchEngine, stream: Stream) -> None:
         self._engine, self._stream = engine, stream

@@ -111,7 +111,7 @@ async def test_generations_end_as_those_of_every_engine(tmp_path: Path) -> None:
         told = {}
         for name, (sampling, _, _, _) in cases.items():
             greedy = replace(sampling, temperature=0.0)
-            async with service._started().open(0) as session:
+            async with service.engine.open(0) as session:
                 generation = await session.generate(ids[:1], greedy)
             check_generation(generation, greedy, tokenizer, (tokenizer.eos_token_id,))
             told[name] = (generation.token_ids, generation.finish_reason, generation.stop)

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.inference.routing import by_group, route
+from rljob_trainer.workers.generation import by_group, route
 
 SIZES = st.lists(st.integers(1, 32), max_size=40)
 

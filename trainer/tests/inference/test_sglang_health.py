@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_trainer.inference.engine_health import COMPILING_SECONDS, Health
+from rljob_trainer.inference.sglang.health import COMPILING_SECONDS, Health
 
 
 def test_an_engine_serves_only_after_its_first_weights() -> None:

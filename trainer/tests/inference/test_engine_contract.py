@@ -16,9 +16,11 @@ from rljob_trainer.inference.sglang.engine import SglangEngine
 from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 from rljob_trainer.rollout.resume import ResumableEngine
 
+from trainer.tests.rollout.scripted import ScriptedEngine
+
 from .conftest import TextTokenizer, make_config, make_model
 from .contract import check_generation, end_of
-from .scripted import ScriptedEngine
+from .plain_engine.engine import PlainEngine
 
 TEXTS = ["<pad>", "<eos>", "<unk>", "<", "sea", "rch", ">", "It", " is", " five", ".", "</", "se", "arch>\n", "<|end|>",
          "a", "b", "c", "</tool", "_call>", "<eot>", "x", "y", "z"]  # fmt: skip
@@ -128,7 +130,22 @@ async def resumed_engine() -> AsyncIterator[Engine]:
     yield ResumableEngine(ScriptedEngine([drawn(START)], Texts(VOCABULARY), CONTEXT, EOS), [])
 
 
-ENGINES = {"torch": torch_engine, "sglang": sglang_engine, "scripted": scripted_engine, "resumable": resumed_engine}
+@asynccontextmanager
+async def plain_engine() -> AsyncIterator[Engine]:
+    config = make_config(vocab_size=64, hidden_size=64, num_hidden_layers=1, tie_word_embeddings=False)
+    model = successors(make_model(config))
+    engine = PlainEngine(model, Texts(VOCABULARY), CONTEXT, EOS)
+    await engine.load_weights(dict(model.named_parameters()), version=1)
+    yield engine
+
+
+ENGINES = {
+    "torch": torch_engine,
+    "sglang": sglang_engine,
+    "scripted": scripted_engine,
+    "resumable": resumed_engine,
+    "plain": plain_engine,
+}
 
 
 @pytest.fixture(params=list(ENGINES))
