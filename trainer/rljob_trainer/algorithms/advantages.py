@@ -1,9 +1,17 @@
-"""Advantages from rewards, one per sample. Those that differ from token to token are in `returns`."""
+"""Advantages from rewards: one per sample, or one per trained token.
+
+Layout of tokens: N values, the trained tokens of all samples in order, with `sizes`, [S] int64, saying how many each
+sample has (0 is allowed). Observations are not in it: what a tool wrote is no action, so credit passes over it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 EPSILON = 1e-6
+VARIANCE_EPSILON = 1e-8
 
 
 def grpo_advantages(rewards: Tensor, groups: Tensor, *, normalize_by_std: bool = True) -> Tensor:
@@ -55,3 +63,120 @@ def _check(rewards: Tensor, groups: Tensor) -> None:
         raise ValueError(
             f"rewards {tuple(rewards.shape)} and groups {tuple(groups.shape)} must be vectors of one length"
         )
+
+
+def token_rewards(rewards: Tensor, sizes: Tensor, kl: Tensor | None = None, kl_coef: float = 0.0) -> Tensor:
+    """r_t = −β·kl_t, and the sample's reward on top at its last token.
+
+    rewards: [S]. sizes: [S]. kl: [N] per-token estimates of KL(π ‖ π_ref), `kl_coef` β. Returns [N] float64. The reward
+    of a sample without trained tokens has nowhere to go.
+
+    Source: Ouyang et al. 2022 (InstructGPT, arXiv 2203.02155) eq. 2, per token.
+    """
+    count = int(sizes.sum())
+    result = torch.zeros(count, dtype=torch.float64) if kl is None else -kl_coef * kl.to(torch.float64)
+    if len(result) != count:
+        raise ValueError(f"{len(result)} KL values for {count} tokens")
+    last = sizes.cumsum(0)[sizes > 0] - 1
+    result[last] += rewards.to(torch.float64)[sizes > 0]
+    return result
+
+
+def discounted_sums(values: Tensor, sizes: Tensor, factor: float) -> Tensor:
+    """x_t = v_t + factor·x_{t+1} within each sample. values: [N]. Returns [N]."""
+    mask = torch.arange(int(sizes.max()) if len(sizes) else 0) < sizes[:, None]
+    table = torch.zeros(mask.shape, dtype=values.dtype)
+    table[mask] = values
+    for column in range(table.shape[1] - 2, -1, -1):
+        table[:, column] += factor * table[:, column + 1]  # nothing but zeros lies beyond a sample's end
+    return table[mask]
+
+
+def whiten(values: Tensor) -> Tensor:
+    """(v − mean) / √(var + 1e-8) with the sample variance (n − 1), over all of the batch. values: [N] float64.
+
+    All 0 when there are fewer than two values or they are all equal.
+    """
+    if len(values) < 2 or bool((values == values[0]).all()):
+        return torch.zeros_like(values)
+    return (values - values.mean()) * torch.rsqrt(values.var(correction=1) + VARIANCE_EPSILON)
+
+
+def gae(rewards: Tensor, values: Tensor, sizes: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation within each sample.
+
+    δ_t = r_t + γ·V_{t+1} − V_t with V = 0 after the last token;  A_t = δ_t + γλ·A_{t+1};  return_t = A_t + V_t.
+
+    rewards: [N] (`token_rewards`). values: [N], the critic's value of the state in which each token was drawn. Returns
+    advantages (not yet whitened) and returns, [N] float64 each.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438) eq. 11 and 16.
+    """
+    values = values.to(torch.float64)
+    following = torch.zeros_like(values)
+    following[:-1] = values[1:]
+    following[sizes.cumsum(0)[sizes > 0] - 1] = 0.0
+    advantages = discounted_sums(rewards + gamma * following - values, sizes, gamma * lam)
+    return advantages, advantages + values
+
+
+Estimator = Literal["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"]
+
+
+@dataclass(frozen=True)
+class TokenAdvantages:
+    """[N] float32 each, in the order of samples and tokens."""
+
+    advantages: Tensor
+    returns: Tensor | None = None
+    """What the critic learns, with `gae`."""
+
+
+def estimate_advantages(
+    estimator: Estimator,
+    rewards: Tensor,
+    groups: Tensor,
+    sizes: Tensor,
+    *,
+    normalize_by_std: bool = True,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    kl: Tensor | None = None,
+    kl_coef: float = 0.0,
+    values: Tensor | None = None,
+) -> TokenAdvantages:
+    """Advantages of the trained tokens of a whole rollout.
+
+    With R the reward, r_t the reward per token (`token_rewards`: R at the last token, −β·kl_t at each) and S = Σ r_t:
+      grpo:                         of S within the group, the same for all tokens (`grpo_advantages`)
+      rloo:                         of S within the group, leaving one out (`rloo_advantages`)
+      reinforce_plus_plus:          Σ_{s ≥ t} γ^(s−t)·r_s, whitened over all tokens of the batch
+      reinforce_plus_plus_baseline: S − mean(S of the group), whitened over all tokens of the batch
+      gae:                          `gae` of r_t and the critic's `values`, whitened over all tokens of the batch
+    A group of one has nothing to be compared with: 0 from the three that compare, before whitening.
+
+    rewards: [S]. groups: [S] int. sizes: [S] int64, trained tokens. kl, values: [N]. A rollout is whitened whole, so
+    nothing depends on how it is then shared out to optimizer steps and ranks.
+
+    Sources: `advantages` and `returns`; REINFORCE++: Hu 2025 (arXiv 2501.03262).
+    """
+    per_token = token_rewards(rewards, sizes, kl, kl_coef)
+    if estimator == "gae":
+        if values is None:
+            raise ValueError("gae needs the critic's values")
+        advantages, returns = gae(per_token, values, sizes, gamma=gamma, lam=lam)
+        return TokenAdvantages(whiten(advantages).float(), returns.float())
+    if estimator == "reinforce_plus_plus":
+        return TokenAdvantages(whiten(discounted_sums(per_token, sizes, gamma)).float())
+    sample = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    scores = rewards.to(torch.float64)
+    if kl is not None:
+        scores = scores.index_add(0, sample, -kl_coef * kl.to(torch.float64))
+    if estimator == "rloo":
+        return TokenAdvantages(rloo_advantages(scores, groups)[sample])
+    centred = grpo_advantages(scores, groups, normalize_by_std=normalize_by_std and estimator == "grpo")
+    if estimator == "grpo":
+        return TokenAdvantages(centred[sample])
+    if estimator == "reinforce_plus_plus_baseline":
+        return TokenAdvantages(whiten(centred.double()[sample]).float())
+    raise ValueError(f"unknown estimator {estimator!r}")

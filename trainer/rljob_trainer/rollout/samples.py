@@ -10,7 +10,7 @@ from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_api.v1alpha1.rollout import SamplingSpec
 
-from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
+from rljob_trainer.algorithms import grpo_advantages, rloo_advantages
 from rljob_trainer.rollout.advantages import Ask, Credit, by_token, token_credit, train_sample
 from rljob_trainer.rollout.seeds import sample_seed
 

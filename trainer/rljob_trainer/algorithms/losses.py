@@ -1,11 +1,15 @@
-"""Policy-gradient losses per token.
+"""Losses per token of policy and critic, and the weights with which tokens add up to the loss of a batch.
 
-All return the loss, whether the clipped branch was taken (bool), and the ratio (detached), each of one shape.
+Policy losses return the loss, whether the clipped branch was taken (bool), and the ratio (detached), each of one shape.
 Gradients flow through `logprobs` alone.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Aggregation = Literal["per_sample", "per_token", "per_prompt", "constant"]
 
 
 def ppo_clip_loss(
@@ -97,3 +101,73 @@ def cispo_loss(
     high = eps_clip if eps_clip_high is None else eps_clip_high
     weight = ratio.clamp(1.0 - eps_clip, 1.0 + high)
     return -weight * advantages.detach() * logprobs, weight != ratio, ratio
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None
+) -> tuple[Tensor, Tensor]:
+    """½·max((V − G)², (V_clip − G)²) per token, with V_clip = V_old + clamp(V − V_old, −ε, ε); ½·(V − G)² without ε.
+
+    values, old_values, returns: one common shape; gradients flow through `values` alone. Returns the loss and whether
+    the clipped branch was taken (bool), each of that shape.
+
+    Source: OpenAI baselines' ppo2; Huang et al. 2022, "The 37 Implementation Details of PPO", detail 9.
+    """
+    returns, old_values = returns.detach(), old_values.detach()
+    plain = (values - returns).square()
+    if clip is None:
+        return 0.5 * plain, torch.zeros_like(plain, dtype=torch.bool)
+    clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
+    return 0.5 * torch.maximum(plain, clipped), clipped > plain
+
+
+def explained_variance(residual_squares: float, returns: float, return_squares: float, count: float) -> float:
+    """1 − Σ(G − V)² / Σ(G − mean G)², from sums over the batch; 0 when the returns do not vary."""
+    spread = return_squares - returns**2 / max(count, 1.0)
+    return 1.0 - residual_squares / spread if spread > 1e-12 else 0.0
+
+
+def token_weights(
+    sample: Tensor,
+    aggregation: Aggregation,
+    *,
+    sample_tokens: Tensor,
+    batch_samples: int,
+    batch_tokens: int,
+    prompt_tokens: Tensor | None = None,
+    batch_prompts: int | None = None,
+    constant_length: int | None = None,
+) -> Tensor:
+    """The weight of each token's loss, so that the batch's loss is Σ weight·loss over all tokens of all ranks.
+
+    - per_sample: mean over a sample's trained tokens, then over samples:    w = 1 / (tokens of the sample · samples)
+    - per_token:  mean over the batch's trained tokens:                      w = 1 / tokens
+    - per_prompt: mean over the trained tokens of a prompt's samples, then over prompts:
+                                                                 w = 1 / (tokens of the prompt's samples · prompts)
+    - constant:   sum over tokens by a fixed length (Dr. GRPO):              w = 1 / (constant_length · samples)
+
+    sample: [N] int64, the sample of each token. sample_tokens: [S], trained tokens of each of those samples.
+    prompt_tokens: [S], trained tokens of all samples of each sample's prompt. `batch_*` are totals over the **global**
+    batch: all micro batches of all ranks. Returns [N] float32.
+
+    A sample without trained tokens contributes 0 and still counts in `batch_samples` (and its prompt in
+    `batch_prompts`): leaving it out would make the others' weight depend on it.
+
+    Sources: per_sample: GRPO, arXiv 2402.03300 eq. 3; per_token: DAPO, arXiv 2503.14476; constant: Dr. GRPO,
+    arXiv 2503.20783.
+    """
+    if aggregation == "per_sample":
+        denominators = sample_tokens.to(torch.float64) * batch_samples
+    elif aggregation == "per_token":
+        denominators = torch.full_like(sample_tokens, batch_tokens, dtype=torch.float64)
+    elif aggregation == "per_prompt":
+        if prompt_tokens is None or batch_prompts is None:
+            raise ValueError("per_prompt needs prompt_tokens and batch_prompts")
+        denominators = prompt_tokens.to(torch.float64) * batch_prompts
+    elif aggregation == "constant":
+        if constant_length is None:
+            raise ValueError("constant needs constant_length")
+        denominators = torch.full_like(sample_tokens, constant_length * batch_samples, dtype=torch.float64)
+    else:
+        raise ValueError(f"unknown aggregation {aggregation!r}")
+    return denominators.clamp(min=1.0).reciprocal()[sample].to(torch.float32)
