@@ -4,7 +4,8 @@ import importlib
 import inspect
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -45,6 +46,55 @@ def load_function(import_path: str, field: str) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{field}: {import_path!r} is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A function of the user's, its keyword arguments, and the field of the manifest that names it."""
+
+    function: Callable[..., Any]
+    path: str
+    field: str
+    args: Mapping[str, Any]
+
+    def call(self, *given: Any) -> Any:
+        """What the function returns. What it raises becomes a UserError with the exception and its line."""
+        try:
+            return self.function(*given, **self.args)
+        except Exception as error:  # the user's function: whatever it raises is the user's to read
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            where = raised_at(error, self.function)
+            raise UserError(f"{self.field}: {self.path} raised {said}{f' ({where})' if where else ''}") from error
+
+    def wrong(self, what: str) -> UserError:
+        """The error for a value that it returned: `what` completes a sentence about it."""
+        where = defined_at(self.function)
+        return UserError(f"{self.field}: {self.path} {what}{f' ({where})' if where else ''}", hint="see docs/hooks.md")
+
+
+def load_hook(import_path: str, field: str, args: Mapping[str, Any], signature: str, positional: int) -> Hook:
+    """The function that `field` names, if it can be called with so many positional arguments and with `args`.
+
+    Raises UserError as `load_function` does, and for a function that cannot be called that way; `signature` is what to
+    write, such as `def f(inputs, **args)`.
+    """
+    function = load_function(import_path, field)
+    if inspect.iscoroutinefunction(function):
+        raise UserError(f"{field}: {import_path} is a coroutine function", hint=f"write {signature}")
+    try:
+        found = inspect.signature(function)
+    except ValueError:  # some that are written in C do not say theirs
+        return Hook(function, import_path, field, args)
+    try:
+        found.bind(*[None] * positional, **args)
+    except TypeError as error:
+        given = "".join(f", {name}=…" for name in args)
+        raise UserError(
+            f"{field}: {import_path}{found} cannot be called with {positional} positional "
+            f"argument{'s' * (positional > 1)}{given}: {error}",
+            hint=f"write {signature}",
+        ) from None
+    return Hook(function, import_path, field, args)
 
 
 def raised_at(error: BaseException, function: Callable[..., Any]) -> str:

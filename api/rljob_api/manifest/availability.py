@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.manifest.arithmetic import engine_gpus, generates, shares_gpus, trainer_gpus, trains, trains_rl
 from rljob_api.manifest.errors import Problem
 from rljob_api.v1alpha1.job import RLJobSpec
@@ -108,7 +109,12 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
     # Algorithm
-    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=MEGATRON),
+    Unavailable(
+        "algorithm.advantageEstimator",
+        tuple(entry.name for entry in ESTIMATORS.values() if entry.needs_values),
+        "use grpo, or the backend fsdp",
+        when=MEGATRON,
+    ),
     # Rollout
     Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1 and more replicas, or the engine sglang", when=TORCH),
     Unavailable(

@@ -3,10 +3,12 @@
 Strings, lists and maps are bounded because the apiserver estimates the cost of a CEL rule from those bounds.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import core_schema
 
 
 class ApiModel(BaseModel):
@@ -27,6 +29,11 @@ class ApiModel(BaseModel):
     def to_api(self) -> dict[str, Any]:
         """The object as Kubernetes carries it: camelCase keys, unset optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def one_of(names: Iterable[str]) -> GetPydanticSchema:
+    """For `Annotated[str, …]`: one of these names, as `Literal[…]` has them; for names that a catalogue holds."""
+    return GetPydanticSchema(lambda source, handler: core_schema.literal_schema(list(names)))
 
 
 ShortStr = Annotated[str, Field(max_length=256)]

@@ -4,11 +4,15 @@ Layout of tokens: N values, the trained tokens of all samples in order, with `si
 sample has (0 is allowed). Observations are not in it: what a tool wrote is no action, so credit passes over it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+from rljob.algorithms import AdvantageInputs, Advantages
+from rljob_api.catalogue.estimators import ESTIMATORS
 from torch import Tensor
+
+from rljob_trainer.hooks import load_function
 
 EPSILON = 1e-6
 VARIANCE_EPSILON = 1e-8
@@ -120,7 +124,40 @@ def gae(rewards: Tensor, values: Tensor, sizes: Tensor, *, gamma: float, lam: fl
     return advantages, advantages + values
 
 
-Estimator = Literal["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"]
+# The estimators of the catalogue
+
+
+def grpo(inputs: AdvantageInputs, *, normalize_by_std: bool = True) -> Tensor:
+    """Of S within the group: `grpo_advantages`. Returns [S]."""
+    return grpo_advantages(inputs.rewards, inputs.groups, normalize_by_std=normalize_by_std)
+
+
+def rloo(inputs: AdvantageInputs) -> Tensor:
+    """Of S within the group, leaving one out: `rloo_advantages`. Returns [S]."""
+    return rloo_advantages(inputs.rewards, inputs.groups)
+
+
+def reinforce_plus_plus(inputs: AdvantageInputs, *, gamma: float = 1.0) -> Tensor:
+    """Σ_{s ≥ t} γ^(s−t)·r_s, whitened over all tokens of the rollout. Returns [N].
+
+    Source: Hu 2025 (REINFORCE++, arXiv 2501.03262).
+    """
+    return whiten(discounted_sums(inputs.token_rewards, inputs.sizes, gamma)).float()
+
+
+def reinforce_plus_plus_baseline(inputs: AdvantageInputs) -> Tensor:
+    """S − mean(S of the group), whitened over all tokens of the rollout. Returns [N].
+
+    Source: as `reinforce_plus_plus`.
+    """
+    centred = grpo_advantages(inputs.rewards, inputs.groups, normalize_by_std=False)
+    return whiten(torch.repeat_interleave(centred.double(), inputs.sizes)).float()
+
+
+def ppo_gae(inputs: AdvantageInputs, *, gamma: float = 1.0, lam: float = 1.0) -> Advantages:
+    """`gae` of r_t and the critic's values, whitened over all tokens of the rollout; the returns are not. [N] each."""
+    advantages, returns = gae(inputs.token_rewards, inputs.values, inputs.sizes, gamma=gamma, lam=lam)
+    return Advantages(whiten(advantages).float(), returns.float())
 
 
 @dataclass(frozen=True)
@@ -129,11 +166,13 @@ class TokenAdvantages:
 
     advantages: Tensor
     returns: Tensor | None = None
-    """What the critic learns, with `gae`."""
+    """What the critic learns, where there is one."""
+    of_samples: Tensor | None = None
+    """[S] float32, where a sample's tokens have all the same."""
 
 
 def estimate_advantages(
-    estimator: Estimator,
+    estimator: str,
     rewards: Tensor,
     groups: Tensor,
     sizes: Tensor,
@@ -144,39 +183,39 @@ def estimate_advantages(
     kl: Tensor | None = None,
     kl_coef: float = 0.0,
     values: Tensor | None = None,
+    custom: Callable[[AdvantageInputs], Advantages] | None = None,
 ) -> TokenAdvantages:
-    """Advantages of the trained tokens of a whole rollout.
+    """Advantages of the trained tokens of a whole rollout, by the catalogue's estimator of that name or, in its place,
+    by `custom`, without settings.
 
-    With R the reward, r_t the reward per token (`token_rewards`: R at the last token, −β·kl_t at each) and S = Σ r_t:
-      grpo:                         of S within the group, the same for all tokens (`grpo_advantages`)
-      rloo:                         of S within the group, leaving one out (`rloo_advantages`)
-      reinforce_plus_plus:          Σ_{s ≥ t} γ^(s−t)·r_s, whitened over all tokens of the batch
-      reinforce_plus_plus_baseline: S − mean(S of the group), whitened over all tokens of the batch
-      gae:                          `gae` of r_t and the critic's `values`, whitened over all tokens of the batch
-    A group of one has nothing to be compared with: 0 from the three that compare, before whitening.
+    With R the reward, the estimator is given the reward per token r_t (`token_rewards`: R at the last token, −β·kl_t at
+    each) and S = Σ r_t. A group of one has nothing to be compared with: 0 from estimators that compare, before
+    whitening.
 
-    rewards: [S]. groups: [S] int. sizes: [S] int64, trained tokens. kl, values: [N]. A rollout is whitened whole, so
-    nothing depends on how it is then shared out to optimizer steps and ranks.
-
-    Sources: `advantages` and `returns`; REINFORCE++: Hu 2025 (arXiv 2501.03262).
+    rewards: [S]. groups: [S] int. sizes: [S] int64, trained tokens. kl, values: [N]. A rollout is estimated whole, so
+    nothing depends on how it is then shared out to optimizer steps and ranks. Raises ValueError for a name that is not
+    in the catalogue, and for an estimator without the values that it needs.
     """
-    per_token = token_rewards(rewards, sizes, kl, kl_coef)
-    if estimator == "gae":
-        if values is None:
-            raise ValueError("gae needs the critic's values")
-        advantages, returns = gae(per_token, values, sizes, gamma=gamma, lam=lam)
-        return TokenAdvantages(whiten(advantages).float(), returns.float())
-    if estimator == "reinforce_plus_plus":
-        return TokenAdvantages(whiten(discounted_sums(per_token, sizes, gamma)).float())
-    sample = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    entry = ESTIMATORS.get(estimator)
+    if entry is None:
+        raise ValueError(f"unknown estimator {estimator!r}")
+    if entry.needs_values and values is None:
+        raise ValueError(f"{estimator} needs the critic's values")
     scores = rewards.to(torch.float64)
     if kl is not None:
+        sample = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         scores = scores.index_add(0, sample, -kl_coef * kl.to(torch.float64))
-    if estimator == "rloo":
-        return TokenAdvantages(rloo_advantages(scores, groups)[sample])
-    centred = grpo_advantages(scores, groups, normalize_by_std=normalize_by_std and estimator == "grpo")
-    if estimator == "grpo":
-        return TokenAdvantages(centred[sample])
-    if estimator == "reinforce_plus_plus_baseline":
-        return TokenAdvantages(whiten(centred.double()[sample]).float())
-    raise ValueError(f"unknown estimator {estimator!r}")
+    inputs = AdvantageInputs(scores, groups, sizes, token_rewards(rewards, sizes, kl, kl_coef), values)
+    if custom is not None:
+        given = custom(inputs)
+    else:
+        settings = {"normalize_by_std": normalize_by_std, "gamma": gamma, "lam": lam}
+        function = load_function(entry.function, "spec.algorithm.advantageEstimator")
+        given = function(inputs, **{name: settings[name] for name in entry.settings})
+    result = given if isinstance(given, Advantages) else Advantages(given)
+    per_token = entry.per_token if custom is None else result.advantages.shape != rewards.shape
+    if per_token:
+        return TokenAdvantages(result.advantages, result.returns)
+    return TokenAdvantages(
+        torch.repeat_interleave(result.advantages, sizes), result.returns, of_samples=result.advantages
+    )

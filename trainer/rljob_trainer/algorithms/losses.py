@@ -7,6 +7,7 @@ Gradients flow through `logprobs` alone.
 from typing import Literal
 
 import torch
+from rljob.algorithms import PolicyLossInputs, PolicyLossOutputs
 from torch import Tensor
 
 Aggregation = Literal["per_sample", "per_token", "per_prompt", "constant"]
@@ -101,6 +102,33 @@ def cispo_loss(
     high = eps_clip if eps_clip_high is None else eps_clip_high
     weight = ratio.clamp(1.0 - eps_clip, 1.0 + high)
     return -weight * advantages.detach() * logprobs, weight != ratio, ratio
+
+
+# The policy losses of the catalogue
+
+
+def ppo_clip(
+    inputs: PolicyLossInputs, *, eps_clip: float, eps_clip_high: float | None, dual_clip: float | None
+) -> PolicyLossOutputs:
+    """See `ppo_clip_loss`."""
+    tensors = inputs.logprobs, inputs.old_logprobs, inputs.advantages
+    return PolicyLossOutputs(
+        *ppo_clip_loss(*tensors, eps_clip=eps_clip, eps_clip_high=eps_clip_high, dual_clip=dual_clip)
+    )
+
+
+def gspo(inputs: PolicyLossInputs, *, eps_clip: float, eps_clip_high: float | None) -> PolicyLossOutputs:
+    """See `gspo_loss`."""
+    tensors = inputs.logprobs, inputs.old_logprobs, inputs.advantages
+    return PolicyLossOutputs(
+        *gspo_loss(*tensors, inputs.sample, inputs.num_samples, eps_clip=eps_clip, eps_clip_high=eps_clip_high)
+    )
+
+
+def cispo(inputs: PolicyLossInputs, *, eps_clip: float, eps_clip_high: float | None) -> PolicyLossOutputs:
+    """See `cispo_loss`."""
+    tensors = inputs.logprobs, inputs.old_logprobs, inputs.advantages
+    return PolicyLossOutputs(*cispo_loss(*tensors, eps_clip=eps_clip, eps_clip_high=eps_clip_high))
 
 
 def clipped_value_loss(

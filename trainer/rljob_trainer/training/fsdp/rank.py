@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from rljob.types import TokenSignals, TrainSample
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_api.v1alpha1.optimizer import OptimizerSpec
@@ -163,7 +164,7 @@ class FsdpRank:
             self.reference = self._construction().policy(weights, recompute=False).eval()
             self.reference.requires_grad_(False)
         self.optimizer = adamw(self.policy, self.spec.optimizer)
-        if self.spec.algorithm.advantage_estimator == "gae":
+        if ESTIMATORS[self.spec.algorithm.advantage_estimator].needs_values:
             self.critic = self._construction().critic(recompute=self._recomputes)
             self.critic_optimizer = adamw(self.critic, self.spec.algorithm.critic.optimizer)
         recompute_blocks(self.policy.hf, self._recomputes)
