@@ -20,6 +20,7 @@ from rljob_trainer.algorithms.losses import (
     clipped_value_loss,
     explained_variance,
     gspo_loss,
+    loss_terms,
     ppo_clip_loss,
     token_weights,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "grpo_advantages",
     "gspo_loss",
     "kl_estimate",
+    "loss_terms",
     "normalize_by_mean",
     "ppo_clip_loss",
     "rloo_advantages",

@@ -156,6 +156,8 @@ def reinforce_plus_plus_baseline(inputs: AdvantageInputs) -> Tensor:
 
 def ppo_gae(inputs: AdvantageInputs, *, gamma: float = 1.0, lam: float = 1.0) -> Advantages:
     """`gae` of r_t and the critic's values, whitened over all tokens of the rollout; the returns are not. [N] each."""
+    if inputs.values is None:
+        raise ValueError("gae needs the critic's values")
     advantages, returns = gae(inputs.token_rewards, inputs.values, inputs.sizes, gamma=gamma, lam=lam)
     return Advantages(whiten(advantages).float(), returns.float())
 
@@ -194,13 +196,11 @@ def estimate_advantages(
 
     rewards: [S]. groups: [S] int. sizes: [S] int64, trained tokens. kl, values: [N]. A rollout is estimated whole, so
     nothing depends on how it is then shared out to optimizer steps and ranks. Raises ValueError for a name that is not
-    in the catalogue, and for an estimator without the values that it needs.
+    in the catalogue.
     """
     entry = ESTIMATORS.get(estimator)
     if entry is None:
         raise ValueError(f"unknown estimator {estimator!r}")
-    if entry.needs_values and values is None:
-        raise ValueError(f"{estimator} needs the critic's values")
     scores = rewards.to(torch.float64)
     if kl is not None:
         sample = torch.repeat_interleave(torch.arange(len(sizes)), sizes)

@@ -61,14 +61,14 @@ class CustomPolicyLoss:
         self._hook = load_hook(spec.function, LOSS_FIELD, spec.args, "def f(inputs, **args)", 1)
 
     def __call__(self, inputs: PolicyLossInputs) -> PolicyLossOutputs:
-        """Loss, clipped and ratio, [N] each. A micro batch without tokens is not handed to the function."""
+        """What the function returns, [N] each. A micro batch without tokens is not handed to it."""
         logprobs = inputs.logprobs
-        own_ratio = torch.exp(logprobs.detach() - inputs.old_logprobs)
         if not len(logprobs):
-            return PolicyLossOutputs(logprobs * 0.0, torch.zeros_like(own_ratio, dtype=torch.bool), own_ratio)
+            return PolicyLossOutputs(logprobs * 0.0)
         returned = self._hook.call(inputs)
         result = returned if isinstance(returned, PolicyLossOutputs) else PolicyLossOutputs(returned)
-        loss = _real(self._hook, "loss", result.loss, tuple(logprobs.shape))
+        shape = tuple(logprobs.shape)
+        loss = _real(self._hook, "loss", result.loss, shape)
         if logprobs.requires_grad and not loss.requires_grad:
             raise self._hook.wrong("returned a loss without gradient: it must be computed from inputs.logprobs")
         if loss.device != logprobs.device:
@@ -78,14 +78,14 @@ class CustomPolicyLoss:
         if all(bool(torch.isfinite(tensor).all()) for tensor in given):
             _check_finite(self._hook, "loss", loss)
         clipped, ratio = result.clipped, result.ratio
-        if clipped is None:
-            clipped = torch.zeros_like(own_ratio, dtype=torch.bool)
-        elif not isinstance(clipped, Tensor) or clipped.shape != logprobs.shape or clipped.dtype != torch.bool:
-            shape = tuple(logprobs.shape)
-            said = f"must return clipped as a tensor of bools of shape {shape}, returned {_shown(clipped)}"
-            raise self._hook.wrong(said)
-        ratio = own_ratio if ratio is None else _real(self._hook, "ratio", ratio, tuple(logprobs.shape)).detach()
-        return PolicyLossOutputs(loss, clipped.to(loss.device), ratio.to(loss.device))
+        if clipped is not None:
+            if not isinstance(clipped, Tensor) or clipped.shape != loss.shape or clipped.dtype != torch.bool:
+                said = f"must return clipped as a tensor of bools of shape {shape}, returned {_shown(clipped)}"
+                raise self._hook.wrong(said)
+            clipped = clipped.to(loss.device)
+        if ratio is not None:
+            ratio = _real(self._hook, "ratio", ratio, shape).detach().to(loss.device)
+        return PolicyLossOutputs(loss, clipped, ratio)
 
 
 class CustomWeights:

@@ -131,6 +131,15 @@ def cispo(inputs: PolicyLossInputs, *, eps_clip: float, eps_clip_high: float | N
     return PolicyLossOutputs(*cispo_loss(*tensors, eps_clip=eps_clip, eps_clip_high=eps_clip_high))
 
 
+def loss_terms(inputs: PolicyLossInputs, returned: PolicyLossOutputs | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, clipped and ratio of what a policy loss has returned, with what it has left out. [N] each."""
+    outputs = returned if isinstance(returned, PolicyLossOutputs) else PolicyLossOutputs(returned)
+    clipped, ratio = outputs.clipped, outputs.ratio
+    if ratio is None:
+        ratio = torch.exp(inputs.logprobs.detach() - inputs.old_logprobs)
+    return outputs.loss, torch.zeros_like(ratio, dtype=torch.bool) if clipped is None else clipped, ratio
+
+
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None
 ) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rljob_trainer.algorithms import (
     kl_estimate,
+    loss_terms,
     normalize_by_mean,
     tis_weights,
     token_weights,
@@ -179,10 +180,8 @@ class RlLoss:
         weight, advantages = self.token_weights(batch), self._advantages(batch, sample)
         old = logprobs.detach() if self.old is None else gather(self.old, batch, self.device)
         rollout = gather(self.rollout, batch, self.device) if self.rollout is not None else None
-        outputs = self._policy_loss(
-            PolicyLossInputs(logprobs, old, advantages, sample, max(len(batch.rows), 1), rollout)
-        )
-        pg = outputs.loss
+        inputs = PolicyLossInputs(logprobs, old, advantages, sample, max(len(batch.rows), 1), rollout)
+        pg, clipped, ratio = loss_terms(inputs, self._policy_loss(inputs))
         if spec.tis.enabled and rollout is not None:
             if self.weights is not None:
                 importance = gather(self.weights, batch, self.device)
@@ -206,13 +205,12 @@ class RlLoss:
             self.meters.add(entropy=bonus.detach().double())
             if spec.entropy_coef:
                 loss = loss - spec.entropy_coef * bonus
-        self._observe(loss, outputs, logprobs.detach(), old, rollout)
+        self._observe(loss, clipped, ratio, logprobs.detach(), old, rollout)
         return loss
 
     def _observe(
-        self, loss: Tensor, outputs: PolicyLossOutputs, logprobs: Tensor, old: Tensor, rollout: Tensor | None
+        self, loss: Tensor, clipped: Tensor, ratio: Tensor, logprobs: Tensor, old: Tensor, rollout: Tensor | None
     ) -> None:
-        clipped, ratio = outputs.clipped, outputs.ratio
         self.meters.add(loss=loss.detach().double(), clipfrac=clipped.sum(), ratio_mean=ratio.double().sum())
         self.meters.peak("ratio_max", ratio)
         if rollout is not None:
@@ -253,7 +251,7 @@ class RlLoss:
 
 
 def policy_loss(spec: AlgorithmSpec) -> Callable[[PolicyLossInputs], PolicyLossOutputs]:
-    """The job's policy loss: the user's own, or the catalogue's with its settings. Its outputs are complete."""
+    """The job's policy loss: the user's own, or the catalogue's with its settings."""
     if spec.custom_policy_loss is not None:
         return CustomPolicyLoss(spec.custom_policy_loss)
     entry = LOSSES[spec.policy_loss]

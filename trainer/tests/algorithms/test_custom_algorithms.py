@@ -9,6 +9,7 @@ import torch
 from rljob.algorithms import AdvantageInputs, PolicyLossInputs
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec, CustomFunction
+from rljob_trainer.algorithms import loss_terms
 from rljob_trainer.algorithms.custom import CustomAdvantages, CustomPolicyLoss, check_algorithm_hooks
 
 MINE = """import torch
@@ -128,17 +129,17 @@ def test_a_loss_keeps_its_gradient_and_gets_what_it_leaves_out() -> None:
     torch.testing.assert_close(inputs.logprobs.grad, torch.full((4,), -0.5 * 2.718281828**0.5))
     assert not given.ratio.requires_grad
     assert given.clipped.tolist() == [False] * 4
-    alone = CustomPolicyLoss(custom("loss_alone"))(tokens())
-    assert alone.ratio.tolist() == given.ratio.tolist()
-    assert alone.clipped.tolist() == [False] * 4
+    _, clipped, ratio = loss_terms(tokens(), CustomPolicyLoss(custom("loss_alone"))(tokens()))
+    assert ratio.tolist() == given.ratio.tolist()
+    assert clipped.tolist() == [False] * 4
 
 
 def test_a_micro_batch_without_tokens_is_not_handed_to_the_function() -> None:
     empty = torch.zeros(0, requires_grad=True)
     inputs = PolicyLossInputs(empty, torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 1)
-    given = CustomPolicyLoss(custom("raises"))(inputs)
-    given.loss.sum().backward()
-    assert given.clipped.shape == given.ratio.shape == (0,)
+    loss, clipped, ratio = loss_terms(inputs, CustomPolicyLoss(custom("raises"))(inputs))
+    loss.sum().backward()
+    assert clipped.shape == ratio.shape == (0,)
 
 
 @pytest.mark.parametrize(
