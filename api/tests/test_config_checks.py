@@ -136,3 +136,20 @@ def test_jobs_without_a_trainer_need_gpus_for_their_engines_wherever_they_are_pl
     spec["rollout"]["gpusPerEngine"] = 2
     assert check(loads(json.dumps(job))) == []
     assert arithmetic.total_gpus(loads(json.dumps(job)).spec) == 2
+
+
+def test_a_custom_estimator_may_do_with_one_sample_of_a_prompt() -> None:
+    def problems(**algorithm: object) -> list[str]:
+        spec = {
+            "model": {"path": "m"},
+            "data": {"train": {"path": "d"}},
+            "reward": {"functions": [{"name": "em"}]},
+            "rollout": {"nSamplesPerPrompt": 1, "engine": "torch"},
+            "trainer": {"backend": "fsdp"},
+            "algorithm": algorithm,
+        }
+        manifest = {"apiVersion": "rljob.io/v1alpha1", "kind": "RLJob", "metadata": {"name": "one"}, "spec": spec}
+        return [str(problem) for problem in check(loads(json.dumps(manifest)))]
+
+    assert [said for said in problems() if "grpo compares the samples of a prompt" in said]
+    assert not problems(customAdvantages={"function": "mine:advantages"})

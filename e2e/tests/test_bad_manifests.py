@@ -32,6 +32,14 @@ def test_admission_lets_good_manifests_pass(installed_crd: Kubectl, base: str) -
     create(installed_crd, good(base), "--dry-run=server")
 
 
+def test_admission_lets_a_custom_estimator_do_with_one_sample_of_a_prompt(installed_crd: Kubectl) -> None:
+    alone = {"spec.rollout.nSamplesPerPrompt": 1, "spec.trainer.numStepsPerRollout": 1}
+    custom = {"spec.algorithm.customAdvantages": {"function": "mine:advantages", "args": {"any": [1, {"b": None}]}}}
+    create(installed_crd, changed(good("cpu"), alone | custom), "--dry-run=server")
+    with pytest.raises(KubectlError, match="grpo compares the samples of a prompt"):
+        create(installed_crd, changed(good("cpu"), alone), "--dry-run=server")
+
+
 @pytest.fixture(scope="module")
 def started(installed_crd: Kubectl) -> Iterator[tuple[Kubectl, dict[str, Any]]]:
     """A job whose first attempt has started, in a namespace without an operator's attention."""

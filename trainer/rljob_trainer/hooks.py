@@ -1,10 +1,23 @@
-"""Custom functions by import path (`package.module:name`): generate, reward, importance-sampling, prepare."""
+"""The user's own functions by import path (`package.module:name`), and where in their code something is."""
 
 import importlib
-from collections.abc import Callable
+import inspect
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from rljob_api.manifest.errors import UserError
+
+_LIBRARIES = tuple(
+    sysconfig.get_path(name) + "/"
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    if sysconfig.get_path(name)
+)
+_OURS = str(Path(__file__).resolve().parent) + "/"
 
 
 def load_function(import_path: str, field: str) -> Callable[..., Any]:
@@ -33,3 +46,86 @@ def load_function(import_path: str, field: str) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{field}: {import_path!r} is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A function of the user's, its keyword arguments, and the field of the manifest that names it."""
+
+    function: Callable[..., Any]
+    path: str
+    field: str
+    args: Mapping[str, Any]
+
+    def call(self, *given: Any) -> Any:
+        """What the function returns. What it raises becomes a UserError with the exception and its line."""
+        try:
+            return self.function(*given, **self.args)
+        except Exception as error:  # the user's function: whatever it raises is the user's to read
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            where = raised_at(error, self.function)
+            raise UserError(f"{self.field}: {self.path} raised {said}{f' ({where})' if where else ''}") from error
+
+    def wrong(self, what: str) -> UserError:
+        """The error for a value that it returned: `what` completes a sentence about it."""
+        where = defined_at(self.function)
+        return UserError(f"{self.field}: {self.path} {what}{f' ({where})' if where else ''}", hint="see docs/hooks.md")
+
+
+def load_hook(import_path: str, field: str, args: Mapping[str, Any], signature: str, positional: int) -> Hook:
+    """The function that `field` names, if it can be called with so many positional arguments and with `args`.
+
+    Raises UserError as `load_function` does, and for a function that cannot be called that way; `signature` is what to
+    write, such as `def f(inputs, **args)`.
+    """
+    function = load_function(import_path, field)
+    if inspect.iscoroutinefunction(function):
+        raise UserError(f"{field}: {import_path} is a coroutine function", hint=f"write {signature}")
+    try:
+        found = inspect.signature(function)
+    except ValueError:  # some that are written in C do not say theirs
+        return Hook(function, import_path, field, args)
+    try:
+        found.bind(*[None] * positional, **args)
+    except TypeError as error:
+        given = "".join(f", {name}=…" for name in args)
+        raise UserError(
+            f"{field}: {import_path}{found} cannot be called with {positional} positional "
+            f"argument{'s' * (positional > 1)}{given}: {error}",
+            hint=f"write {signature}",
+        ) from None
+    return Hook(function, import_path, field, args)
+
+
+def raised_at(error: BaseException, function: Callable[..., Any]) -> str:
+    """The innermost line of the user's own code that `error` came through; where the function begins when it came
+    through none (what it returned was at fault). Empty for a function of this package."""
+    if _is_ours(function):
+        return ""
+    source = _source(function)
+    own = None if source is None else source[0]
+    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    of_user = [(file, line) for file, line in lines if file == own or not file.startswith((*_LIBRARIES, _OURS, "<"))]
+    return _shown(*of_user[-1]) if of_user else defined_at(function)
+
+
+def defined_at(function: Callable[..., Any]) -> str:
+    """Where the function begins. Empty where that cannot be told, and for a function of this package."""
+    source = None if _is_ours(function) else _source(function)
+    return "" if source is None else _shown(*source)
+
+
+def _source(function: Callable[..., Any]) -> tuple[str, int] | None:
+    function = inspect.unwrap(getattr(function, "func", function))  # a partial, a decorated function
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("rljob_trainer.")
+
+
+def _shown(file: str, line: int) -> str:
+    folders = sorted((folder.rstrip("/") + "/" for folder in sys.path if folder), key=len, reverse=True)
+    folder = next((folder for folder in folders if file.startswith(folder)), "")
+    return f"{file[len(folder) :]}:{line}"

@@ -61,7 +61,7 @@ class Version(NamedTuple):
         return cls(int(major), int(minor))
 
 
-VERSION = Version(1, 0)
+VERSION = Version(1, 1)
 """What this version of the code writes, and reads whole."""
 FIRST = Version(1, 0)
 """The version of documents that name none."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rljob_api.catalogue.backends import BACKENDS, Backend
 from rljob_api.catalogue.engines import ENGINES, Engine
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.manifest.arithmetic import engine_gpus, engines_sleep, generates, trainer_gpus, trains, trains_rl
 from rljob_api.manifest.errors import Problem
 from rljob_api.v1alpha1.job import RLJobSpec
@@ -109,7 +110,12 @@ TABLE: tuple[Unavailable, ...] = (
     Unavailable("code.git", use="use code.files, code.configMap or code.persistentVolumeClaim"),
     Unavailable("code.pipRequirements", use="install the packages in an image and name it in images.trainer"),
     # Algorithm
-    Unavailable("algorithm.advantageEstimator", ("gae",), "use grpo, or the backend fsdp", when=NO_CRITIC),
+    Unavailable(
+        "algorithm.advantageEstimator",
+        tuple(entry.name for entry in ESTIMATORS.values() if entry.needs_values),
+        "use grpo, or the backend fsdp",
+        when=NO_CRITIC,
+    ),
     # Rollout
     Unavailable("rollout.gpusPerEngine", range(2, 65), "use 1 and more replicas, or the engine sglang", when=ONE_GPU),
     Unavailable(

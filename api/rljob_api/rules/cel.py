@@ -5,6 +5,7 @@ compare with the status), so that status stays writable after an upgrade of the 
 `availability.py`.
 """
 
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.rules.cel_rule import Rule
 from rljob_api.rules.cel_sections import SECTION_RULES
 
@@ -35,6 +36,7 @@ _CONTEXT = (
     "(has(self.rollout.maxContextLength) ? self.rollout.maxContextLength : "
     "self.data.train.maxPromptLength + self.rollout.sampling.maxResponseLength)"
 )
+_COMPARING = [entry.name for entry in ESTIMATORS.values() if entry.compares_group]
 
 _SPEC_RULES = (
     Rule(
@@ -154,7 +156,8 @@ _SPEC_RULES = (
     ),
     Rule(
         "spec",
-        f"!({_RL} && self.algorithm.advantageEstimator in ['grpo', 'rloo']) || self.rollout.nSamplesPerPrompt >= 2",
+        f"!({_RL} && !has(self.algorithm.customAdvantages) && self.algorithm.advantageEstimator in {_COMPARING}) || "
+        "self.rollout.nSamplesPerPrompt >= 2",
         "{self.algorithm.advantageEstimator} compares the samples of a prompt and needs at least 2, "
         "but it is {self.rollout.nSamplesPerPrompt}",
         "rollout.nSamplesPerPrompt",

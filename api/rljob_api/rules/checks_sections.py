@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.manifest.arithmetic import generates, trains_rl
 from rljob_api.manifest.errors import Problem
 from rljob_api.v1alpha1.hub_path import PREFIX, parse_hub_path
@@ -88,7 +89,8 @@ def _algorithm(spec: RLJobSpec) -> Iterator[Problem]:
     if not trains_rl(spec):
         return
     algorithm, tis = spec.algorithm, spec.algorithm.tis
-    if algorithm.advantage_estimator in ("grpo", "rloo") and spec.rollout.n_samples_per_prompt < 2:
+    compares = algorithm.custom_advantages is None and ESTIMATORS[algorithm.advantage_estimator].compares_group
+    if compares and spec.rollout.n_samples_per_prompt < 2:
         yield Problem(
             "spec.rollout.nSamplesPerPrompt",
             f"{algorithm.advantage_estimator} compares the samples of a prompt and needs at least 2, "

@@ -1,10 +1,21 @@
 """`spec.algorithm`: advantages, policy loss, KL, entropy and the correction of the train/rollout mismatch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rljob_api.v1alpha1.base import ApiModel, Fraction, FreeMap, ImportPath, NonNegativeFloat, PositiveFloat
+from rljob_api.catalogue.estimators import ESTIMATORS
+from rljob_api.catalogue.losses import LOSSES
+from rljob_api.v1alpha1.base import (
+    ApiModel,
+    Fraction,
+    FreeMap,
+    ImportPath,
+    NonNegativeFloat,
+    PositiveFloat,
+    Since,
+    one_of,
+)
 from rljob_api.v1alpha1.optimizer import OptimizerSpec
 
 
@@ -62,12 +73,21 @@ class CriticSpec(ApiModel):
     """Optimizer of the critic."""
 
 
+class CustomFunction(ApiModel):
+    """A function of your own, from `spec.code` or the image."""
+
+    function: ImportPath
+    """Import path of `def f(inputs, **args)`; docs/hooks.md has its inputs and what it returns."""
+    args: FreeMap = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+
+
 class AlgorithmSpec(ApiModel):
     """What turns rewards into a gradient."""
 
     type: Literal["rl", "sft"] = "rl"
     """`sft`: supervised fine-tuning alone (`spec.sft` is then required, the sections of the rollout are unused)."""
-    advantage_estimator: Literal["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"] = "grpo"
+    advantage_estimator: Annotated[str, one_of(ESTIMATORS)] = "grpo"
     """`grpo`: rewards centred on their group's mean (Shao et al. 2024). `rloo`: on the mean of the others of the group
     (Ahmadian et al. 2024). `reinforce_plus_plus`, `…_baseline`: whitened over the batch (Hu 2025). `gae`: with a critic
     (Schulman et al. 2016)."""
@@ -79,7 +99,7 @@ class AlgorithmSpec(ApiModel):
     """λ of `gae`: 1 trusts the rewards alone, 0 the critic."""
     critic: CriticSpec = Field(default_factory=CriticSpec)
     """The value model of `gae`."""
-    policy_loss: Literal["ppo_clip", "gspo", "cispo"] = "ppo_clip"
+    policy_loss: Annotated[str, one_of(LOSSES)] = "ppo_clip"
     """`ppo_clip`: clipped surrogate objective (Schulman et al. 2017). `gspo`: with one ratio per sample (Zheng et al.
     2025). `cispo`: clipped weights, no token left out (MiniMax-M1, 2025)."""
     eps_clip: PositiveFloat = 0.2
@@ -98,3 +118,8 @@ class AlgorithmSpec(ApiModel):
     """Weight of the entropy bonus."""
     tis: TisSpec = Field(default_factory=TisSpec)
     """Correction of the train/rollout mismatch."""
+    custom_advantages: Annotated[CustomFunction | None, Since("1.1")] = None
+    """An advantage estimator of your own, in place of the one that `advantageEstimator` names; with `gae`, there is a
+    critic for it."""
+    custom_policy_loss: Annotated[CustomFunction | None, Since("1.1")] = None
+    """A policy loss of your own, in place of `policyLoss`, `epsClip`, `epsClipHigh` and `dualClip`."""

@@ -3,11 +3,13 @@
 Strings, lists and maps are bounded because the apiserver estimates the cost of a CEL rule from those bounds.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import core_schema
 
 
 class ApiModel(BaseModel):
@@ -39,6 +41,11 @@ class Since:
     reading: Literal["Must", "May", "Never"] = "Must"
     """What a process does that does not know the field, once it is set: `Must`: it refuses the job; `May`: it goes on
     without it, and says so. `Never`: the operator alone reads it, and does not write it into the document."""
+
+
+def one_of(names: Iterable[str]) -> GetPydanticSchema:
+    """For `Annotated[str, …]`: one of these names, as `Literal[…]` has them; for names that a catalogue holds."""
+    return GetPydanticSchema(lambda source, handler: core_schema.literal_schema(list(names)))
 
 
 ShortStr = Annotated[str, Field(max_length=256)]

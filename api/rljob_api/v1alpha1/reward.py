@@ -1,9 +1,10 @@
 """`spec.reward`: the functions that score a sample."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from rljob_api.catalogue.rewards import REWARDS
 from rljob_api.v1alpha1.base import (
     ApiModel,
     FreeMap,
@@ -13,9 +14,10 @@ from rljob_api.v1alpha1.base import (
     SecretKeyRef,
     ShortStr,
     Url,
+    one_of,
 )
 
-RewardName = Literal["em", "math", "deepscaler", "dapo", "format", "tag_count", "length", "remote", "custom"]
+RewardName = Annotated[str, one_of((*REWARDS, "remote", "custom"))]
 
 
 class RewardFunction(ApiModel):

@@ -5,15 +5,27 @@ of all samples in one vector of N values (no padding) with `sample`, an int64 ve
 token belongs to. So nothing can depend on padding, and sums over micro batches and ranks add up to the whole.
 """
 
-from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
-from rljob_trainer.algorithms.aggregate import token_weights
-from rljob_trainer.algorithms.entropy import token_entropy
-from rljob_trainer.algorithms.estimate import TokenAdvantages, estimate_advantages
-from rljob_trainer.algorithms.kl import kl_estimate
-from rljob_trainer.algorithms.policy_loss import cispo_loss, gspo_loss, ppo_clip_loss
-from rljob_trainer.algorithms.returns import discounted_sums, gae, token_rewards, whiten
+from rljob_trainer.algorithms.advantages import (
+    TokenAdvantages,
+    discounted_sums,
+    estimate_advantages,
+    gae,
+    grpo_advantages,
+    rloo_advantages,
+    token_rewards,
+    whiten,
+)
+from rljob_trainer.algorithms.losses import (
+    cispo_loss,
+    clipped_value_loss,
+    explained_variance,
+    gspo_loss,
+    loss_terms,
+    ppo_clip_loss,
+    token_weights,
+)
+from rljob_trainer.algorithms.regularization import kl_estimate, token_entropy
 from rljob_trainer.algorithms.tis import TisResult, normalize_by_mean, tis_weights
-from rljob_trainer.algorithms.value_loss import clipped_value_loss, explained_variance
 
 __all__ = [
     "TisResult",
@@ -27,6 +39,7 @@ __all__ = [
     "grpo_advantages",
     "gspo_loss",
     "kl_estimate",
+    "loss_terms",
     "normalize_by_mean",
     "ppo_clip_loss",
     "rloo_advantages",

@@ -11,6 +11,7 @@ import ray
 from rljob_api.manifest.arithmetic import engine_count, generates, shares_gpus, total_gpus, trains, world_size
 from rljob_api.v1alpha1.job import RLJob
 
+from rljob_trainer.algorithms.custom import check_algorithm_hooks
 from rljob_trainer.checkpoint import Commit
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.health.rollback import rollbacks, standing
@@ -107,20 +108,21 @@ def run_job(
 
 
 def check_hooks(job: RLJob) -> None:
-    """Import the user's functions before anything is started. Raises UserError for one that is not there."""
+    """Import the user's functions before anything is started. Raises UserError for one that is not there, or cannot be
+    called as it will be."""
     spec = job.spec
     hooks = {
         "spec.rollout.generate.function": spec.rollout.generate.function,
         "spec.rollout.dynamicFilter": spec.rollout.dynamic_filter
         if spec.rollout.dynamic_filter != "nonzero_std"
         else None,
-        "spec.algorithm.tis.function": spec.algorithm.tis.function,
     }
     for number, function in enumerate(spec.reward.functions if spec.reward else []):
         hooks[f"spec.reward.functions[{number}].function"] = function.function
     for field, path in hooks.items():
         if path is not None:
             load_function(path, field)
+    check_algorithm_hooks(spec.algorithm)
 
 
 def _tracking(job: RLJob, incarnation: Incarnation, commit: Commit | None, tell: Callable[[str], None]) -> Tracking:

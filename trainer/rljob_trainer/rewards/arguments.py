@@ -1,9 +1,13 @@
 """Reading `spec.reward.functions[].args` of built-in rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rljob.types import Sample
 from rljob_api.manifest.errors import UserError
+
+Scorer = Callable[[Sample], Any]
+"""What a reward makes of a sample: a number."""
 
 
 class Arguments:
@@ -20,6 +24,10 @@ class Arguments:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{self._field}.{name}: {value!r} is not a number")
         return float(value)
+
+    def wrong(self, name: str, what: str) -> UserError:
+        """The error for a value that is no good; `what` says why."""
+        return UserError(f"{self._field}.{name}: {what}")
 
     def integer(self, name: str, default: int, least: int = 1) -> int:
         """A whole number of at least `least`."""

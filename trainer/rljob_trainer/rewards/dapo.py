@@ -1,8 +1,10 @@
-"""DAPO's score of integer answers (Yu et al. 2025, arXiv:2503.14476), with Minerva's normalisation of texts."""
+"""DAPO's rewards (Yu et al. 2025, arXiv:2503.14476): the score of integer answers, with Minerva's normalisation of
+texts, and the penalty of overlong responses."""
 
 import re
 from typing import Any
 
+from rljob_trainer.rewards.arguments import Arguments, Scorer
 from rljob_trainer.rewards.text import label_text, last_boxed, without_end_tokens
 
 READ, READ_STRICT = 300, 100
@@ -69,3 +71,22 @@ def normalise_label(label: str) -> str:
     except ValueError:
         return text
     return str(int(number)) if number.is_integer() else text
+
+
+def length_penalty(length: int, longest: float, buffer: float) -> float:
+    """0 up to `longest` − `buffer` tokens, −1 from `longest`, linear between (eq. 13)."""
+    return -min(1.0, max(0.0, (length - (longest - buffer)) / buffer))
+
+
+def integer_answer(args: Arguments) -> Scorer:
+    """The reward `dapo`."""
+    strict = args.flag("strictBox", False)
+    return lambda sample: dapo(sample.response, sample.label, strict_box=strict)
+
+
+def overlong_penalty(args: Arguments) -> Scorer:
+    """The reward `length`."""
+    longest, buffer = args.number("maxLength"), args.number("buffer")
+    if not 0 < buffer <= longest:
+        raise args.wrong("buffer", f"{buffer:g} must be above 0 and at most maxLength ({longest:g})")
+    return lambda sample: length_penalty(len(sample.response_ids), longest, buffer)

@@ -4,6 +4,7 @@ import re
 import string
 from typing import Any
 
+from rljob_trainer.rewards.arguments import Arguments, Scorer
 from rljob_trainer.rewards.wellformed import extract_answer, is_well_formed
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -39,3 +40,9 @@ def em(response: str, label: Any, *, format_score: float = 0.0) -> float:
     if answer is not None and normalize_answer(answer) in targets:
         return 1.0
     return format_score if is_well_formed(response) else 0.0
+
+
+def exact_match(args: Arguments) -> Scorer:
+    """The reward `em`."""
+    format_score = args.number("formatScore", 0.0)
+    return lambda sample: em(sample.response, sample.label, format_score=format_score)

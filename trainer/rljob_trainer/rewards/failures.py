@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from rljob_api.catalogue.rewards import VERIFIERS
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.reward import RewardFunction
 
-VERIFIERS = frozenset({"math", "deepscaler"})
-"""Functions of ours that fail by what the policy wrote, or by a label: a few samples in a row prove nothing."""
 ENOUGH = 32
-"""Samples on all of which such a function must fail to be given up."""
+"""Samples on all of which a verifier must fail to be given up: it fails by what the policy wrote, or by a label, so
+that a few samples in a row prove nothing."""
 _SHOWN = 3
 
 

@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from rljob.types import Sample
+from rljob_api.catalogue.rewards import REWARDS, VERIFIERS
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
 
+from rljob_trainer.rewards.arguments import Scorer
 from rljob_trainer.rewards.failures import ScoreReport
-from rljob_trainer.rewards.functions import VERIFIERS, Scorer, build, check_label, verifier
+from rljob_trainer.rewards.functions import build, check_label, verifier
 from rljob_trainer.rewards.pool import Outcome, WorkerFunction, WorkerPool
 from rljob_trainer.rewards.remote import RemoteReward
 
@@ -33,7 +35,7 @@ class RewardScorer:
         self.spec = spec
         self._labels: list[str] = []
         self._built_in: dict[int, Scorer] = {}
-        self._verifiers: dict[int, str] = {}
+        self._text_labels: dict[int, str] = {}
         self._remote: dict[int, RemoteReward] = {}
         in_workers: dict[int, WorkerFunction] = {}
         for place, function in enumerate(spec.functions):
@@ -46,7 +48,8 @@ class RewardScorer:
                 in_workers[place] = WorkerFunction(function.function, f"{where}.function", function.args)
             elif function.name in VERIFIERS:
                 in_workers[place] = verifier(function, where)
-                self._verifiers[place] = function.name
+                if REWARDS[function.name].text_label:
+                    self._text_labels[place] = function.name
             elif function.name == "remote":
                 self._remote[place] = RemoteReward(function, place, spec.timeout_seconds)
             else:
@@ -72,7 +75,7 @@ class RewardScorer:
         A sample one of whose functions fails, runs out of time or returns no finite number gets `failureReward`, no
         parts, and `info["reward_error"]`. A label that a built-in function cannot read raises UserError.
         """
-        for place, name in self._verifiers.items():
+        for place, name in self._text_labels.items():
             for sample in samples:
                 with self._readable(place, sample):
                     check_label(name, sample.label)

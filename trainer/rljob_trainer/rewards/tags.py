@@ -1,8 +1,10 @@
-"""The form of responses that think and answer in tags, as OpenR1 rewards it."""
+"""Rewards for the form of responses: tags that think and answer, as OpenR1 rewards them, or as Search-R1 does."""
 
 from rljob.types import Sample
 
+from rljob_trainer.rewards.arguments import Arguments, Scorer
 from rljob_trainer.rewards.text import written
+from rljob_trainer.rewards.wellformed import is_well_formed
 
 OPENR1 = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 BARE = ("<think>", "</think>", "<answer>", "</answer>")
@@ -27,3 +29,15 @@ def thinks_then_answers(sample: Sample) -> float:
     if not text.startswith("<think>\n") or not text.endswith("\n</answer>"):
         return 0.0
     return float(text.count("\n</think>\n<answer>\n") == 1 and all(text.count(tag) == 1 for tag in BARE))
+
+
+def response_format(args: Arguments) -> Scorer:
+    """The reward `format`."""
+    style = args.choice("style", ("search", "think"))
+    return thinks_then_answers if style == "think" else lambda sample: float(is_well_formed(sample.response))
+
+
+def counted_tags(args: Arguments) -> Scorer:
+    """The reward `tag_count`."""
+    newlines = args.flag("newlines", True)
+    return lambda sample: tag_count(sample, newlines=newlines)

@@ -24,8 +24,7 @@ from typing import Any, BinaryIO
 
 from rljob_api.manifest.errors import UserError
 
-from rljob_trainer.hooks import load_function
-from rljob_trainer.rewards.location import defined_at, raised_at
+from rljob_trainer.hooks import defined_at, load_function, raised_at
 
 PARENT_CHECK_SECONDS = 2.0
 LONGEST_ERROR = 1000

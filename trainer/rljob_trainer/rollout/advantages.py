@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from rljob.types import Sample, TokenSignals, TrainSample
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 
 from rljob_trainer.algorithms import estimate_advantages
+from rljob_trainer.algorithms.custom import CustomAdvantages
 
 Ask = Callable[[Sequence[TrainSample]], list[TokenSignals]]
 """Asks the ranks for the critic's values and the KL of samples' tokens."""
@@ -23,12 +25,6 @@ class Credit:
     """Of each trained token, where they differ."""
     values: list[float] | None = None
     returns: list[float] | None = None
-
-
-def by_token(spec: AlgorithmSpec) -> bool:
-    """Whether advantages need more than the rewards, or differ within a sample."""
-    whitened = spec.advantage_estimator in ("reinforce_plus_plus", "reinforce_plus_plus_baseline")
-    return whitened or spec.advantage_estimator == "gae" or spec.kl.reward_coef > 0
 
 
 def train_sample(sample: Sample, credit: Credit) -> TrainSample:
@@ -47,19 +43,20 @@ def train_sample(sample: Sample, credit: Credit) -> TrainSample:
     )
 
 
-def token_credit(samples: Sequence[Sample], spec: AlgorithmSpec, ask: Ask | None) -> list[Credit]:
-    """Credit of each of `samples` (all trainable), normalised over all of them. `ask` is needed by `gae` and by a KL
-    in the reward alone."""
-    needs_ranks = spec.advantage_estimator == "gae" or spec.kl.reward_coef > 0
+def credit_of(samples: Sequence[Sample], spec: AlgorithmSpec, ask: Ask | None) -> list[Credit]:
+    """Credit of each of `samples` (all trainable), estimated over all of them. `ask` is needed by estimators with a
+    critic and by a KL in the reward alone."""
+    needs_values, penalised = ESTIMATORS[spec.advantage_estimator].needs_values, spec.kl.reward_coef > 0
     signals = [TokenSignals() for _ in samples]
-    if needs_ranks:
+    if needs_values or penalised:
         if ask is None:
             raise ValueError(f"{spec.advantage_estimator} needs the ranks' word on the tokens")
         signals = ask([train_sample(sample, Credit(0.0)) for sample in samples])
     # A sequence's first id is never trained: nothing predicts it.
     sizes = [sum(sample.loss_mask) - int(not sample.prompt_ids and bool(sample.loss_mask[0])) for sample in samples]
-    kl = [value for signal in signals for value in signal.kl or ()] if spec.kl.reward_coef > 0 else None
+    kl = [value for signal in signals for value in signal.kl or ()] if penalised else None
     values = [value for signal in signals for value in signal.values or ()]
+    custom = spec.custom_advantages
     result = estimate_advantages(
         spec.advantage_estimator,
         torch.tensor([sample.reward for sample in samples], dtype=torch.float64),
@@ -70,8 +67,11 @@ def token_credit(samples: Sequence[Sample], spec: AlgorithmSpec, ask: Ask | None
         lam=spec.gae_lambda,
         kl=None if kl is None else torch.tensor(kl, dtype=torch.float64),
         kl_coef=spec.kl.reward_coef,
-        values=torch.tensor(values, dtype=torch.float64) if spec.advantage_estimator == "gae" else None,
+        values=torch.tensor(values, dtype=torch.float64) if needs_values else None,
+        custom=None if custom is None else CustomAdvantages(custom, with_returns=needs_values),
     )
+    if result.of_samples is not None and result.returns is None and not penalised:
+        return [Credit(value) for value in result.of_samples.tolist()]
     credits = []
     returns = torch.split(result.returns, sizes) if result.returns is not None else [None] * len(sizes)
     for part, goal, signal in zip(torch.split(result.advantages, sizes), returns, signals, strict=True):

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-import torch
 from rljob.types import Sample, SamplingParams, Tokenizer, TrainSample
+from rljob_api.catalogue.rewards import REWARDS
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec
 from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_api.v1alpha1.rollout import SamplingSpec
 
-from rljob_trainer.algorithms.advantages import grpo_advantages, rloo_advantages
-from rljob_trainer.rollout.advantages import Ask, Credit, by_token, token_credit, train_sample
+from rljob_trainer.rollout.advantages import Ask, Credit, credit_of, train_sample
 
 
 def salted(job_seed: int, rollbacks: int) -> int:
@@ -78,15 +77,7 @@ def advantages_of(samples: Sequence[Sample], spec: AlgorithmSpec, ask: Ask | Non
     numbers = [number for number, sample in enumerate(samples) if trainable(sample)]
     if not numbers:
         return {}
-    if by_token(spec):
-        return dict(zip(numbers, token_credit([samples[number] for number in numbers], spec, ask), strict=True))
-    rewards = torch.tensor([samples[number].reward for number in numbers], dtype=torch.float64)
-    groups = torch.tensor([samples[number].group for number in numbers])
-    if spec.advantage_estimator == "rloo":
-        values = rloo_advantages(rewards, groups)
-    else:
-        values = grpo_advantages(rewards, groups, normalize_by_std=spec.normalize_by_std)
-    return {number: Credit(value) for number, value in zip(numbers, values.tolist(), strict=True)}
+    return dict(zip(numbers, credit_of([samples[number] for number in numbers], spec, ask), strict=True))
 
 
 def train_batches(samples: Sequence[Sample], advantages: Mapping[int, Credit], steps: int) -> list[list[TrainSample]]:
@@ -101,14 +92,11 @@ def train_batches(samples: Sequence[Sample], advantages: Mapping[int, Credit], s
     return batches
 
 
-JUDGES = ("em", "math", "deepscaler", "dapo")
-"""Reward functions that tell right (1) from wrong."""
-
-
 def em_label(reward: RewardSpec | None) -> str | None:
     """Name in `reward_parts` of the first function that tells right from wrong, if the reward has one."""
     functions = reward.functions if reward is not None else []
-    return next((function.label or function.name for function in functions if function.name in JUDGES), None)
+    right = [function for function in functions if function.name in REWARDS and REWARDS[function.name].tells_right]
+    return (right[0].label or right[0].name) if right else None
 
 
 def score_of(sample: Sample, em: str | None) -> float:

@@ -1,24 +1,26 @@
 """The loss of a reinforcement-learning step: policy gradient, KL against the reference, entropy bonus, TIS."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rljob.algorithms import PolicyLossInputs, PolicyLossOutputs
 from rljob.types import TrainSample
+from rljob_api.catalogue.losses import LOSSES
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec, TisSpec
 from torch import Tensor
 
 from rljob_trainer.algorithms import (
-    cispo_loss,
-    gspo_loss,
     kl_estimate,
+    loss_terms,
     normalize_by_mean,
-    ppo_clip_loss,
     tis_weights,
     token_weights,
 )
+from rljob_trainer.algorithms.custom import CustomPolicyLoss, CustomWeights
 from rljob_trainer.hooks import load_function
 from rljob_trainer.training.microbatch import MicroBatch, Row
 from rljob_trainer.training.process_group import all_reduce
@@ -101,6 +103,7 @@ class RlLoss:
         """`constant_length`: tokens that a sample's sum is divided by, for the aggregation `constant`. For
         `per_prompt`, `totals` must have been counted by prompt."""
         self.spec, self.totals, self.device, self.constant_length = spec, totals, device, constant_length
+        self._policy_loss = policy_loss(spec)
         self.prompt_tokens: Tensor | None = None
         if spec.loss_aggregation == "per_prompt":
             by_prompt = torch.tensor(totals.prompt_tokens, dtype=torch.int64)
@@ -135,7 +138,8 @@ class RlLoss:
         rollout = torch.tensor([value for values in self.rollout for value in values], dtype=torch.float32)
         sample = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
         if self.spec.tis.function is not None:
-            weights = _custom_weights(self.spec.tis, train, rollout, sample, len(sizes))
+            custom = CustomWeights(self.spec.tis.function, self.spec.tis.args)
+            weights = custom(train, rollout, sample, len(sizes))
             kept = torch.tensor([float(weights.double().sum()), float((weights != 0).sum())], dtype=torch.float64)
         else:
             result = tis_weights(train, rollout, sample, len(sizes), **_options(self.spec.tis))
@@ -167,21 +171,6 @@ class RlLoss:
             return gather(self.token_advantages, batch, self.device)
         return self.advantages[torch.tensor(batch.rows, dtype=torch.int64, device=self.device)][sample]
 
-    def _policy_loss(
-        self, logprobs: Tensor, old: Tensor, advantages: Tensor, sample: Tensor, number: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        spec = self.spec
-        if spec.policy_loss == "gspo":
-            return gspo_loss(
-                logprobs, old, advantages, sample, number, eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high
-            )
-        if spec.policy_loss == "cispo":
-            return cispo_loss(logprobs, old, advantages, eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high)
-        return ppo_clip_loss(
-            logprobs, old, advantages,
-            eps_clip=spec.eps_clip, eps_clip_high=spec.eps_clip_high, dual_clip=spec.dual_clip,
-        )  # fmt: skip
-
     def __call__(self, batch: MicroBatch, logprobs: Tensor, ref: Tensor | None, entropy: Tensor | None) -> Tensor:
         """The micro batch's share of the loss: a scalar; the shares of all micro batches and ranks add up to the loss.
 
@@ -190,8 +179,9 @@ class RlLoss:
         spec, sample = self.spec, batch.sample.to(self.device)
         weight, advantages = self.token_weights(batch), self._advantages(batch, sample)
         old = logprobs.detach() if self.old is None else gather(self.old, batch, self.device)
-        pg, clipped, ratio = self._policy_loss(logprobs, old, advantages, sample, max(len(batch.rows), 1))
         rollout = gather(self.rollout, batch, self.device) if self.rollout is not None else None
+        inputs = PolicyLossInputs(logprobs, old, advantages, sample, max(len(batch.rows), 1), rollout)
+        pg, clipped, ratio = loss_terms(inputs, self._policy_loss(inputs))
         if spec.tis.enabled and rollout is not None:
             if self.weights is not None:
                 importance = gather(self.weights, batch, self.device)
@@ -260,6 +250,16 @@ class RlLoss:
         }
 
 
+def policy_loss(spec: AlgorithmSpec) -> Callable[[PolicyLossInputs], PolicyLossOutputs]:
+    """The job's policy loss: the user's own, or the catalogue's with its settings."""
+    if spec.custom_policy_loss is not None:
+        return CustomPolicyLoss(spec.custom_policy_loss)
+    entry = LOSSES[spec.policy_loss]
+    settings = {"eps_clip": spec.eps_clip, "eps_clip_high": spec.eps_clip_high, "dual_clip": spec.dual_clip}
+    function = load_function(entry.function, "spec.algorithm.policyLoss")
+    return functools.partial(function, **{name: settings[name] for name in entry.settings})
+
+
 def _token_advantages(sample: TrainSample) -> list[float]:
     tokens = len(of_trained(sample.loss_mask, sample))
     values = [sample.advantage] * tokens if sample.advantages is None else sample.advantages
@@ -276,17 +276,3 @@ def _options(spec: TisSpec) -> dict[str, Any]:
         "lower_bound": spec.lower_bound,
         "veto_threshold": spec.veto_threshold,
     }
-
-
-def _custom_weights(spec: TisSpec, train: Tensor, rollout: Tensor, sample: Tensor, num_samples: int) -> Tensor:
-    assert spec.function is not None
-    field = "spec.algorithm.tis.function"
-    function: Callable[..., Any] = load_function(spec.function, field)
-    result = function(train, rollout, sample, num_samples, **spec.args)
-    weights = result[0] if isinstance(result, tuple) else result
-    if not isinstance(weights, Tensor) or weights.shape != train.shape:
-        shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        raise UserError(
-            f"{field}: {spec.function} must return a tensor of shape {tuple(train.shape)}, returned {shape}"
-        )
-    return weights.detach().to(torch.float32)

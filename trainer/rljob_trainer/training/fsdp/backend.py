@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rljob.types import TokenSignals, TrainSample
+from rljob_api.catalogue.estimators import ESTIMATORS
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from torch import Tensor
@@ -122,7 +123,7 @@ class FsdpBackend(Backend):
             state.reference = self._construction().policy(weights, recompute=False).eval()
             state.reference.requires_grad_(False)
         state.policy.optimizer = adamw(state.policy.module, self.spec.optimizer)
-        if algorithm.advantage_estimator == "gae":
+        if ESTIMATORS[algorithm.advantage_estimator].needs_values:
             critic = self._construction().critic(recompute=self._recomputes)
             state.critic = Trained(critic, adamw(critic, algorithm.critic.optimizer))
         recompute_blocks(state.policy.module.hf, self._recomputes)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rljob_trainer.algorithms.entropy import token_entropy
+from rljob_trainer.algorithms import token_entropy
 from rljob_trainer.training.microbatch import Packing
 from rljob_trainer.training.vocab import vocab_logprobs
 

@@ -1,4 +1,4 @@
-"""Estimators of the KL divergence from samples."""
+"""What keeps the policy near the reference and wide: estimates of the KL divergence, and the entropy."""
 
 from typing import Literal
 
@@ -39,3 +39,14 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator, 
         difference = difference.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         return (torch.exp(-difference) - 1.0 + difference).clamp(-KL_BOUND, KL_BOUND)
     raise ValueError(f"unknown KL estimator {estimator!r}")
+
+
+def token_entropy(logits: Tensor) -> Tensor:
+    """H = −Σ p log p = logsumexp(z) − Σ softmax(z)·z, in nats.
+
+    logits: [..., V] float32, already divided by the temperature. Returns [...]. A logit of −inf (a token ruled out)
+    contributes 0.
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    weighted = torch.where(probabilities > 0, probabilities * logits, torch.zeros_like(logits))
+    return torch.logsumexp(logits, dim=-1) - weighted.sum(dim=-1)
