@@ -15,7 +15,7 @@ from rljob_api.rules.expression import (
     how_many,
     total_length,
 )
-from rljob_api.rules.rule import PythonRule, Rule, Unique, objects
+from rljob_api.rules.rule import PythonRule, Rule, Unique, objects, text
 from rljob_api.rules.sizes import BATCHES
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 
@@ -143,7 +143,11 @@ def test_of_a_list_one_element_is_judged_after_the_other() -> None:
 def test_a_rule_for_the_crd_says_what_python_says() -> None:
     low, high = field("minReplicas"), field("maxReplicas")
     rule = Rule(
-        "spec.rollout.autoscaling", low <= high, (low, " is above ", high), "minReplicas", when=has("maxReplicas")
+        "spec.rollout.autoscaling",
+        low <= high,
+        text("{} is above {}", low, high),
+        "minReplicas",
+        when=has("maxReplicas"),
     )
     validation = rule.validation()
     assert validation

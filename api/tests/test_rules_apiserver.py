@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from rljob_api.codegen.crd import schema
 from rljob_api.rules.checks import RULES
-from rljob_api.rules.rule import PythonRule, objects, text_of
+from rljob_api.rules.rule import PythonRule, Rule, objects, text_of
 from rljob_api.v1alpha1.job import API_VERSION, KIND, RLJob
 
 from e2e.conftest import installed_crd, kubeconfig  # noqa: F401 - fixtures
@@ -38,7 +38,7 @@ _module = importlib.util.module_from_spec(_spec)
 sys.modules["schema_strategy"] = _module
 _spec.loader.exec_module(_module)
 
-SECTIONS = [
+SECTIONS: list[dict[str, Any]] = [
     {"spec.mode": "Evaluate"},
     {"spec.mode": "Generate"},
     {"spec.algorithm.type": "sft"},
@@ -94,7 +94,7 @@ def said_by_python(job: RLJob) -> Refusals:
             continue
         for path, owner in objects(job.spec, rule.at):
             if not rule.holds().value(owner):
-                said = rule.admission_says or text_of(rule.says, owner)
+                said = rule.admission_says or (text_of(rule.says, owner) if isinstance(rule, Rule) else "")
                 found[f"{path}.{validation.field_path}".rstrip("."), said] += 1
     return found
 

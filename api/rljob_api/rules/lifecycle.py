@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rljob_api.manifest.errors import Problem
 from rljob_api.rules.expression import field, has
-from rljob_api.rules.rule import PythonRule, Rule, SpecRule, Unique
+from rljob_api.rules.rule import PythonRule, Rule, SpecRule, Unique, text
 from rljob_api.v1alpha1.job import RLJobSpec
 
 QUEUES = (
@@ -19,17 +19,17 @@ QUEUES = (
     Rule(
         "spec.lifecycle.gang",
         ~has("queue"),
-        (field("queue"), " cannot be used: scheduler-plugins (coscheduling) has no queues"),
+        text("{} cannot be used: scheduler-plugins (coscheduling) has no queues", field("queue")),
         "queue",
         when=field("scheduler") == "scheduler-plugins",
     ),
     Rule(
         "spec",
         ~has("lifecycle.queue"),
-        (
-            "cannot be used with spec.lifecycle.queue (",
+        text(
+            "cannot be used with spec.lifecycle.queue ({}): Kueue admits an attempt with the engines that it "
+            "asks for; give spec.rollout.replicas",
             field("lifecycle.queue.name"),
-            "): Kueue admits an attempt with the engines that it asks for; give spec.rollout.replicas",
         ),
         "rollout.autoscaling",
         when=has("rollout.autoscaling"),
@@ -66,12 +66,12 @@ def _variables(pod: str) -> tuple[SpecRule, ...]:
         Rule(
             f"{pod}.env[]",
             has("value") != has("secretKeyRef"),
-            (field("name"), ": give exactly one of value and secretKeyRef"),
+            text("{}: give exactly one of value and secretKeyRef", field("name")),
         ),
         Rule(
             f"{pod}.env[]",
             ~field("name").starts_with("RLJOB_"),
-            (field("name"), ": names that begin with RLJOB_ are the operator's"),
+            text("{}: names that begin with RLJOB_ are the operator's", field("name")),
             "name",
             admission=False,
         ),

@@ -1,7 +1,7 @@
 """Which sections of the spec a mode needs, and which it has no use for."""
 
 from rljob_api.rules.expression import choose, field, filled, has
-from rljob_api.rules.rule import Rule
+from rljob_api.rules.rule import Rule, text
 
 MODE = field("mode")
 TRAINS = MODE == "Train"
@@ -17,7 +17,7 @@ NEEDED_SECTIONS = (
     Rule(
         "spec",
         has("reward"),
-        ("required to ", choose(MODE == "Evaluate", "evaluate", "generate")),
+        text("required to {}", choose(MODE == "Evaluate", "evaluate", "generate")),
         "reward",
         when=MODE != "Train",
         required=True,

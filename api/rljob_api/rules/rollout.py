@@ -6,7 +6,7 @@ from rljob_api.manifest.arithmetic import generates
 from rljob_api.manifest.errors import Problem
 from rljob_api.rules.expression import Expression, choose, field, has
 from rljob_api.rules.mode import GENERATES
-from rljob_api.rules.rule import PythonRule, Rule, SpecRule, Unique
+from rljob_api.rules.rule import PythonRule, Rule, SpecRule, Unique, text
 from rljob_api.v1alpha1.job import RLJobSpec
 from rljob_api.v1alpha1.retriever import RETRIEVER_DIR
 
@@ -40,7 +40,7 @@ GENERATE: tuple[SpecRule, ...] = (
     Rule(
         "spec.rollout.generate",
         ~has("function"),
-        ("is for generate type custom, but the type is ", field("type")),
+        text("is for generate type custom, but the type is {}", field("type")),
         "function",
         when=field("type") != "custom",
     ),
@@ -80,24 +80,24 @@ ROLLOUT = (
     Rule(
         "spec.rollout.sampling",
         field("maxTokensPerTurn") <= field("maxResponseLength"),
-        (field("maxTokensPerTurn"), " is above maxResponseLength ", field("maxResponseLength")),
+        text("{} is above maxResponseLength {}", field("maxTokensPerTurn"), field("maxResponseLength")),
         "maxTokensPerTurn",
         when=has("maxTokensPerTurn"),
     ),
     Rule(
         "spec.rollout",
         field("overSamplingBatchSize") >= field("batchSize"),
-        (field("overSamplingBatchSize"), " is below batchSize ", field("batchSize")),
+        text("{} is below batchSize {}", field("overSamplingBatchSize"), field("batchSize")),
         "overSamplingBatchSize",
         when=has("overSamplingBatchSize"),
     ),
     Rule(
         "spec.rollout",
         has("overSamplingBatchSize") & (field("overSamplingBatchSize") != field("batchSize")),
-        (
-            "has no effect unless overSamplingBatchSize is above batchSize ",
+        text(
+            "has no effect unless overSamplingBatchSize is above batchSize {}: when the batch is full, "
+            "nothing is unfinished",
             field("batchSize"),
-            ": when the batch is full, nothing is unfinished",
         ),
         "partialRollout",
         when=field("partialRollout"),
@@ -121,7 +121,7 @@ REWARD: tuple[SpecRule, ...] = (
     Rule(
         "spec.reward.functions[]",
         ~has("function"),
-        ("is for name custom, but the name is ", field("name")),
+        text("is for name custom, but the name is {}", field("name")),
         "function",
         when=field("name") != "custom",
     ),
@@ -130,7 +130,7 @@ REWARD: tuple[SpecRule, ...] = (
         Rule(
             "spec.reward.functions[]",
             ~has(name),
-            ("is for name remote, but the name is ", field("name")),
+            text("is for name remote, but the name is {}", field("name")),
             name,
             when=field("name") != "remote",
         )
@@ -187,7 +187,7 @@ AUTOSCALING = tuple(
     Rule(
         f"spec.{section}.autoscaling",
         field("minReplicas") <= field("maxReplicas"),
-        (field("minReplicas"), " is above maxReplicas ", field("maxReplicas")),
+        text("{} is above maxReplicas {}", field("minReplicas"), field("maxReplicas")),
         "minReplicas",
     )
     for section in ("rollout", "retriever")

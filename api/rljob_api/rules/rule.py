@@ -10,9 +10,22 @@ from rljob_api.manifest.errors import FieldError, Problem
 from rljob_api.rules.expression import Expression, all_differ, field, getters
 from rljob_api.v1alpha1.job import RLJobSpec
 
-Message = str | tuple[str | Expression, ...] | Callable[[Any], str]
-"""Text; or its parts in turn: words, and values of the object that the rule is about; or, where CEL says less, a
-function of that object."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """A message with values of the object that a rule is about, in the place of each `{}`."""
+
+    template: str
+    values: tuple[Expression, ...]
+
+
+def text(template: str, *values: Expression) -> Text:
+    """`text("{} is above {}", field("low"), field("high"))`: a message with values."""
+    return Text(template, values)
+
+
+Message = str | Text | Callable[[Any], str]
+"""What is said: words, words with values, or, where CEL says less, a function of the object that the rule is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +197,16 @@ def text_of(message: Message, owner: Any) -> str:
     """The message of an object; numbers with a fraction as `%g` prints them."""
     if isinstance(message, str):
         return message
-    if callable(message):
-        return message(owner)
-    values = [part.value(owner) if isinstance(part, Expression) else part for part in message]
-    return "".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    if isinstance(message, Text):
+        values = [value.value(owner) for value in message.values]
+        return message.template.format(*(f"{value:g}" if isinstance(value, float) else value for value in values))
+    return message(owner)
 
 
 def _template(message: Message) -> str:
     """The message with `{expression}` in the place of values. Raises TypeError for a function."""
     if isinstance(message, str):
         return message
-    if callable(message):
-        raise TypeError("a message that is a function needs admission_says beside it")
-    return "".join(f"{{{part.cel}}}" if isinstance(part, Expression) else part for part in message)
+    if isinstance(message, Text):
+        return message.template.format(*(f"{{{value.cel}}}" for value in message.values))
+    raise TypeError("a message that is a function needs admission_says beside it")

@@ -2,19 +2,12 @@
 
 from rljob_api.rules.expression import choose, field, has
 from rljob_api.rules.mode import GENERATES, PROMPTS, RL, TRAINS
-from rljob_api.rules.rule import Rule
+from rljob_api.rules.rule import Rule, text
 
 _PROMPTS_PER_ROLLOUT, _SAMPLES_PER_PROMPT = field("rollout.batchSize"), field("rollout.nSamplesPerPrompt")
 _SAMPLES = _PROMPTS_PER_ROLLOUT * _SAMPLES_PER_PROMPT
-_SAMPLES_IN_WORDS = (
-    "spec.rollout.batchSize × spec.rollout.nSamplesPerPrompt = ",
-    _PROMPTS_PER_ROLLOUT,
-    " × ",
-    _SAMPLES_PER_PROMPT,
-    " = ",
-    _SAMPLES,
-    " samples per rollout, ",
-)
+_SAMPLES_IN_WORDS = "spec.rollout.batchSize × spec.rollout.nSamplesPerPrompt = {} × {} = {} samples per rollout, "
+_SAMPLES_MADE = (_PROMPTS_PER_ROLLOUT, _SAMPLES_PER_PROMPT, _SAMPLES)
 _BATCH, _STEPS = field("trainer.globalBatchSize"), field("trainer.numStepsPerRollout")
 _HAS_BATCH, _HAS_STEPS = has("trainer.globalBatchSize"), has("trainer.numStepsPerRollout")
 
@@ -22,15 +15,13 @@ BATCHES = (
     Rule(
         "spec",
         (_HAS_BATCH & _HAS_STEPS).implies(_BATCH * _STEPS == _SAMPLES),
-        (
-            *_SAMPLES_IN_WORDS,
-            "but globalBatchSize × numStepsPerRollout = ",
+        text(
+            _SAMPLES_IN_WORDS
+            + "but globalBatchSize × numStepsPerRollout = {} × {} = {}; leave one of the two out to have it computed",
+            *_SAMPLES_MADE,
             _BATCH,
-            " × ",
             _STEPS,
-            " = ",
             _BATCH * _STEPS,
-            "; leave one of the two out to have it computed",
         ),
         "trainer.globalBatchSize",
         when=RL,
@@ -38,14 +29,14 @@ BATCHES = (
     Rule(
         "spec",
         (_HAS_BATCH & ~_HAS_STEPS).implies(_SAMPLES % _BATCH == 0),
-        (*_SAMPLES_IN_WORDS, "not a multiple of globalBatchSize ", _BATCH),
+        text(_SAMPLES_IN_WORDS + "not a multiple of globalBatchSize {}", *_SAMPLES_MADE, _BATCH),
         "trainer.globalBatchSize",
         when=RL,
     ),
     Rule(
         "spec",
         (_HAS_STEPS & ~_HAS_BATCH).implies(_SAMPLES % _STEPS == 0),
-        (*_SAMPLES_IN_WORDS, "not a multiple of numStepsPerRollout ", _STEPS),
+        text(_SAMPLES_IN_WORDS + "not a multiple of numStepsPerRollout {}", *_SAMPLES_MADE, _STEPS),
         "trainer.numStepsPerRollout",
         when=RL,
     ),
@@ -65,22 +56,15 @@ _DATA_PARALLEL = _RANKS // _MODEL_PARALLEL
 WHOLE_COPIES = Rule(
     "spec",
     _RANKS % _MODEL_PARALLEL == 0,
-    (
-        "tensor × pipeline × context = ",
+    text(
+        "tensor × pipeline × context = {} × {} × {} = {} does not divide the {} trainer ranks ({} replicas × {})",
         _TENSOR,
-        " × ",
         _PIPELINE,
-        " × ",
         _CONTEXT_PARALLEL,
-        " = ",
         _MODEL_PARALLEL,
-        " does not divide the ",
         _RANKS,
-        " trainer ranks (",
         _REPLICAS,
-        " replicas × ",
         _RANKS_PER_REPLICA,
-        ")",
     ),
     "trainer.parallelism",
     when=TRAINS,
@@ -91,7 +75,7 @@ PARALLELISM = (
     Rule(
         "spec.trainer.parallelism",
         field("tensor") > 1,
-        ("needs tensor > 1, but tensor is ", field("tensor")),
+        text("needs tensor > 1, but tensor is {}", field("tensor")),
         "sequence",
         when=field("sequence"),
         python_when=TRAINS,
@@ -100,18 +84,17 @@ PARALLELISM = (
     Rule(
         "spec",
         _DATA_PARALLEL % _EXPERT == 0,
-        (_EXPERT, " does not divide the data-parallel size ", _DATA_PARALLEL),
+        text("{} does not divide the data-parallel size {}", _EXPERT, _DATA_PARALLEL),
         "trainer.parallelism.expert",
         when=TRAINS & WHOLE_COPIES.must,
     ),
     Rule(
         "spec",
         _SAMPLES_PER_STEP % _DATA_PARALLEL == 0,
-        (
+        text(
+            "{} samples per optimizer step cannot be shared equally by {} data-parallel ranks",
             _SAMPLES_PER_STEP,
-            " samples per optimizer step cannot be shared equally by ",
             _DATA_PARALLEL,
-            " data-parallel ranks",
         ),
         "trainer.globalBatchSize",
         when=RL & WHOLE_COPIES.must,
@@ -120,11 +103,10 @@ PARALLELISM = (
     Rule(
         "spec",
         field("sft.batchSize") % _DATA_PARALLEL == 0,
-        (
+        text(
+            "{} rows per optimizer step cannot be shared equally by {} data-parallel ranks",
             field("sft.batchSize"),
-            " rows per optimizer step cannot be shared equally by ",
             _DATA_PARALLEL,
-            " data-parallel ranks",
         ),
         "sft.batchSize",
         when=TRAINS & has("sft") & WHOLE_COPIES.must,
@@ -146,11 +128,10 @@ GPUS = (
     Rule(
         "spec.trainer",
         field("ranksPerReplica") == 1,
-        (
+        text(
+            "{} is for CPU; with gpusPerReplica {} there is one rank per GPU",
             field("ranksPerReplica"),
-            " is for CPU; with gpusPerReplica ",
             field("gpusPerReplica"),
-            " there is one rank per GPU",
         ),
         "ranksPerReplica",
         when=field("gpusPerReplica") > 0,
@@ -159,7 +140,7 @@ GPUS = (
     Rule(
         "spec.trainer",
         ~has("megatronArgs"),
-        ("has no effect with backend ", field("backend"), "; remove it"),
+        text("has no effect with backend {}; remove it", field("backend")),
         "megatronArgs",
         when=field("backend") != "megatron",
         python_when=TRAINS,
@@ -174,20 +155,15 @@ GPUS = (
     Rule(
         "spec",
         _ROLLOUT_GPUS == _TRAINER_GPUS,
-        (
-            "colocated engines use the trainer's GPUs: spec.rollout.replicas × gpusPerEngine = ",
+        text(
+            "colocated engines use the trainer's GPUs: spec.rollout.replicas × gpusPerEngine = {} × {} = {}, "
+            "but the trainer has {} × {} = {}; leave gpusPerEngine out",
             _ENGINES,
-            " × ",
             _GPUS_PER_ENGINE,
-            " = ",
             _ROLLOUT_GPUS,
-            ", but the trainer has ",
             _REPLICAS,
-            " × ",
             _GPUS_PER_REPLICA,
-            " = ",
             _TRAINER_GPUS,
-            "; leave gpusPerEngine out",
         ),
         "rollout.gpusPerEngine",
         when=GENERATES & _COLOCATED & (_GPUS_PER_ENGINE > 0),
@@ -205,14 +181,14 @@ PLACEMENT = (
     Rule(
         "spec.placement",
         field("type") == "async",
-        ("is for placement type async, but the type is ", field("type")),
+        text("is for placement type async, but the type is {}", field("type")),
         "maxStaleness",
         when=has("maxStaleness"),
     ),
     Rule(
         "spec.placement",
         field("type") == "colocated",
-        ("is for placement type colocated, but the type is ", field("type")),
+        text("is for placement type colocated, but the type is {}", field("type")),
         "offloadTrainer",
         when=field("offloadTrainer"),
     ),
@@ -228,19 +204,18 @@ LENGTHS = (
     Rule(
         "spec",
         _MAX_CONTEXT > _MAX_PROMPT,
-        (_MAX_CONTEXT, " leaves no room for a response after spec.data.train.maxPromptLength ", _MAX_PROMPT),
+        text("{} leaves no room for a response after spec.data.train.maxPromptLength {}", _MAX_CONTEXT, _MAX_PROMPT),
         "rollout.maxContextLength",
         when=has("rollout.maxContextLength") & PROMPTS,
     ),
     Rule(
         "spec",
         _LONGEST_ROLLOUT <= _POSITIONS,
-        (
+        text(
+            "{} is below the longest rollout of {} tokens (spec.rollout.maxContextLength, or "
+            "data.train.maxPromptLength + rollout.sampling.maxResponseLength)",
             _POSITIONS,
-            " is below the longest rollout of ",
             _LONGEST_ROLLOUT,
-            " tokens (spec.rollout.maxContextLength, or data.train.maxPromptLength + "
-            "rollout.sampling.maxResponseLength)",
         ),
         "model.randomInit.maxPositionEmbeddings",
         when=RL & has("model.randomInit") & PROMPTS,
@@ -248,7 +223,7 @@ LENGTHS = (
     Rule(
         "spec",
         field("sft.maxSequenceLength") <= _POSITIONS,
-        (field("sft.maxSequenceLength"), " is above spec.model.randomInit.maxPositionEmbeddings ", _POSITIONS),
+        text("{} is above spec.model.randomInit.maxPositionEmbeddings {}", field("sft.maxSequenceLength"), _POSITIONS),
         "sft.maxSequenceLength",
         when=TRAINS & has("model.randomInit") & has("sft"),
     ),

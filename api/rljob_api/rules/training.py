@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rljob_api.manifest.errors import Problem
 from rljob_api.rules.expression import field, filled, has, how_many, total_length
 from rljob_api.rules.mode import RL
-from rljob_api.rules.rule import PythonRule, Rule
+from rljob_api.rules.rule import PythonRule, Rule, text
 from rljob_api.v1alpha1.code import CodeSpec
 from rljob_api.v1alpha1.hub_path import PREFIX, parse_hub_path
 from rljob_api.v1alpha1.job import RLJobSpec
@@ -23,18 +23,17 @@ MODEL = (
     Rule(
         "spec.model.randomInit",
         field("hiddenSize") % (2 * field("numAttentionHeads")) == 0,
-        (
+        text(
+            "{} heads do not split hiddenSize {} into an even width each (rotary embeddings turn pairs)",
             field("numAttentionHeads"),
-            " heads do not split hiddenSize ",
             field("hiddenSize"),
-            " into an even width each (rotary embeddings turn pairs)",
         ),
         "numAttentionHeads",
     ),
     Rule(
         "spec.model.randomInit",
         field("numAttentionHeads") % field("numKeyValueHeads") == 0,
-        (field("numKeyValueHeads"), " does not divide numAttentionHeads ", field("numAttentionHeads")),
+        text("{} does not divide numAttentionHeads {}", field("numKeyValueHeads"), field("numAttentionHeads")),
         "numKeyValueHeads",
     ),
     Rule(
@@ -81,7 +80,7 @@ CODE = (
     Rule(
         "spec.code",
         total_length("files") <= CODE_LIMIT,
-        (total_length("files"), f" characters in all; at most {CODE_LIMIT}"),
+        text(f"{{}} characters in all; at most {CODE_LIMIT}", total_length("files")),
         "files",
         when=has("files"),
     ),
@@ -93,19 +92,21 @@ ALGORITHM = (
     Rule(
         "spec",
         field("rollout.nSamplesPerPrompt") >= 2,
-        (
+        text(
+            "{} compares the samples of a prompt and needs at least 2, but it is {}",
             field("algorithm.advantageEstimator"),
-            " compares the samples of a prompt and needs at least 2, but it is ",
             field("rollout.nSamplesPerPrompt"),
         ),
         "rollout.nSamplesPerPrompt",
         when=RL & field("algorithm.advantageEstimator").one_of("grpo", "rloo"),
     ),
-    Rule("spec.algorithm", field("epsClip") < 1.0, (field("epsClip"), " is not below 1"), "epsClip", python_when=RL),
+    Rule(
+        "spec.algorithm", field("epsClip") < 1.0, text("{} is not below 1", field("epsClip")), "epsClip", python_when=RL
+    ),
     Rule(
         "spec.algorithm",
         field("dualClip") > 1.0,
-        (field("dualClip"), " is not above 1"),
+        text("{} is not above 1", field("dualClip")),
         "dualClip",
         when=has("dualClip"),
         python_when=RL,
@@ -113,7 +114,7 @@ ALGORITHM = (
     Rule(
         "spec.algorithm",
         field("policyLoss") == "ppo_clip",
-        ("is for policyLoss ppo_clip, but it is ", field("policyLoss")),
+        text("is for policyLoss ppo_clip, but it is {}", field("policyLoss")),
         "dualClip",
         when=has("dualClip"),
         python_when=RL,
@@ -129,7 +130,7 @@ ALGORITHM = (
     Rule(
         "spec.algorithm.tis",
         field("lowerBound") <= field("upperBound"),
-        (field("lowerBound"), " is above upperBound ", field("upperBound")),
+        text("{} is above upperBound {}", field("lowerBound"), field("upperBound")),
         "lowerBound",
         when=field("enabled"),
         python_when=RL,
