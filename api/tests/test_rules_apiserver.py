@@ -1,5 +1,6 @@
 """Both languages of a rule agree: what Python says of a manifest is what a real apiserver says by the rule's CEL."""
 
+import copy
 import importlib.util
 import json
 import re
@@ -64,10 +65,9 @@ def manifest(spec: dict[str, Any]) -> dict[str, Any]:
 @st.composite
 def mixtures(draw: st.DrawFn) -> dict[str, Any]:
     """A good manifest with several of the corpus' mistakes at once."""
-    job = good(draw(st.sampled_from(["cpu", "gpu"])))
-    mistakes = [case.manifest["spec"] for case in PLAUSIBLE]
-    job["spec"] |= draw(st.sampled_from(mistakes))
-    for section in draw(st.lists(st.sampled_from(mistakes), max_size=3)):
+    job: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(GOOD)))
+    job["spec"] |= draw(st.sampled_from(MISTAKEN))
+    for section in draw(st.lists(st.sampled_from(MISTAKEN), max_size=3)):
         name = draw(st.sampled_from(sorted(section)))
         job["spec"][name] = section[name]
     for change in draw(st.lists(st.sampled_from(SECTIONS), max_size=3)):
@@ -83,17 +83,22 @@ def readable(job: dict[str, Any]) -> RLJob | None:
         return None
 
 
+GOOD = [good("cpu"), good("gpu")]
 PLAUSIBLE = [case for case in cases() if readable(case.manifest)]
+MISTAKEN: list[dict[str, Any]] = [case.manifest["spec"] for case in PLAUSIBLE]
+COMPILED = [
+    (rule, rule.holds(), validation)
+    for rule in RULES
+    if not isinstance(rule, PythonRule) and (validation := rule.validation())
+]
 
 
 def said_by_python(job: RLJob) -> Refusals:
     """What the rules that the CRD has say of the job, whether or not Python asks them of such a job."""
     found: Refusals = Counter()
-    for rule in RULES:
-        if isinstance(rule, PythonRule) or (validation := rule.validation()) is None:
-            continue
+    for rule, holds, validation in COMPILED:
         for path, owner in objects(job.spec, rule.at):
-            if not rule.holds().value(owner):
+            if not holds.value(owner):
                 said = rule.admission_says or (text_of(rule.says, owner) if isinstance(rule, Rule) else "")
                 found[f"{path}.{validation.field_path}".rstrip("."), said] += 1
     return found
