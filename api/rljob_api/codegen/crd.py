@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from rljob_api.rules.cel import GROWING, MUTABLE, RULES, growth, immutability, presence
-from rljob_api.rules.cel_rule import Rule
+from rljob_api.rules.checks import RULES
+from rljob_api.rules.immutability import GROWING, MUTABLE, growth, immutability, presence
+from rljob_api.rules.rule import Validation
 from rljob_api.v1alpha1.job import GROUP, KIND, PLURAL, VERSION, ObjectMeta, RLJob
 
 MAX_JSON_BYTES = 200_000
@@ -93,9 +94,10 @@ def schema() -> dict[str, Any]:
     _spell_out(properties["spec"])
     root["required"] = ["metadata", "spec"]
     for rule in RULES:
-        _attach(root, rule)
-    for rule in _held(properties["spec"]):
-        _attach(root, rule)
+        if validation := rule.validation():
+            _attach(root, validation)
+    for validation in _held(properties["spec"]):
+        _attach(root, validation)
     return root
 
 
@@ -203,16 +205,16 @@ def _spell_out(node: dict[str, Any]) -> None:
             _spell_out(child)
 
 
-def _attach(root: dict[str, Any], rule: Rule) -> None:
+def _attach(root: dict[str, Any], validation: Validation) -> None:
     node = root
-    for part in rule.at.split(".") if rule.at else []:
+    for part in validation.at.split(".") if validation.at else []:
         node = node["properties"][part.removesuffix("[]")]
         if part.endswith("[]"):
             node = node["items"]
-    node.setdefault(_RULES_KEY, []).append(rule.to_schema())
+    node.setdefault(_RULES_KEY, []).append(validation.to_schema())
 
 
-def _held(node: dict[str, Any], path: str = "") -> Iterator[Rule]:
+def _held(node: dict[str, Any], path: str = "") -> Iterator[Validation]:
     """What the spec is held to once the job has started: field by field within a section that has fields which may
     change, else as a whole."""
     for name, child in node["properties"].items():

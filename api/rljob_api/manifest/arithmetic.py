@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from rljob_api.catalogue.engines import ENGINES
-from rljob_api.manifest.errors import FieldError
+from rljob_api.rules.sizes import BATCHES, WHOLE_COPIES
 from rljob_api.v1alpha1.job import RLJobSpec
 
 
@@ -43,32 +43,12 @@ def batch_plan(spec: RLJobSpec) -> BatchPlan:
 
     Raises FieldError, with the numbers, when samples would be left over.
     """
+    for rule in BATCHES:
+        rule.require(spec)
     prompts, group = spec.rollout.batch_size, spec.rollout.n_samples_per_prompt
     samples = prompts * group
-    batch, steps = spec.trainer.global_batch_size, spec.trainer.num_steps_per_rollout
-    made = f"spec.rollout.batchSize × spec.rollout.nSamplesPerPrompt = {prompts} × {group} = {samples}"
-    if batch is not None and steps is not None:
-        if batch * steps != samples:
-            raise FieldError(
-                "spec.trainer.globalBatchSize",
-                f"{made} samples per rollout, but globalBatchSize × numStepsPerRollout = "
-                f"{batch} × {steps} = {batch * steps}; leave one of the two out to have it computed",
-            )
-    elif batch is not None:
-        if samples % batch:
-            raise FieldError(
-                "spec.trainer.globalBatchSize", f"{made} samples per rollout, not a multiple of globalBatchSize {batch}"
-            )
-        steps = samples // batch
-    else:
-        steps = steps or 1
-        if samples % steps:
-            raise FieldError(
-                "spec.trainer.numStepsPerRollout",
-                f"{made} samples per rollout, not a multiple of numStepsPerRollout {steps}",
-            )
-        batch = samples // steps
-    return BatchPlan(prompts, group, samples, batch, steps)
+    batch = spec.trainer.global_batch_size or samples // (spec.trainer.num_steps_per_rollout or 1)
+    return BatchPlan(prompts, group, samples, batch, samples // batch)
 
 
 def rl_steps(spec: RLJobSpec) -> int:
@@ -134,14 +114,8 @@ def model_parallel_size(spec: RLJobSpec) -> int:
 
 def data_parallel_size(spec: RLJobSpec) -> int:
     """Copies of the model that train side by side: ranks ÷ (TP × PP × CP). Raises FieldError when not whole."""
-    ranks, size, parallel = world_size(spec), model_parallel_size(spec), spec.trainer.parallelism
-    if ranks % size:
-        raise FieldError(
-            "spec.trainer.parallelism",
-            f"tensor × pipeline × context = {parallel.tensor} × {parallel.pipeline} × {parallel.context} = {size} "
-            f"does not divide the {ranks} trainer ranks ({spec.trainer.replicas} replicas × {ranks_per_replica(spec)})",
-        )
-    return ranks // size
+    WHOLE_COPIES.require(spec)
+    return world_size(spec) // model_parallel_size(spec)
 
 
 def data_parallel_rank(spec: RLJobSpec, rank: int) -> int:

@@ -23,7 +23,7 @@ FIELD_ELEMENTS = 10_000
 FIELD_DEPTH = 32
 """Levels of maps and lists in one free-form field."""
 _FILES: Location = ("spec", "code", "files")
-"""Has a limit of its own (`checks_sections.CODE_LIMIT`)."""
+"""Has a limit of its own (`rules.training.CODE_LIMIT`)."""
 
 
 def oversized(manifest: Any) -> list[Problem]:

@@ -1,1 +1,1 @@
-"""What crosses fields: the same rules for the CRD (CEL) and for Python."""
+"""What crosses fields: each rule once, for the CRD (CEL) and for Python."""
