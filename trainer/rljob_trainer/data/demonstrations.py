@@ -7,7 +7,7 @@ from rljob_api.manifest.errors import UserError
 
 from rljob_trainer.data.chat import ChatTemplate, Message, TemplateRefusedError, TurnsNotFoundError
 from rljob_trainer.data.encode import Segment
-from rljob_trainer.data.rows import Row, column, is_messages
+from rljob_trainer.data.rows import Row, column, is_messages, text_messages
 
 WHERE = "spec.sft.dataset"
 ROLES = {
@@ -43,7 +43,7 @@ def segments_of(row: Row, number: int, form: str, template: ChatTemplate | None,
         messages, first = [*prompt, *completion], len(prompt)
     if not is_messages(messages):
         raise UserError(f"{WHERE}: row {number}: the messages must be a list of {{role, content}}")
-    return chat_segments(messages, number, template, first)
+    return chat_segments(text_messages(messages, number, WHERE), number, template, first)
 
 
 def chat_segments(
@@ -79,7 +79,11 @@ def chat_segments(
 def from_conversations(row: Mapping[str, Any], number: int, where: str = WHERE) -> list[dict[str, str]]:
     """{from, value} turns and an optional `system` column, as Bespoke-Stratos has them."""
     messages = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-    for turn in column(row, "conversations", number, where):
+    turns = column(row, "conversations", number, where)
+    if not isinstance(turns, list) or not turns:
+        kind = "null" if turns is None else "an empty list" if turns == [] else f"a {type(turns).__name__}"
+        raise UserError(f"{where}: row {number}: `conversations` is {kind}, not a list of {{from, value}}")
+    for turn in turns:
         if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
             raise UserError(
                 f"{where}: row {number}: `conversations` must be a list of {{from, value}} with `from` one of "

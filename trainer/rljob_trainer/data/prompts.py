@@ -12,7 +12,7 @@ from rljob_api.v1alpha1.data import PromptDataset, TrainDataset
 
 from rljob_trainer.data.chat import Message
 from rljob_trainer.data.hub import HubAccess
-from rljob_trainer.data.rows import Row, column, data_files, is_messages, read_rows, report_skipped
+from rljob_trainer.data.rows import Row, column, data_files, is_messages, read_rows, report_skipped, text_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ def _render(dataset: PromptDataset, row: Row, number: int, tokenizer: Any, where
             f"{where}.inputKey: row {number}: {dataset.input_key!r} must be text or a list of "
             "{role, content} messages"
         )
+    messages = text_messages(messages, number, f"{where}.inputKey")
     if dataset.system_prompt:
         if messages[0]["role"] == "system":
             messages = messages[1:]

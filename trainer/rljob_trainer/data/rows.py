@@ -1,8 +1,12 @@
 """Files of data sets, their rows (JSONL and parquet), and columns of rows by dotted path."""
 
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 _BLOCK_BYTES = 4 << 20
 _BATCH_ROWS = 512
+_LONG_INTEGER = re.compile(rb"\d{19}")
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,35 @@ def _parquet_blocks(path: Path, field: str, columns: Sequence[str] | None) -> It
 
 def _parsed(line: bytes, number: int, path: Path, field: str) -> Row:
     try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        # orjson reads integers beyond 64 bits as floats, silently: then the slower parser, which keeps the digits.
+        row = json.loads(line, parse_constant=_no_number) if _LONG_INTEGER.search(line) else orjson.loads(line)
+    except ValueError as error:
         raise UserError(f"{field}: {path}, line {number}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise UserError(f"{field}: {path}, line {number}: a row must be an object, not {type(row).__name__}")
     return row
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def as_json(value: Any, number: int, field: str) -> Any:
+    """A value of a parquet file as JSON has it: dates and times as ISO 8601, decimals as text with all their digits.
+
+    Raises UserError, naming the row, for what has no such form (bytes).
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [as_json(item, number, field) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item, number, field) for key, item in value.items()}
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    raise UserError(f"{field}: row {number}: a value of type {type(value).__name__} has no form in JSON; make it text")
 
 
 def column(row: Mapping[str, Any], key: str, number: int, field: str) -> Any:
@@ -134,7 +162,7 @@ def column(row: Mapping[str, Any], key: str, number: int, field: str) -> Any:
     Raises UserError naming the row (counted from 0) and the columns that are there.
     """
     if key in row:
-        return row[key]
+        return as_json(row[key], number, field)
     value: Any = row
     for part in key.split("."):
         if isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit() and int(part) < len(value):
@@ -144,7 +172,7 @@ def column(row: Mapping[str, Any], key: str, number: int, field: str) -> Any:
         else:
             columns = ", ".join(sorted(map(str, row)))
             raise UserError(f"{field}: row {number} has no column {key!r}; its columns are: {columns}")
-    return value
+    return as_json(value, number, field)
 
 
 def is_messages(value: Any) -> bool:
@@ -154,6 +182,28 @@ def is_messages(value: Any) -> bool:
         and bool(value)
         and all(isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item for item in value)
     )
+
+
+def text_messages(messages: Sequence[Mapping[str, Any]], number: int, field: str) -> list[dict[str, Any]]:
+    """Messages whose content is text: lists of text parts (`[{type: text, text: …}]`) are joined.
+
+    Content may be null where an assistant's message has `tool_calls`. Raises UserError, naming row and message, for
+    any other content, such as an image.
+    """
+    return [{**message, "content": _text(message, number, place, field)} for place, message in enumerate(messages)]
+
+
+def _text(message: Mapping[str, Any], number: int, place: int, field: str) -> str | None:
+    content, at = message["content"], f"{field}: row {number}, message {place}"
+    if isinstance(content, str) or (content is None and message.get("tool_calls")):
+        return content
+    if not isinstance(content, list):
+        raise UserError(f"{at}: `content` is {'null' if content is None else type(content).__name__}, not text")
+    for part in content:
+        if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise UserError(f"{at}: `content` has a part of type {kind!r}; this version reads text alone")
+    return "".join(part["text"] for part in content)
 
 
 def report_skipped(skipped: int, kept: int, path: Path, limit: int, what: str, field: str) -> None:

@@ -13,14 +13,14 @@ COMPLETIONS_FILE = "completions.jsonl"
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON has it: NaN and infinities become null."""
+    """`value` as strict JSON has it: NaN and infinities become null, what JSON does not know becomes its text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 class JsonlWriter:

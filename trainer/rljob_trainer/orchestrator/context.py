@@ -15,6 +15,7 @@ from rljob_trainer.data.sft import SftSource
 from rljob_trainer.health.rollback import Rollback
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.orchestrator.job_directory import Incarnation
+from rljob_trainer.rewards.labels import check_labels
 from rljob_trainer.rollout.generate.build import prompt_tokenizer
 from rljob_trainer.rollout.samples import em_label, salted
 
@@ -40,10 +41,12 @@ class JobData:
         prompts_with = prompt_tokenizer(self.tokenizer, spec.rollout)
         if (trains_rl(spec) or spec.mode == "Generate") and spec.data.train is not None:
             self.prompts = PromptSource(spec.data.train, prompts_with, job_dir, spec.seed, hub)
+            check_labels(self.prompts.rows, spec.reward, "spec.data.train")
         self.evaluation = []
         self.skipped: dict[str, int] = {}
         for number, dataset in enumerate(spec.evaluation.datasets if spec.mode != "Generate" else []):
             loaded = load_eval(dataset, prompts_with, job_dir, f"spec.evaluation.datasets[{number}]", hub)
+            check_labels(loaded.rows, spec.reward, f"spec.evaluation.datasets[{number}]")
             self.evaluation.append(EvalSet(dataset, loaded.rows))
             self.skipped[f"evaluation/{dataset.name}"] = loaded.skipped
         # Last: demonstrations take minutes to tokenise, and what is wrong with the others is told before.

@@ -5,7 +5,8 @@ import re
 from typing import Any
 
 from rljob_trainer.rewards.arguments import Arguments, Scorer
-from rljob_trainer.rewards.text import label_text, last_boxed, without_end_tokens
+from rljob_trainer.rewards.notation import whole
+from rljob_trainer.rewards.text import is_cut_off, label_text, last_boxed, without_end_tokens
 
 READ, READ_STRICT = 300, 100
 """Characters at the end of a response that are looked at, with an `Answer:` line and with `strictBox`."""
@@ -28,9 +29,11 @@ def dapo(response: str, label: Any, *, strict_box: bool = False) -> float:
 
     The answer is what follows the last `Answer:` (any case) on its line, within the last 300 characters; it and the
     label are compared after `normalise`. With `strict_box` it is the last `\\boxed{…}` within the last 100 characters,
-    and must be the label to the letter.
+    and must be the label to the letter. A last box that the length limit has cut off is no answer.
     """
     gold, text = label_text(label, "dapo"), without_end_tokens(response)
+    if is_cut_off(text):
+        return -1.0
     if strict_box:
         return 1.0 if last_boxed(text[-READ_STRICT:]) == gold else -1.0
     lines = _ANSWER_LINE.findall(text[-READ:])
@@ -66,11 +69,7 @@ def normalise(answer: str) -> str:
 def normalise_label(label: str) -> str:
     """A label as an answer is normalised; a whole number in any notation (`42.0`) as an integer."""
     text = normalise(last_boxed(label) or label)
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else text
+    return whole(text) or text
 
 
 def length_penalty(length: int, longest: float, buffer: float) -> float:

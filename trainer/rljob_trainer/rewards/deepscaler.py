@@ -10,22 +10,26 @@ from typing import Any
 from rljob_trainer.rewards import expression
 from rljob_trainer.rewards.guard import guard
 from rljob_trainer.rewards.latex import plain
-from rljob_trainer.rewards.text import THINK_END, label_text, last_boxed, without_end_tokens
+from rljob_trainer.rewards.notation import decimal, numbers, same_with_base, tidy, whole
+from rljob_trainer.rewards.text import THINK_END, is_cut_off, label_text, last_boxed, without_end_tokens
 
 RESPONSE_MARK = "###Response"
 _UNITS = (
     *("degree", "centimeter", "cm", "meter", "mile", "second", "minute", "hour", "day", "week", "month", "year"),
     *("foot", "feet", "inch", "yard"),
 )
-_UNIT = re.compile(rf"(?:{'|'.join(_UNITS)})(?:es)?s? *(?:\^[0-9]+)?")
+_UNIT = re.compile(
+    r"(?<=[0-9})\].])(?:\s|\\[,;:! ])*(\\(?:text|mathrm|mbox|rm)\{\s*)?"
+    rf"(?:{'|'.join(_UNITS)})(?:es)?s?(?![A-Za-z])(?(1)\s*\}}) *(?:\^\{{?[0-9]+\}}?)?"
+)
+"""A unit counts behind a number alone: as an answer by itself, a day is no hour."""
 _MULTIPLES = (("trillion", "*10^12"), ("billion", "*10^9"), ("million", "*10^6"))
 _TEXT = re.compile(r"\\text\{(.+?)\}\Z")
-_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?:\D|\Z))")
 _FRACTION = re.compile(r"-?[0-9]+/0*[1-9][0-9]*\Z")
 _REFUSED = re.compile(r"\^\{|\^\(|\^[0-9]+\^|\^[0-9][0-9]")
-_WHOLE = re.compile(r"([-+]?\d+)(?:\.0*)?\Z")
-_MOST_DIGITS = 4000
-_BRACKETS = "()[]"
+_BRACKETS = "()[]⦃⦄"
+"""Of tuples, intervals and sets; those of sets stand for `\\{`, `\\}` while braces that only group are removed."""
+_ABOUT_WHOLE = 1e-7
 _LETTERS = 2
 """Distinct letters of an expression that sympy is asked about; more are words."""
 
@@ -41,7 +45,7 @@ def deepscaler(response: str, label: Any) -> float:
     _, found, solution = text.rpartition(THINK_END)
     if not found:
         _, found, solution = text.partition(RESPONSE_MARK)
-    answer = last_boxed(solution) if found else None
+    answer = last_boxed(solution) if found and not is_cut_off(solution) else None
     truth = last_boxed(gold) if "boxed" in gold or "fbox" in gold else gold
     if not answer or not truth:
         return 0.0
@@ -60,9 +64,7 @@ def mathd_form(answer: str) -> str:
     text = text.replace(" .", " 0.").replace("{.", "{0.")
     if text.startswith("."):
         text = f"0{text}"
-    name, equals, value = text.partition("=")
-    if equals and "=" not in value and len(name) <= 2:
-        text = value
+    text = _value(text)
     text = re.sub(r"\\sqrt([^{\s])", r"\\sqrt{\1}", text).replace(" ", "")
     text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)
@@ -71,11 +73,17 @@ def mathd_form(answer: str) -> str:
     return re.sub(r"\A(-?(?:0|[1-9]\d*))/(-?(?:0|[1-9]\d*))\Z", r"\\frac{\1}{\2}", text)
 
 
+def _value(text: str) -> str:
+    """What stands behind a leading `x =`."""
+    name, equals, value = text.partition("=")
+    return value if equals and "=" not in value and len(name.strip()) <= 2 else text
+
+
 def equivalent(answer: str, truth: str) -> bool:
     """Whether two answers are equal by value.
 
-    Tuples and intervals element by element, in their brackets. Two fractions must be the same fraction (an answer is
-    to be reduced); an integer is only equal to an integer in the same digits; everything else is equal when sympy
+    Tuples, intervals and sets element by element, in their brackets. Two fractions must be the same fraction (an answer
+    is to be reduced); an integer is only equal to an integer in the same digits; everything else is equal when sympy
     simplifies the difference to 0, which is tried for at most two letters and one-digit exponents.
     """
     given, gold = _form(answer), _form(truth)
@@ -83,6 +91,8 @@ def equivalent(answer: str, truth: str) -> bool:
         return True
     if not given:
         return False
+    if (same := same_with_base(given, gold)) is not None:
+        return same
     elements, golds = _elements(given), _elements(gold)
     if len(elements) != len(golds) or (len(golds) > 1 and (given[0], given[-1]) != (gold[0], gold[-1])):
         return False
@@ -90,8 +100,8 @@ def equivalent(answer: str, truth: str) -> bool:
 
 
 def _form(answer: str) -> str:
-    """An answer as plain text: no units, no LaTeX, thousands without separators, `7 3/4` as `7+3/4`, lower case."""
-    text = answer.strip().replace("\u2212", "-")
+    """An answer as plain text: no units, no LaTeX, thousands without separators, `7 3/4` as `31/4`, lower case."""
+    text = tidy(answer)
     if match := _TEXT.match(text):
         text = match[1]
     for before, after in (
@@ -102,26 +112,22 @@ def _form(answer: str) -> str:
     text = re.sub(r"\^ *\{?\\circ\}?", "", _UNIT.sub("", text)).strip()
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
-    text = plain(re.sub(r",\\! *", "", text))
-    text = re.sub(r"- *", "-", text)
-    text = re.sub(r"([0-9]) +([0-9])", r"\1+\2", text).replace(" ", "").replace("{", "").replace("}", "").lower()
+    text = plain(numbers(_value(text)).replace("\\{", "⦃").replace("\\}", "⦄"))
+    text = text.replace(" ", "").replace("{", "").replace("}", "").lower()
     return _integer(text) or text
 
 
 def _integer(text: str) -> str | None:
     """The digits of a whole number (`42.0`, `1,000`, `1e3`), or None."""
-    text = _COMMA.sub("", text)
-    if match := _WHOLE.match(text):
-        return str(int(match[1])) if len(match[1]) < _MOST_DIGITS else match[1]
-    try:
-        number = float(text)
-    except ValueError:
+    if (digits := whole(text)) is not None:
+        return digits
+    number = decimal(text)
+    if number is None:
         return None
-    return str(round(number)) if abs(number) < 1e15 and abs(number - round(number)) <= 1e-7 else None
+    return str(round(number)) if 1 <= abs(number) < 1e15 and abs(number - round(number)) <= _ABOUT_WHOLE else None
 
 
 def _elements(text: str) -> list[str]:
-    text = _COMMA.sub("", text)
     inner = text[1:-1]
     if len(text) > 2 and text[0] in _BRACKETS and text[-1] in _BRACKETS and not set(inner) & set(_BRACKETS):
         return [element.strip() for element in inner.split(",")]

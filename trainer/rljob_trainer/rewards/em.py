@@ -19,6 +19,13 @@ def normalize_answer(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
+def same_answer(answer: str, golden: str) -> bool:
+    """Whether two answers are equal after normalisation. What normalises to nothing (`A`, `The`, `+`) is compared as it
+    is written, in lower case: an empty answer equals no golden one."""
+    normal = normalize_answer(golden)
+    return normalize_answer(answer) == normal if normal else answer.strip().lower() == golden.strip().lower() != ""
+
+
 def golden_answers(label: Any) -> list[str]:
     """Golden answers of a label: a text, a list of texts, or a mapping with `target` (Search-R1's `ground_truth`).
 
@@ -27,7 +34,11 @@ def golden_answers(label: Any) -> list[str]:
     if isinstance(label, dict):
         label = label.get("target", label.get("answers"))
     answers = [label] if isinstance(label, str) else label
-    if not isinstance(answers, list | tuple) or not answers or not all(isinstance(item, str) for item in answers):
+    if (
+        not isinstance(answers, list | tuple)
+        or not answers
+        or not all(isinstance(item, str) and item.strip() for item in answers)
+    ):
         raise ValueError(f"em needs a golden answer (text, list of texts, or {{target: …}}), the label is {label!r}")
     return list(answers)
 
@@ -35,9 +46,8 @@ def golden_answers(label: Any) -> list[str]:
 def em(response: str, label: Any, *, format_score: float = 0.0) -> float:
     """1.0 when the answer equals a golden answer after normalisation; otherwise `format_score` when the response is
     well-formed (`wellformed.is_well_formed`), else 0. The answer is that of the last `<answer>…</answer>`."""
-    targets = {normalize_answer(answer) for answer in golden_answers(label)}
-    answer = extract_answer(response)
-    if answer is not None and normalize_answer(answer) in targets:
+    golden, answer = golden_answers(label), extract_answer(response)
+    if answer is not None and any(same_answer(answer, each) for each in golden):
         return 1.0
     return format_score if is_well_formed(response) else 0.0
 

@@ -9,12 +9,15 @@ from typing import Any
 from rljob.types import Sample
 
 from rljob_trainer.rewards.guard import guard
-from rljob_trainer.rewards.text import final_answer, label_text, last_boxed
+from rljob_trainer.rewards.notation import numbers, same_with_base, tidy
+from rljob_trainer.rewards.text import final_answer, is_cut_off, label_text, last_boxed
 
+RELATIVE = 5e-6
+"""How far two numbers may lie apart, of the larger one, beside math-verify's six decimals."""
 READ = 4000
 """Characters at the end of a response in which an answer without a box is looked for."""
 _DELIMITER = re.compile(r"\$+|\\[()\[\]]")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d,])")
+_INSIDE = re.compile(r"(\$+|\\\(|\\\[)([^$]*?)(\$+|\\\)|\\\])")
 _PERCENT = re.compile(r"\s*\\?%\s*\Z")
 
 
@@ -23,21 +26,25 @@ def math(sample: Sample) -> float:
 
     The answer is looked for after the last `</think>` (an unfinished thought has none) and within the last
     `<answer>` block if there is one. There it is the last `\\boxed{…}`; without a box, what stands in an `<answer>`
-    block without LaTeX delimiters; else the formula (`$…$`, `\\(…\\)`) that math-verify takes for the answer.
+    block without LaTeX delimiters; else the formula (`$…$`, `\\(…\\)`) that math-verify takes for the answer. Behind a
+    box that the length limit has cut off there is no answer. Notation is `notation.tidy`'s and `notation.numbers`'.
     The label is read the same way; a bare `1/2` or `\\frac{1}{2}` is taken as LaTeX.
 
-    Equality is math-verify's: numbers to 6 decimals, expressions by sympy, sets, intervals, tuples and matrices by
-    their elements, relations by both sides; the same text is always equal. A percentage is equal to its number and to
-    its hundredth. Raises ValueError for a label that is no mathematics, TooLargeError for expressions that are not
-    worth trying.
+    Equality is math-verify's: numbers to 6 decimals and to 6 significant digits, expressions by sympy, sets, intervals,
+    tuples and matrices by their elements, relations by both sides; the same text is always equal. A percentage is equal
+    to its number and to its hundredth. Raises ValueError for a label that is no mathematics, TooLargeError for
+    expressions that are not worth trying.
     """
     gold_text, text = label_text(sample.label, "math"), final_answer(sample)
-    if text is None:
+    if text is None or is_cut_off(text):
         return 0.0
     gold = _formula(gold_text, alone=True)
     answer = _formula(text, alone="<answer>" in sample.response)
-    if answer and gold and answer.text.replace(" ", "") == gold.text.replace(" ", ""):
-        return 1.0
+    if answer and gold:
+        if answer.text.replace(" ", "") == gold.text.replace(" ", ""):
+            return 1.0
+        if (same := same_with_base(gold.text, answer.text)) is not None:
+            return float(same)
     golds = _read(gold, hundredth=answer is None or not _PERCENT.search(answer.text))
     if not golds:
         raise ValueError(f"math-verify cannot read the label {gold_text[:200]!r}")
@@ -64,10 +71,12 @@ def _formula(text: str, *, alone: bool) -> _Formula | None:
     """The inside of the last box, else the text. `alone`: the text is nothing but the answer."""
     inner = last_boxed(text)
     if inner is not None:
-        return _Formula(re.sub(r"\\?\$", "", inner))
+        return _Formula(tidy(re.sub(r"\\?\$", "", inner)))
     text = text.strip()[-READ:]
+    if alone:
+        text = tidy(text)
     if alone and not _DELIMITER.search(text.strip("$")):
-        return _Formula(text.strip("$"))
+        return _Formula(tidy(text.strip("$")))
     return _Formula(text, sentence=True, anchored=not alone) if _DELIMITER.search(text) else None
 
 
@@ -87,11 +96,13 @@ def _read(formula: _Formula | None, *, hundredth: bool) -> list[Any]:
     if formula is None:
         return []
     text = formula.text.replace("\u2212", "-")
+    if formula.sentence:
+        text = _INSIDE.sub(lambda found: f"{found[1]}{numbers(tidy(found[2]))}{found[3]}", text)
     for part in _DELIMITER.split(text) if formula.sentence else [text]:
         guard(part)
     texts = [text]
     if not formula.sentence:
-        number = _PERCENT.sub("", _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text))
+        number = _PERCENT.sub("", numbers(text))
         texts = [rf"$\boxed{{{number}}}$"]
         if hundredth and _PERCENT.search(text):
             texts.append(rf"$\boxed{{\frac{{{number}}}{{100}}}}$")
@@ -106,8 +117,40 @@ def _equal(gold: Any, answer: Any) -> bool:
     from math_verify import verify
 
     try:
-        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
+        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True)) and _close(gold, answer)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # noqa: BLE001 - what sympy cannot compare is not equal
         return False
+
+
+def _close(gold: Any, answer: Any) -> bool:
+    """Whether numbers agree to six significant digits, element by element: math-verify compares to six decimals, for
+    which 2⁻⁹⁸ and 2⁻⁹⁹ are the same. True for what has no numbers to compare."""
+    import sympy
+
+    if isinstance(gold, sympy.FiniteSet) and isinstance(answer, sympy.FiniteSet) and len(gold) == len(answer):
+        pairs = list(zip(sorted(gold, key=_place), sorted(answer, key=_place), strict=True))
+    elif isinstance(gold, sympy.Tuple | sympy.Interval) and type(gold) is type(answer):
+        pairs = list(zip(gold.args, answer.args, strict=False))
+    else:
+        pairs = [(gold, answer)]
+    return all(_close_numbers(one, other) for one, other in pairs)
+
+
+def _close_numbers(gold: Any, answer: Any) -> bool:
+    import sympy
+
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr) and gold.is_number and answer.is_number):
+        return True
+    if gold == answer or not (gold.is_finite and answer.is_finite):
+        return True
+    try:
+        one, other = abs(gold.evalf(15)), abs(answer.evalf(15))
+        return bool(abs((gold - answer).evalf(15)) <= RELATIVE * max(one, other))
+    except (TypeError, ValueError, ArithmeticError):  # what sympy has no number for
+        return True
+
+
+def _place(value: Any) -> float:
+    return float(value.evalf(15)) if value.is_real else 0.0

@@ -13,11 +13,12 @@ from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
 
 from rljob_trainer.rewards.arguments import Scorer
-from rljob_trainer.rewards.failures import ScoreReport
+from rljob_trainer.rewards.failures import Fault, ScoreReport
 from rljob_trainer.rewards.functions import build, check_label, verifier
 from rljob_trainer.rewards.pool import Outcome, WorkerFunction, WorkerPool
 from rljob_trainer.rewards.remote import RemoteReward
 
+OVERFLOW = "the weighted sum of the rewards is not finite"
 ERROR = "reward_error"
 """Key of `Sample.info` that says why a sample got `failureReward`."""
 
@@ -72,8 +73,9 @@ class RewardScorer:
     def score(self, samples: Sequence[Sample]) -> ScoreReport:
         """Set `reward` and `reward_parts` (the unweighted value of each function) of every sample.
 
-        A sample one of whose functions fails, runs out of time or returns no finite number gets `failureReward`, no
-        parts, and `info["reward_error"]`. A label that a built-in function cannot read raises UserError.
+        A sample one of whose functions fails, runs out of time or returns no finite number, or whose weighted sum is
+        not finite, gets `failureReward`, no parts, and `info["reward_error"]`. A label that a built-in function cannot
+        read raises UserError.
         """
         for place, name in self._text_labels.items():
             for sample in samples:
@@ -82,6 +84,9 @@ class RewardScorer:
         report = ScoreReport()
         for sample, outcomes in zip(samples, self._outcomes(samples), strict=True):
             faults = [(place, fault) for place, its in outcomes.items() if (fault := its.fault) is not None]
+            total, parts = (0.0, {}) if faults else self._sum(sample, outcomes)
+            if not math.isfinite(total):
+                faults = [(self._largest(parts), Fault(OVERFLOW, f"{OVERFLOW}: {parts}"))]
             timed_out = any(outcome.timed_out for outcome in outcomes.values())
             report.count(faults, whole=sample.status in ("completed", "truncated"), timed_out=timed_out)
             sample.info.pop(ERROR, None)
@@ -89,7 +94,7 @@ class RewardScorer:
                 sample.reward, sample.reward_parts = self.spec.failure_reward, {}
                 sample.info[ERROR] = faults[0][1].text
             else:
-                self._set(sample, outcomes)
+                sample.reward, sample.reward_parts = total, parts
         return report
 
     def _outcomes(self, samples: Sequence[Sample]) -> list[dict[int, Outcome]]:
@@ -119,7 +124,16 @@ class RewardScorer:
                 hint="check spec.data.train.labelKey",
             ) from error
 
-    def _set(self, sample: Sample, outcomes: dict[int, Outcome]) -> None:
+    def _largest(self, parts: dict[str, float]) -> int:
+        """The place of the function with the largest weighted value."""
+        sizes = [
+            abs(function.weight * parts[label])
+            for function, label in zip(self.spec.functions, self._labels, strict=True)
+        ]
+        return sizes.index(max(sizes))
+
+    def _sum(self, sample: Sample, outcomes: dict[int, Outcome]) -> tuple[float, dict[str, float]]:
+        """The weighted sum, not finite where it overflows, and the unweighted values."""
         total = 0.0
         parts: dict[str, float] = {}
         for place, (function, label) in enumerate(zip(self.spec.functions, self._labels, strict=True)):
@@ -134,7 +148,7 @@ class RewardScorer:
                     parts |= {f"{label}/{key}": part for key, part in result.items()}
             parts[label] = value
             total += function.weight * value
-        sample.reward, sample.reward_parts = total, parts
+        return total, parts
 
 
 def score(samples: Sequence[Sample], spec: RewardSpec) -> ScoreReport:
@@ -144,4 +158,9 @@ def score(samples: Sequence[Sample], spec: RewardSpec) -> ScoreReport:
 
 
 def _value(parts: dict[str, float]) -> float:
-    return parts["reward"] if "reward" in parts else math.fsum(parts.values())
+    if "reward" in parts:
+        return parts["reward"]
+    try:
+        return math.fsum(parts.values())
+    except OverflowError:
+        return math.inf

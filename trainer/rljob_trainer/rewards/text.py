@@ -5,10 +5,12 @@ from typing import Any
 
 from rljob.types import Sample
 
+from rljob_trainer.rewards.notation import number_text
 from rljob_trainer.rewards.wellformed import extract_answer
 
 _END_TOKENS = re.compile(r"(?:\s*(?:<[|｜][^<>|｜\s]{1,40}[|｜]>|</s>|<eos>|<pad>|<end_of_turn>))+\s*\Z")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=[^\s{])")
+_BEGUN = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|\Z)")
 THINK, THINK_END = "<think>", "</think>"
 
 
@@ -62,6 +64,14 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+def is_cut_off(text: str) -> bool:
+    """Whether the last box of a text is not closed: the length limit has cut off the answer. No earlier one counts."""
+    found = None
+    for found in _BEGUN.finditer(text):  # noqa: B007 - the last one is looked for
+        pass
+    return found is not None and last_boxed(text[found.start() :]) is None
+
+
 def final_answer(sample: Sample) -> str | None:
     """The part of a response that holds its answer: after the thinking, within the last `<answer>` if there is one."""
     text = after_thinking(written(sample))
@@ -72,12 +82,12 @@ def final_answer(sample: Sample) -> str | None:
 
 
 def label_text(label: Any, reward: str) -> str:
-    """The golden answer as text: a text or number, or the only entry of a list of one.
+    """The golden answer as text: a text or number (`1e-05` as `0.00001`), or the only entry of a list of one.
 
-    Raises ValueError on anything else, and on a blank one.
+    Raises ValueError on anything else, on NaN, and on a blank one.
     """
     if isinstance(label, list | tuple) and len(label) == 1:
         label = label[0]
-    if isinstance(label, bool) or not isinstance(label, str | int | float) or not str(label).strip():
+    if isinstance(label, bool) or not isinstance(label, str | int | float) or label != label or not str(label).strip():
         raise ValueError(f"{reward} needs a golden answer (a text or a number), the label is {label!r}")
-    return str(label).strip()
+    return label.strip() if isinstance(label, str) else number_text(label)

@@ -38,9 +38,10 @@ def extract_answer(response: str) -> str | None:
     """The text of the last complete `<answer>…</answer>`, stripped, or None. What the retriever wrote (information
     blocks) is not looked at: a document must not answer in the model's stead."""
     own = _without_information(response)
-    end = own.rfind("</answer>")
-    start = own.rfind("<answer>", 0, end) if end >= 0 else -1
-    return own[start + len("<answer>") : end].strip() if start >= 0 else None
+    start = own.rfind("<answer>", 0, max(own.rfind("</answer>"), 0))
+    if start < 0:
+        return None
+    return own[start + len("<answer>") : own.find("</answer>", start)].strip()
 
 
 def _without_information(response: str) -> str:

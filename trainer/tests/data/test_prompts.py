@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from rljob_api.manifest.errors import UserError
 from rljob_api.v1alpha1.data import PromptDataset, TrainDataset
 from rljob_trainer.data import PromptSource, load_eval
+from rljob_trainer.data.prompts import load_prompts
 
 
 def write(folder: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> str:
@@ -179,3 +183,50 @@ def test_limit_takes_the_first_rows(tmp_path: Path, tokenizer: Any) -> None:
     for name in ("rows.jsonl", "rows.parquet"):
         path = write(tmp_path, [{"prompt": " a", "label": number} for number in range(5)], name)
         assert [row.label for row in load_eval(dataset(path, limit=2), tokenizer, tmp_path).rows] == [0, 1]
+
+
+def _messages(path: str) -> PromptDataset:
+    return PromptDataset.model_validate({"path": path})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "row 1, message 0: `content` is null"),
+        (7, "row 1, message 0: `content` is int"),
+        ([{"type": "image", "image": "x.png"}], "row 1, message 0: `content` has a part of type 'image'"),
+        ([None], "row 1, message 0: `content` has a part of type 'NoneType'"),
+    ],
+)
+def test_a_message_without_text_is_named(tmp_path: Path, tokenizer: Any, content: Any, message: str) -> None:
+    rows = [{"prompt": "q", "label": "1"}, {"prompt": [{"role": "user", "content": content}], "label": "1"}]
+    path = write(tmp_path, rows)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_prompts(_messages(path), tokenizer, tmp_path, "spec.data.train")
+
+
+def test_parts_of_text_are_one_text(tmp_path: Path, tokenizer: Any) -> None:
+    parts = [{"type": "text", "text": "how "}, {"type": "text", "text": "many"}]
+    rows = [{"prompt": [{"role": "user", "content": content}], "label": "1"} for content in ("how many", parts)]
+    whole, joined = load_prompts(_messages(write(tmp_path, rows)), tokenizer, tmp_path, "spec.data.train").rows
+    assert whole.prompt_ids == joined.prompt_ids
+
+
+def test_long_integers_keep_their_digits(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": "q", "label": 10**29 + 1}, {"prompt": "q", "label": 2**63}, {"prompt": "q", "label": 1.5}]
+    found = dataset(write(tmp_path, rows))
+    labels = [row.label for row in load_prompts(found, tokenizer, tmp_path, "spec.data.train").rows]
+    assert labels == [10**29 + 1, 2**63, 1.5]
+    assert isinstance(labels[0], int)
+
+
+def test_parquet_values_become_json_or_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    table = {"prompt": ["q"], "day": [date(2020, 1, 2)], "price": [Decimal("1.50")], "raw": [b"x"], "unused": [b"y"]}
+    pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+
+    def label(key: str) -> Any:
+        return load_prompts(dataset("rows.parquet", labelKey=key), tokenizer, tmp_path, "spec.data.train").rows[0].label
+
+    assert (label("day"), label("price")) == ("2020-01-02", "1.50")
+    with pytest.raises(UserError, match=r"spec\.data\.train\.labelKey: row 0: a value of type bytes"):
+        label("raw")

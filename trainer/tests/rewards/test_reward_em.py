@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rljob_trainer.rewards.em import em, golden_answers, normalize_answer
 from rljob_trainer.rewards.wellformed import extract_answer, is_well_formed
@@ -30,6 +30,8 @@ TABLE: list[tuple[str, float, str]] = [
     (W + A, 1.0, "the last answer counts, even in bad form"),
     (A + W, 0.0, "two answers, the last wrong"),
     (W + W, 0.0, "two answers"),
+    (A + "</answer>", 1.0, "a stray end tag behind the answer"),
+    ("<answer>Oslo</answer> no: " + A, 1.0, "a second thought"),
     ("", 0.0, "nothing"),
     ("Rome", 0.0, "no tags"),
     ("<answer>Oslo", 0.0, "answer not closed"),
@@ -87,6 +89,7 @@ def test_normalisation_is_that_of_squad(text: str, expected: str) -> None:
 
 @given(st.text())
 def test_normalising_twice_changes_nothing_and_the_golden_text_matches(text: str) -> None:
+    assume(text.strip())
     assert normalize_answer(normalize_answer(text)) == normalize_answer(text) or "a" in normalize_answer(text).split()
     wrapped = f"<answer>{text}</answer>"
     if "<" not in text:
@@ -115,3 +118,17 @@ def test_a_label_that_is_no_answer_is_an_error(label: Any) -> None:
 def test_a_hostile_response_takes_linear_time() -> None:
     assert em("<information>" * 200_000, "x") == 0.0
     assert em("<answer>" * 200_000, "x") == 0.0
+
+
+@pytest.mark.parametrize("label", ["A", "The", "+", "an"])
+def test_an_answer_that_normalises_to_nothing_is_compared_as_written(label: str) -> None:
+    assert em(f"<answer>{label}</answer>", label) == 1.0
+    assert em(f"<answer> {label.lower()} </answer>", [label]) == 1.0
+    assert em("<answer></answer>", label) == 0.0
+    assert em("<answer>-</answer>", label) == 0.0
+
+
+@pytest.mark.parametrize("label", [[""], ["Rome", " "], "", [None], [float("nan")]])
+def test_a_blank_golden_answer_is_none(label: Any) -> None:
+    with pytest.raises(ValueError, match="golden answer"):
+        em("<answer></answer>", label)

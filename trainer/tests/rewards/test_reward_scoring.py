@@ -22,6 +22,9 @@ def words(sample, scale=1.0):
 def parts(sample):
     return {"fluency": 0.25, "facts": 0.5}
 
+def huge(sample):
+    return {"a": 1e308, "b": 1e308} if sample.response == "sum" else 1e308
+
 def named(sample):
     return {"reward": 2.0, "seen": 7.0}
 
@@ -123,6 +126,18 @@ def test_what_goes_wrong_costs_one_sample(hooks: str, workers: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_sum_that_overflows_costs_its_sample_alone(hooks: str) -> None:
+    function = {"name": "custom", "function": f"{hooks}:huge", "weight": 10}
+    samples = [sample("product"), sample("sum")]
+    report = score(samples, spec(function, {"name": "em"}, failureReward=-1))
+    assert [each.reward for each in samples] == [-1, -1]
+    assert all("not finite" in str(each.info["reward_error"]) for each in samples)
+    assert report.failures == 2
+    fine = [sample("product")]
+    score(fine, spec(function | {"weight": 0.1}))
+    assert fine[0].reward == pytest.approx(1e307)
+
+
 def test_async_functions_run_side_by_side_and_a_stuck_one_costs_itself_alone(hooks: str) -> None:
     moods = ["fine"] * 30 + ["hang", "block"] + ["fine"] * 8
     samples = [sample(mood) for mood in moods]

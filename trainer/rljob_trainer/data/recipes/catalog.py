@@ -56,7 +56,7 @@ def _search_row(row: Row, source: Source, split: str, number: int) -> Row:
     """FlashRAG's {question, golden_answers} in the columns of Search-R1's files."""
     question, answers = _need(row, "question", str), _need(row, "golden_answers", list)
     question = question.strip()
-    answers = [str(answer) for answer in answers if str(answer).strip()]
+    answers = [str(answer) for answer in answers if _present(answer)]
     if not question:
         raise Dropped("empty question")
     if not answers:
@@ -93,7 +93,7 @@ def _openr1_rl(row: Row, source: Source, split: str, number: int) -> Row:
         raise WrongSchemaError("no column `answer`")
     if not problem.strip():
         raise Dropped("empty problem")
-    if answer is None or not str(answer).strip():
+    if not _present(answer):
         raise Dropped("no answer")
     if row.get("problem_type") == "proof" or row.get("question_type") == "proof":
         raise Dropped("a proof: no answer to compare with")
@@ -127,13 +127,18 @@ def _math_row(row: Row, source: Source, split: str, number: int) -> Row:
         prompt = [{"role": "user", "content": prompt}]
     if prompt is None or not is_messages(prompt):
         raise WrongSchemaError("`prompt` is neither text nor a list of {role, content}")
-    if label is None or not str(label).strip():
+    if not _present(label):
         raise Dropped("no label")
     return {
         "prompt": [{"role": message["role"], "content": message["content"]} for message in prompt],
         "label": str(label).strip(),
         "data_source": source.name,
     }
+
+
+def _present(value: Any) -> bool:
+    """Whether a value is there: neither null, NaN (as pandas writes missing ones) nor blank."""
+    return value is not None and value == value and bool(str(value).strip())
 
 
 def _need(row: Mapping[str, Any], key: str, kind: type) -> Any:
