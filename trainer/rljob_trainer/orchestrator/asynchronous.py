@@ -230,7 +230,7 @@ def _turn(run: Run, pump: Pump) -> dict[str, float]:
     scored = run.end_scoring()
     engines = run.engines
     assert engines is not None
-    engines.ranks_move_on()
+    engines.ranks_hold_version = False  # they change from here on until the next version is served
     with run.timer.phase("train"):
         advantages = advantages_of(samples, run.job.spec.algorithm, run.ranks.token_signals)
         if not advantages:
