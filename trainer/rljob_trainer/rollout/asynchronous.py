@@ -52,9 +52,7 @@ class UnderWay(Protocol):
 class Engines(Protocol):
     """What generates; see `workers.engine_group.EngineGroup`."""
 
-    def ranks_move_on(self) -> None: ...
-
-    def ranks_stay(self) -> None: ...
+    ranks_hold_version: bool
 
     def submit(
         self,
@@ -154,11 +152,11 @@ class AsynchronousSource:
 
     def before_training(self) -> None:
         """An engine that is replaced from here on gets its weights with the next version."""
-        self._engines.ranks_move_on()
+        self._engines.ranks_hold_version = False
 
     def discard(self) -> None:
         """The groups of the batch leave the ledger, and others are started for it."""
-        self._engines.ranks_stay()
+        self._engines.ranks_hold_version = True
         self.ledger.trained()
 
     def before_sync(self) -> None:

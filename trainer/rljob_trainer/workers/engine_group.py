@@ -44,7 +44,10 @@ class EngineGroup:
         )
         self._version: int | None = None
         self._asleep = False
-        self._ranks_hold_version = True
+        self.ranks_hold_version = True
+        """Whether the ranks' weights are those of the version that is served. Off while they are trained beside the
+        generation: an engine that is replaced then gets its weights with the next version, unless the way of weights
+        keeps this one."""
 
     def start(self) -> None:
         """Load configuration and tokenizer on every engine. Colocated ones give their GPU memory back at once."""
@@ -72,23 +75,14 @@ class EngineGroup:
     def update_weights(self, version: int) -> None:
         """Make every engine serve the ranks' weights as `version`. Each recomputes the digest over what it serves."""
         self._sync.prepare(version)
-        self._version, self._ranks_hold_version = version, True
+        self._version, self.ranks_hold_version = version, True
         self.pool.follow_wish()
         self._send(self.pool.roster.serving)
         self._asleep = False
 
-    def ranks_move_on(self) -> None:
-        """The ranks' weights change from here on, while the engines serve the version before: one that is replaced gets
-        its weights with the next `update_weights`, where the way of weights does not keep them."""
-        self._ranks_hold_version = False
-
-    def ranks_stay(self) -> None:
-        """The step was not applied: the ranks still hold the version that the engines serve."""
-        self._ranks_hold_version = True
-
     def take_up_joined(self) -> None:
         """Between batches: let engines go and come. New ones get the current weights, else they wait for an update."""
-        if self._version is not None and self._ranks_hold_version and (joined := self.pool.follow_wish()):
+        if self._version is not None and self.ranks_hold_version and (joined := self.pool.follow_wish()):
             self._send(joined)
 
     def replace(self, index: int, why: WorkerError) -> None:
@@ -100,7 +94,7 @@ class EngineGroup:
             self.pool.report()
             return
         self.pool.replace(index, why)
-        if self._version is not None and (self._ranks_hold_version or self._sync.keeps_version):
+        if self._version is not None and (self.ranks_hold_version or self._sync.keeps_version):
             self._send([index])
 
     def _send(self, indices: Iterable[int]) -> None:

@@ -53,11 +53,7 @@ class Engines:
 
     def __init__(self, clock: Clock, ends: list[list[float]]) -> None:
         self.clock, self.ends, self.groups = clock, ends, list[Group]()
-        self.lost = False
-
-    def ranks_move_on(self) -> None: ...
-
-    def ranks_stay(self) -> None: ...
+        self.lost, self.ranks_hold_version = False, True
 
     def submit(self, samples: list[Any], *_: object, loads: object) -> Group:
         self.groups.append(Group(self.clock, samples, self.ends[len(self.groups)]))
