@@ -1,1 +1,1 @@
-"""Training backends: one module each, imported only when used."""
+"""Training ranks: `rank` is the process, `steps` a training step, `interface` what a backend of `registry` supplies."""

@@ -241,8 +241,8 @@ class FsdpBackend(Backend):
     def state_writer(self, directory: str, *, copy: bool) -> Callable[[], list[FileEntry]]:
         """See `Backend`."""
         self.optimizer_stash.take()
-        said = about(self.stage, self.world_size)
-        return state_writer(directory, self.rank, said, state_tensors(self.state), self.device, copy=copy)
+        header, tensors = about(self.stage, self.world_size), state_tensors(self.state)
+        return state_writer(directory, self.rank, header, tensors, self.device, copy=copy)
 
     def held(self) -> Iterator[Tensor]:
         """What this rank keeps from step to step: weights, the reference's, the critic's, optimizer states. Gradients
