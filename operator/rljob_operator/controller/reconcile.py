@@ -10,7 +10,7 @@ from rljob_api.contract import labels
 
 from rljob_operator import log
 from rljob_operator.controller.plan import Plan, plan
-from rljob_operator.controller.status_throttle import Settling
+from rljob_operator.controller.status_throttle import StatusThrottle
 from rljob_operator.controller.writes import Writes
 from rljob_operator.kube.client import ApiError, Kube, event
 from rljob_operator.kube.objects import RLJOB, WORKLOAD, Obj, rfc3339
@@ -31,12 +31,12 @@ async def reconcile(
     settings: Settings,
     now: datetime | None = None,
     live: Kube | None = None,
-    settling: Settling[tuple[str, str]] | None = None,
+    throttle: StatusThrottle[tuple[str, str]] | None = None,
     refusals: Refusals | None = None,
 ) -> tuple[float | None, Observed | None]:
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
     what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
-    behind; `settling` lets a status wait that only counts pods; `refusals` remembers what not to try again at once.
+    behind; `throttle` lets a status wait that only counts pods; `refusals` remembers what not to try again at once.
     Raises ApiError."""
     key = (namespace, name)
     log.about(f"{namespace}/{name}")
@@ -57,8 +57,8 @@ async def reconcile(
         await writes.children(observed, wanted)
         if refusals.known(key) == refused:
             break
-    if settling is not None:
-        wanted = _settled(observed, wanted, settling)
+    if throttle is not None:
+        wanted = _throttled(observed, wanted, throttle)
     if wanted.status is not None:
         await _write_status(kube, observed.job, wanted.status)
     if await writes.scales(wanted):
@@ -120,13 +120,13 @@ def _ends_unreported(observed: Observed, wanted: Plan) -> bool:
     return bool(ends) and not said
 
 
-def _settled(observed: Observed, wanted: Plan, settling: Settling[tuple[str, str]]) -> Plan:
+def _throttled(observed: Observed, wanted: Plan, throttle: StatusThrottle[tuple[str, str]]) -> Plan:
     """The plan without its status, while that may wait."""
     key = (observed.job["metadata"]["namespace"], observed.name)
     if wanted.status is None:
-        settling.forget(key)
+        throttle.forget(key)
         return wanted
-    left = settling.left(key, observed.job.get("status") or {}, wanted.status)
+    left = throttle.left(key, observed.job.get("status") or {}, wanted.status)
     if not left:
         return wanted
     return replace(wanted, status=None, requeue=left if wanted.requeue is None else min(left, wanted.requeue))

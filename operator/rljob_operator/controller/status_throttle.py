@@ -11,7 +11,7 @@ from typing import Any
 _COUNTS = frozenset({"head", "trainer", "rollout", "retriever", "rolloutReplicas", "message", "preparation"})
 
 
-class Settling[K]:
+class StatusThrottle[K]:
     """Statuses that wait, by job."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -47,6 +47,8 @@ CHILDREN = (
     AUTOSCALER, DISRUPTION_BUDGET, RAY_JOB, RAY_CLUSTER,
 )  # fmt: skip
 """Kinds that a job's children have, pods apart. Each is listed and watched, which the chart's rules must allow."""
+RAY_JOB_ENDED = ("Complete", "Failed", "ValidationFailed")
+"""`jobDeploymentStatus` of a RayJob that has ended."""
 KINDS = {kind.kind: kind for kind in (RLJOB, POD, EVENT, *CHILDREN)}
 
 

@@ -1,19 +1,13 @@
-"""Why an attempt failed, as its pods tell it: killed for memory, evicted, preempted, on a node that is gone.
-
-What follows from a reason is a rule: the user's own (`lifecycle.failureRules`), else the default.
-"""
+"""Why an attempt failed, as its pods tell it: killed for memory, evicted, preempted, on a node that is gone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from rljob_api.contract import labels
-from rljob_api.v1alpha1.lifecycle import LifecycleSpec
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_operator.kube.objects import Obj, condition, meta, name_of
 
-Action = Literal["Retry", "RetryUncounted", "Fail"]
 VAGUE: frozenset[AttemptReason] = frozenset(
     {"WorkerLost", "WorkerStuck", "CommunicationError", "DriverFailed", "PodLost", "RayJobFailed", "Suspended"}
 )
@@ -49,14 +43,6 @@ def of_pods(pods: Iterable[Obj]) -> Cause | None:
     """The cause that pods give, memory first: it is the one that a user can do something about."""
     found = [cause for pod in pods if (cause := _of(pod))]
     return min(found, key=lambda cause: _ORDER.index(cause.reason), default=None)
-
-
-def action(lifecycle: LifecycleSpec, reason: AttemptReason) -> Action:
-    """What follows from an attempt's end for this reason."""
-    if reason in ("UserError", "Unhealthy", "DeadlineExceeded"):
-        return "Fail"
-    chosen = next((rule.action for rule in lifecycle.failure_rules if reason in rule.reasons), None)
-    return chosen or ("RetryUncounted" if reason == "Preempted" else "Retry")
 
 
 def _of(pod: Obj) -> Cause | None:

@@ -29,7 +29,7 @@ _LONGEST = 1000
 
 
 @dataclass(frozen=True)
-class Trouble:
+class PodProblem:
     """What keeps pods from starting."""
 
     reason: Reason
@@ -69,12 +69,10 @@ def silent_pod(pods: Iterable[Obj]) -> str | None:
     return None
 
 
-def find(pods: Iterable[Obj]) -> Trouble | None:
-    """The gravest trouble among the pods; None when they are merely not ready yet."""
-    troubles = sorted(
-        (trouble for pod in pods for trouble in _of(pod)), key=lambda trouble: _ORDER.index(trouble.reason)
-    )
-    return troubles[0] if troubles else None
+def worst_problem(pods: Iterable[Obj]) -> PodProblem | None:
+    """The gravest problem of the pods; None when they are merely not ready yet."""
+    problems = (problem for pod in pods for problem in _of(pod))
+    return min(problems, key=lambda problem: _ORDER.index(problem.reason), default=None)
 
 
 def last_words(pods: Iterable[Obj]) -> str | None:
@@ -91,12 +89,12 @@ def last_words(pods: Iterable[Obj]) -> str | None:
     return f"pod {pod}, container {container} (exit {end['exitCode']}): {_cut(str(end.get('message') or ''))}"
 
 
-def _of(pod: Obj) -> Iterator[Trouble]:
+def _of(pod: Obj) -> Iterator[PodProblem]:
     if deleting(pod):
         return
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        yield Trouble(Reason.UNSCHEDULABLE, f"pod {name_of(pod)}: {_cut(scheduled.get('message', ''))}")
+        yield PodProblem(Reason.UNSCHEDULABLE, f"pod {name_of(pod)}: {_cut(scheduled.get('message', ''))}")
     for status in _statuses(pod):
         waiting = (status.get("state") or {}).get("waiting") or {}
         if reason := _WAITING.get(waiting.get("reason", "")):
@@ -104,7 +102,7 @@ def _of(pod: Obj) -> Iterator[Trouble]:
             said = last.get("message") or waiting.get("message") or waiting["reason"]
             code = f" (exit {last['exitCode']})" if "exitCode" in last else ""
             where = f"pod {name_of(pod)}, container {status['name']}{code}"
-            yield Trouble(*_named(reason, where, said, status.get("image", "")), last.get("exitCode"))
+            yield PodProblem(*_named(reason, where, said, status.get("image", "")), last.get("exitCode"))
 
 
 def _named(reason: Reason, where: str, said: str, image: str) -> tuple[Reason, str]:
