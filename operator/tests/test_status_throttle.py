@@ -2,7 +2,7 @@
 
 import pytest
 from rljob_operator.controller.reconcile import reconcile
-from rljob_operator.controller.status_throttle import StatusThrottle, only_counts
+from rljob_operator.controller.writes import StatusThrottle, only_counts
 
 from tests.conftest import NAMESPACE, World, job_manifest
 

@@ -10,12 +10,11 @@ from collections.abc import AsyncIterator
 from rljob_operator import log
 from rljob_operator.controller import plan
 from rljob_operator.controller.reconcile import reconcile
-from rljob_operator.controller.status_throttle import StatusThrottle
+from rljob_operator.controller.writes import StatusThrottle
 from rljob_operator.kube.client import ApiError, Kube
 from rljob_operator.kube.objects import RLJOB
-from rljob_operator.kube.work_queue import WorkQueue, work
+from rljob_operator.kube.work_queue import Canary, WorkQueue, work
 from rljob_operator.metrics import Metrics
-from rljob_operator.server import Canary
 from rljob_operator.settings import Settings
 from rljob_operator.state.refusals import Refusals
 

@@ -13,8 +13,8 @@ from rljob_operator.policies.attempts import retriever_needed
 from rljob_operator.policies.decision import Decision, wants_suspend
 from rljob_operator.state.conditions import Conditions
 from rljob_operator.state.job_view import JobView
-from rljob_operator.state.pod_diagnosis import begun, ready, silent_pod, worst_problem
-from rljob_operator.state.refusals import said
+from rljob_operator.state.pod_diagnosis import has_started, ready, silent_pod, worst_problem
+from rljob_operator.state.refusals import refusal_text
 
 
 def summarise(view: JobView, decided: Decision) -> Decision:
@@ -49,11 +49,11 @@ def _applied(view: JobView, decided: Decision, conditions: Conditions) -> None:
     if not view.refused:
         conditions.set("ResourcesApplied", True, Reason.APPLIED)
         return
-    conditions.set("ResourcesApplied", False, *said(view.refused))
+    conditions.set("ResourcesApplied", False, *refusal_text(view.refused))
     # What has not begun and cannot by what its spec says is not accepted; what others refuse they may allow any time.
     faults = [its for its in view.refused if its.invalid and (its.needed or its.creates)]
     if faults and not decided.status.attempt:
-        conditions.set("Accepted", False, *said(faults))
+        conditions.set("Accepted", False, *refusal_text(faults))
 
 
 def _ended(decided: Decision, conditions: Conditions) -> None:
@@ -205,6 +205,6 @@ def _phase(view: JobView, decided: Decision, conditions: Conditions) -> tuple[Ph
         return "Retrying", f"attempt {decided.current.number} failed: {decided.current.message}"
     if decided.waiting is Reason.WAITING_FOR_RETRIEVER and retriever:
         # Nothing of the job runs before its first container does.
-        at_work = preparation.recorded(decided.status) or any(begun(pod) for pod in view.retriever_pods)
+        at_work = preparation.recorded(decided.status) or any(has_started(pod) for pod in view.retriever_pods)
         return ("Preparing" if at_work else "Pending"), retriever.message
     return "Pending", decided.message

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from rljob_api.contract import labels
 
+from rljob_operator.kube.cache import Cache, job_of
 from rljob_operator.kube.client import FIELD_MANAGER, ApiError, HttpKube
 from rljob_operator.kube.objects import CHILDREN, POD, RAY_CLUSTER, RAY_JOB_ENDED, WORKLOAD, Kind, Obj, deleting
-from rljob_operator.kube.store import Cache, job_of
 
 logger = logging.getLogger(__name__)
 MISSING_SECONDS = 10.0

@@ -15,10 +15,9 @@ from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 from rljob_operator.kube.objects import RAY_JOB_ENDED, Obj, condition, deleting, meta, parse_time
 from rljob_operator.policies.attempt_time import running_since
 from rljob_operator.settings import Settings
-from rljob_operator.state import failure_causes
 from rljob_operator.state.job_view import JobView
 from rljob_operator.state.observe import Observed, Progress
-from rljob_operator.state.pod_diagnosis import ended, ready, worst_problem
+from rljob_operator.state.pod_diagnosis import VAGUE, cause_of_failure, ended, ready, worst_problem
 
 USER_ERROR, FENCED, SUSPENDED = 2, 3, 4
 _BY_CODE: dict[int, AttemptReason] = {
@@ -71,10 +70,10 @@ def _explained(
     settings: Settings,
 ) -> Outcome | None:
     """The outcome with the cause that the attempt's pods know; None while they may still come to tell it."""
-    if outcome is None or outcome.reason not in failure_causes.VAGUE:
+    if outcome is None or outcome.reason not in VAGUE:
         return outcome
     pods = [pod for pod in observed.ray_pods if meta(pod, "labels", labels.ATTEMPT) == str(attempt.number)]
-    if cause := failure_causes.of_pods(pods):
+    if cause := cause_of_failure(pods):
         return replace(outcome, reason=cause.reason, message=f"{outcome.message}; {cause.message}")
     # A driver tells of a lost worker before the kubelet tells why.
     early = report is not None and outcome.reason == "WorkerLost" and not all(ready(pod) for pod in pods)

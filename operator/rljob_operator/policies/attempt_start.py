@@ -15,7 +15,7 @@ from rljob_operator.policies.decision import Decision, wants_suspend
 from rljob_operator.policies.failure_policy import backoff_seconds
 from rljob_operator.state.job_view import JobView
 from rljob_operator.state.pod_diagnosis import worst_problem
-from rljob_operator.state.refusals import said
+from rljob_operator.state.refusals import refusal_text
 
 KEPT_ATTEMPTS = 32
 """Attempts that the status lists."""
@@ -31,7 +31,7 @@ def begin_next(view: JobView, decided: Decision) -> Decision:
     if not view.observed.kuberay:
         return no_kuberay(view, decided)
     if view.lacks_needed:  # nothing begins, not even the time in which it is to start
-        return decided.wait(*said(view.refused))
+        return decided.wait(*refusal_text(view.refused))
     if preparing := preparation.advance(view, decided):
         return preparing
     if view.context.spec.retriever and not view.retriever_ready:

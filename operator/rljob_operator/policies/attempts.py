@@ -19,7 +19,7 @@ from rljob_operator.policies.attempt_time import active_seconds, running_since
 from rljob_operator.policies.decision import JOB_STOPPED, Decision, wants_suspend
 from rljob_operator.policies.failure_policy import count_failure
 from rljob_operator.state.job_view import JobView
-from rljob_operator.state.refusals import said
+from rljob_operator.state.refusals import refusal_text
 
 
 def advance(view: JobView, decided: Decision) -> Decision:
@@ -69,7 +69,7 @@ def _go_on(view: JobView, decided: Decision, attempt: AttemptStatus) -> Decision
             return decided.wait(Reason.WAITING_FOR_CLEANUP, what_is_left(view), 5.0)
         decided = replace(decided, start=attempt.number)
         if view.lacks_needed or view.refuses(RAY_JOB.kind, attempt.ray_job):
-            return decided.wait(*said(view.refused))
+            return decided.wait(*refusal_text(view.refused))
         return decided.wait(Reason.PODS_STARTING, "the RayJob is being created")
     if kueue.queued(view, decided):
         return decided  # Kueue's word on it is an event

@@ -19,8 +19,8 @@ from rljob_operator.policies.attempt_outcome import Outcome, uncommitted
 from rljob_operator.policies.decision import Decision, Scaling
 from rljob_operator.policies.failure_policy import action
 from rljob_operator.state.conditions import Conditions
-from rljob_operator.state.failure_causes import VAGUE
 from rljob_operator.state.job_view import JobView
+from rljob_operator.state.pod_diagnosis import VAGUE
 
 ENDED_REPORT = ("Succeeded", "Failed", "Suspended")
 AT_REST = ("", "Suspended")

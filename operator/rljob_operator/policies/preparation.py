@@ -11,7 +11,7 @@ from rljob_operator.resources import prepare
 from rljob_operator.state.job_view import JobView
 from rljob_operator.state.observe import Preparation
 from rljob_operator.state.pod_diagnosis import last_words
-from rljob_operator.state.refusals import said
+from rljob_operator.state.refusals import refusal_text
 
 DONE = "Done"
 
@@ -51,7 +51,7 @@ def advance(view: JobView, decided: Decision) -> Decision | None:
     if live is None:
         decided = replace(decided, create=(wanted,))
         if view.refuses(wanted["kind"], name_of(wanted)):
-            return decided.wait(*said(view.refused))
+            return decided.wait(*refusal_text(view.refused))
         started = PreparationStatus(key=prepare.key(view.context), state="Running")
         return decided.with_status(preparation=started).wait(Reason.WAITING_FOR_RETRIEVER, "preparing")
     if (failed := condition(live, "Failed")).get("status") == "True":

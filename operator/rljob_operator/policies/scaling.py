@@ -55,7 +55,7 @@ def _choose(view: JobView, attempt: int, count: int) -> tuple[tuple[str, ...], s
     pods = [pod for pod in view.observed.group("rollout", attempt) if not deleting(pod)]
     names = {name_of(pod) for pod in pods}
     before = asked.get("drain") if mine else None
-    kept = [name for name in before if name in names] if isinstance(before, list) else []
+    staying = [name for name in before if name in names] if isinstance(before, list) else []
     # What serves least goes first: not ready, without an engine, then the youngest.
     its = view.report_of(attempt)
     report = its.engines if its else None
@@ -63,7 +63,7 @@ def _choose(view: JobView, attempt: int, count: int) -> tuple[tuple[str, ...], s
     pods.sort(key=name_of)
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
     pods.sort(key=lambda pod: (ready(pod), name_of(pod) in serving))
-    chosen = tuple(dict.fromkeys((*kept, *map(name_of, pods))))[:count]
+    chosen = tuple(dict.fromkeys((*staying, *map(name_of, pods))))[:count]
     same = set(chosen) == set(before or ())
     since = str(asked.get("drainSince") or "") if mine and same else ""
     return chosen, since or rfc3339(view.now)
