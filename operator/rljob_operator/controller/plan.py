@@ -16,7 +16,6 @@ from rljob_api.rules.checks import check
 from rljob_api.v1alpha1.status import RLJobStatus
 
 from rljob_operator.controller.plan_cache import Recent, footprint
-from rljob_operator.controller.status_summary import summarise
 from rljob_operator.kube.diff import digest, needs_apply, stamped
 from rljob_operator.kube.objects import AUTOSCALER, CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
 from rljob_operator.policies import (
@@ -34,6 +33,7 @@ from rljob_operator.policies import (
 )
 from rljob_operator.policies.attempts import retriever_needed
 from rljob_operator.policies.decision import Decision, Policy
+from rljob_operator.policies.status_summary import summarise
 from rljob_operator.resources import prepare, storage
 from rljob_operator.resources.children import Wanted, children
 from rljob_operator.resources.context import Context
