@@ -104,11 +104,6 @@ class Plan:
     requeue: float | None = None
     """Seconds until the next look, if nothing happens before."""
 
-    @property
-    def writes(self) -> bool:
-        """Whether anything is written."""
-        return bool(self.finalizer or self.apply or self.create or self.patch or self.delete or self.status)
-
 
 def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[Refusal, ...] = ()) -> Plan:
     """What to write for a job as it was observed, while these writes are refused (they are part of the plan: whether it
