@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import yaml
 from rljob_operator.kube.client import ApiError, HttpKube
-from rljob_operator.kube.deep_json import loads
 from rljob_operator.kube.objects import RAY_JOB, RLJOB, Kind, Obj, name_of
+from rljob_operator.kube.trimming import loads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -8,25 +8,28 @@ objects of each job are watched beside kopf, which spends ten times as much on a
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import signal
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import kopf
+from kopf._cogs.clients import api
 from rljob_api.contract import labels
+from rljob_api.manifest.nesting import MAX_DEPTH
 
 from rljob_operator import log
 from rljob_operator.controller.controller import Controller
-from rljob_operator.kube.cached_client import CachedKube
+from rljob_operator.kube.cache import Cache, CachedKube
 from rljob_operator.kube.client import HttpKube
 from rljob_operator.kube.credentials import headers, login
-from rljob_operator.kube.kopf_json import teach_kopf
 from rljob_operator.kube.objects import RLJOB, name_of
 from rljob_operator.kube.reflector import Reflectors
-from rljob_operator.kube.store import Cache
+from rljob_operator.kube.trimming import WRAPPED, loads, shallow
 from rljob_operator.metrics import Metrics
 from rljob_operator.server import serve
 from rljob_operator.settings import Settings
@@ -90,6 +93,21 @@ def handlers(controller: Controller, cache: Cache) -> kopf.OperatorRegistry:
     kopf.on.login(registry=registry)(login)
     kopf.on.event("rljob.io", "v1alpha1", RLJOB.plural, registry=registry)(of_job)
     return registry
+
+
+def parse_shallow(text: str) -> Any:
+    """As json.loads, with what is nested too deeply cut off."""
+    return shallow(loads(text), MAX_DEPTH + WRAPPED)
+
+
+def teach_kopf() -> None:
+    """From now on kopf parses what it lists and watches with `parse_shallow`; the json module fails at 1,500 levels.
+
+    kopf has no setting for that. A test with a manifest that deep on a real apiserver tells when a version of kopf or
+    aiohttp no longer looks here.
+    """
+    vars(api)["json"] = SimpleNamespace(loads=parse_shallow, dumps=json.dumps)
+    (aiohttp.ClientResponse.json.__kwdefaults__ or {})["loads"] = parse_shallow
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:

@@ -13,8 +13,8 @@ PHASES = (
     "Pending", "Preparing", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded",
     "Failed",
 )  # fmt: skip
-TROUBLES = frozenset({*get_args(HealthCondition), "RewardFailing", "Stalled"})
-"""Conditions that tell of trouble when they hold."""
+PROBLEMS = frozenset({*get_args(HealthCondition), "RewardFailing", "Stalled"})
+"""Conditions that tell of a problem when they hold."""
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -38,9 +38,9 @@ class Metrics:
             "rljob_operator_canary_age_seconds", "Seconds since the queue last did work.", registry=registry
         )
         self._phases: dict[tuple[str, str], str] = {}
-        self._troubles: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._problems: dict[tuple[str, str], tuple[str, ...]] = {}
         self._refused: dict[tuple[str, str], None] = {}
-        registry.register(_Jobs(self._phases, self._troubles, self._refused))
+        registry.register(_Jobs(self._phases, self._problems, self._refused))
         for phase in PHASES:
             self.jobs.labels(phase).set(0)
 
@@ -48,10 +48,10 @@ class Metrics:
         """What a job's status says, as far as it can be read; None: the job is gone."""
         phase = None if status is None else _phase(status)
         said = dict(_conditions(status))
-        if troubles := tuple(kind for kind, holds in said.items() if kind in TROUBLES and holds == "True"):
-            self._troubles[key] = troubles
+        if problems := tuple(kind for kind, holds in said.items() if kind in PROBLEMS and holds == "True"):
+            self._problems[key] = problems
         else:
-            self._troubles.pop(key, None)
+            self._problems.pop(key, None)
         if said.get("ResourcesApplied") == "False":
             self._refused[key] = None
         else:
@@ -85,10 +85,10 @@ class _Jobs(Collector):
     def __init__(
         self,
         phases: dict[tuple[str, str], str],
-        troubles: dict[tuple[str, str], tuple[str, ...]],
+        problems: dict[tuple[str, str], tuple[str, ...]],
         refused: Iterable[tuple[str, str]],
     ) -> None:
-        self._phases, self._troubles, self._refused = phases, troubles, refused
+        self._phases, self._problems, self._refused = phases, problems, refused
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client. `namespace` would collide with the label that Prometheus puts on the operator."""
@@ -103,7 +103,7 @@ class _Jobs(Collector):
             "1 for a condition of trouble that holds: those of learning health, RewardFailing and Stalled.",
             labels=["job_namespace", "job_name", "condition"],
         )
-        for (namespace, name), conditions in list(self._troubles.items()):
+        for (namespace, name), conditions in list(self._problems.items()):
             for condition in conditions:
                 family.add_metric([namespace, name, condition], 1)
         yield family

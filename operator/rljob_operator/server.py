@@ -1,38 +1,12 @@
 """/healthz, /readyz and /metrics of the operator."""
 
-import time
 from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from rljob_operator.kube.work_queue import Canary
 from rljob_operator.metrics import Metrics
-
-
-class Canary:
-    """Alive is an operator whose queue really does work, not one that answers HTTP.
-
-    A canary key is put into the queue regularly and beats when a worker gets to it.
-    """
-
-    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Dead after `limit` seconds without a beat."""
-        self._limit, self._clock = limit, clock
-        self._last = clock()
-
-    def beat(self) -> None:
-        """A worker got to the canary."""
-        self._last = self._clock()
-
-    @property
-    def age(self) -> float:
-        """Seconds since the last beat."""
-        return self._clock() - self._last
-
-    @property
-    def alive(self) -> bool:
-        """Whether the last beat is recent."""
-        return self.age < self._limit
 
 
 async def serve(port: int, canary: Canary, ready: Callable[[], bool], metrics: Metrics) -> web.AppRunner:

@@ -13,9 +13,8 @@ import pytest
 from rljob_api.contract import labels, names
 from rljob_operator.controller.reconcile import reconcile
 from rljob_operator.kube.client import ApiError, Names, Objects
-from rljob_operator.kube.kept_fields import kept
-from rljob_operator.kube.objects import Kind, Obj, rfc3339
-from rljob_operator.kube.quantity import quantity
+from rljob_operator.kube.objects import Kind, Obj, quantity, rfc3339
+from rljob_operator.kube.trimming import trim
 from rljob_operator.settings import Settings
 from rljob_operator.state.refusals import Refusals
 
@@ -132,7 +131,7 @@ class FakeKube:
             return None
         wanted = dict(part.split("=") for part in selector.split(",") if part)
         return [
-            kept(copy.deepcopy(obj))
+            trim(copy.deepcopy(obj))
             for (its, _), obj in self.objects.items()
             if its == kind.kind and wanted.items() <= (obj["metadata"].get("labels") or {}).items()
         ]

@@ -9,12 +9,11 @@ import pytest
 from aiohttp import web
 from rljob_api.contract import labels
 from rljob_operator.controller.reconcile import reconcile
-from rljob_operator.kube.cached_client import CachedKube
+from rljob_operator.kube.cache import TOMBSTONE_SECONDS, Cache, CachedKube
 from rljob_operator.kube.client import ApiError
-from rljob_operator.kube.kept_fields import kept
 from rljob_operator.kube.objects import CONFIG_MAP, POD, RAY_CLUSTER, RAY_JOB, RLJOB, WORKLOAD, Obj
 from rljob_operator.kube.reflector import Reflectors, comes_up
-from rljob_operator.kube.store import TOMBSTONE_SECONDS, Cache
+from rljob_operator.kube.trimming import trim
 
 from tests.conftest import NAMESPACE, FakeKube, World, job_manifest
 from tests.served import serving
@@ -91,30 +90,30 @@ class TestCache:
 
 class TestKept:
     def test_pods_lose_their_spec_and_ray_clusters_their_templates(self):
-        pod = kept(thing(1, kind="Pod", spec={"nodeName": "n", "containers": [{"name": "c"}]}, status={"phase": "X"}))
+        pod = trim(thing(1, kind="Pod", spec={"nodeName": "n", "containers": [{"name": "c"}]}, status={"phase": "X"}))
         assert (pod["spec"], pod["status"]) == ({"nodeName": "n"}, {"phase": "X"})
         groups = [{"groupName": "rollout", "replicas": 2, "template": {"spec": {}}}]
-        cluster = kept(thing(1, kind="RayCluster", spec={"workerGroupSpecs": groups}, status={"state": "ready"}))
+        cluster = trim(thing(1, kind="RayCluster", spec={"workerGroupSpecs": groups}, status={"state": "ready"}))
         assert cluster["spec"]["workerGroupSpecs"] == [{"groupName": "rollout", "replicas": 2}]
 
     def test_the_text_of_a_config_map_is_compared_by_digest_alone(self):
         text = "x" * 5000
-        small = kept(thing(1, data={"job": text, "short": "y"}))
+        small = trim(thing(1, data={"job": text, "short": "y"}))
         assert len(json.dumps(small)) < 600
         assert small["data"]["short"] == "y"
-        assert kept(small) == small
-        assert kept(thing(1, data={"job": text + "."}))["data"] != small["data"]
+        assert trim(small) == small
+        assert trim(thing(1, data={"job": text + "."}))["data"] != small["data"]
 
     def test_a_report_is_kept_whole(self):
         report = thing(1, data={"progress.json": "x" * 5000})
         report["metadata"]["labels"]["app.kubernetes.io/component"] = labels.PROGRESS_COMPONENT
-        assert kept(report)["data"] == report["data"]
+        assert trim(report)["data"] == report["data"]
 
     def test_the_original_is_left_as_it_is(self):
         obj = thing(1, kind="RayJob", spec={"rayClusterSpec": {}}, status={"rayClusterStatus": {}})
         obj["metadata"]["managedFields"] = [{}]
         before = copy.deepcopy(obj)
-        kept(obj)
+        trim(obj)
         assert obj == before
 
 
@@ -305,10 +304,10 @@ class TestWorkloads:
         assert names(cache, WORKLOAD) == []
 
     def test_its_pod_templates_are_not_kept(self):
-        small = kept(self.workload(5))
+        small = trim(self.workload(5))
         assert small["spec"] == {"active": True}
         assert small["status"] == {"conditions": [{"type": "x"}], "admission": {"clusterQueue": "q"}}
-        assert kept(small) == small
+        assert trim(small) == small
 
     async def test_they_are_watched_by_their_own_label_and_nothing_waits_for_them(self):
         asked: list[str] = []

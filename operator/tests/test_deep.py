@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rljob_api.manifest.nesting import MAX_DEPTH, too_deep
 from rljob_operator.controller.plan import accept
-from rljob_operator.kube.deep_json import cut, loads, trimmed
-from rljob_operator.kube.kept_fields import kept
+from rljob_operator.kube.trimming import cut, loads, shallow, trim
 from rljob_operator.settings import Settings
 
 from tests.conftest import job_manifest
@@ -29,12 +28,12 @@ def nested(levels: int) -> str:
 @given(VALUES, st.integers(1, 6), st.booleans())
 def test_cutting_the_text_is_cutting_the_value(value: Any, depth: int, escaped: bool) -> None:
     text = json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
-    assert json.loads(cut(text, depth)) == trimmed(json.loads(text), depth)
+    assert json.loads(cut(text, depth)) == shallow(json.loads(text), depth)
 
 
 @given(VALUES, st.integers(1, 6))
 def test_what_is_not_too_deep_stays_as_it_is(value: Any, depth: int) -> None:
-    assert (too_deep(value, depth) is None) == (trimmed(value, depth) == value)
+    assert (too_deep(value, depth) is None) == (shallow(value, depth) == value)
 
 
 @pytest.mark.parametrize("levels", [10, 300, 1200, 5000, 9000])
@@ -42,7 +41,7 @@ def test_any_depth_is_read_and_kept(levels: int) -> None:
     text = (
         f'{{"kind": "RLJob", "metadata": {{"name": "x"}}, "spec": {{"rollout": {{"engineArgs": {nested(levels)}}}}}}}'
     )
-    obj = kept(loads(text))
+    obj = trim(loads(text))
     assert obj["metadata"]["name"] == "x"
     orjson.dumps(obj)  # gives up at 254 levels
     assert (too_deep(obj) is None) == (levels < 60)
@@ -56,6 +55,6 @@ def test_what_is_no_json_is_an_error() -> None:
 def test_a_job_that_is_too_deep_is_refused_by_its_path() -> None:
     raw = job_manifest()
     raw["spec"]["rollout"]["engineArgs"] = json.loads(nested(MAX_DEPTH))
-    problems, context = accept(kept(raw), Settings(), started=False)
+    problems, context = accept(trim(raw), Settings(), started=False)
     assert problems == ["spec.rollout.engineArgs.a: nested more than 64 levels deep"]
     assert context is None

@@ -4,7 +4,7 @@ e2e/kueue has the real ones."""
 import pytest
 from rljob_operator.controller.reconcile import reconcile
 from rljob_operator.kube.objects import WORKLOAD, rfc3339
-from rljob_operator.resources.kueue import PRIORITY, QUEUE
+from rljob_operator.resources.rayjob import KUEUE_PRIORITY, KUEUE_QUEUE
 
 from tests.conftest import NAMESPACE, FakeKube
 from tests.test_lifecycle import start
@@ -97,7 +97,7 @@ async def test_an_attempt_is_made_suspended_in_its_queue_and_not_written_again(w
     ray_job = world.get("RayJob", "demo-1")
     assert ray_job["spec"]["suspend"] is True
     labels = ray_job["metadata"]["labels"]
-    assert (labels[QUEUE], labels[PRIORITY]) == ("team-a", "high")
+    assert (labels[KUEUE_QUEUE], labels[KUEUE_PRIORITY]) == ("team-a", "high")
     await run(world, Kueue(world))
     world.later(3000)
     await world.settle()
@@ -112,7 +112,7 @@ async def test_a_job_without_a_queue_is_not_suspended(make_world, manifest):
     await start(world)
     ray_job = world.get("RayJob", "demo-1")
     assert "suspend" not in ray_job["spec"]
-    assert QUEUE not in ray_job["metadata"]["labels"]
+    assert KUEUE_QUEUE not in ray_job["metadata"]["labels"]
     assert world.condition("Admitted") == {}
     assert "admittedTime" not in world.status["attempts"][0]
 

@@ -19,13 +19,13 @@ from prometheus_client import CollectorRegistry
 from rljob_api.contract.reasons import EVENTS, WARNINGS, Reason
 from rljob_operator.controller.controller import Controller
 from rljob_operator.controller.plan_cache import Recent, footprint
+from rljob_operator.kube.cache import Cache
 from rljob_operator.kube.client import ApiError
 from rljob_operator.kube.objects import CONFIG_MAP, RAY_JOB, RLJOB
-from rljob_operator.kube.store import Cache
-from rljob_operator.kube.work_queue import WorkQueue, work
+from rljob_operator.kube.work_queue import Canary, WorkQueue, work
 from rljob_operator.main import kopf_settings, watch
 from rljob_operator.metrics import Metrics
-from rljob_operator.server import Canary, serve
+from rljob_operator.server import serve
 from rljob_operator.settings import Settings
 
 from tests.conftest import World, job_manifest

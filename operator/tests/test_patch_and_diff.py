@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob_api.manifest.errors import UserError
-from rljob_operator.controller.reconcile import merge_patch
+from rljob_operator.controller.writes import merge_patch
 from rljob_operator.kube.diff import covers, digest, needs_apply, stamped
-from rljob_operator.kube.quantity import quantity, same
+from rljob_operator.kube.objects import quantity, same
 from rljob_operator.resources.patch import DIRECTIVE, MERGE_KEYS, merge
 
 from tests.work import calls

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from rljob_operator.kube.cache import Cache
 from rljob_operator.kube.client import ApiError
 from rljob_operator.kube.objects import Kind, Obj
 from rljob_operator.kube.reflector import LIVED_SECONDS, Reflectors
-from rljob_operator.kube.store import Cache
 from rljob_operator.main import kopf_settings
 from rljob_operator.settings import Settings
 

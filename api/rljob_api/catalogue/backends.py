@@ -33,13 +33,13 @@ BACKENDS: dict[str, Backend] = {
     for entry in (
         Backend(
             "megatron",
-            f"{_TRAINING}.megatron.rank:MegatronRank",
+            f"{_TRAINING}.megatron.backend:MegatronBackend",
             package="megatron.core",
             needs_gpus=True,
             model_parallel=True,
             partial_recompute=True,
         ),
-        Backend("fsdp", f"{_TRAINING}.fsdp.rank:FsdpRank", float32=True, critic=True, offloads_optimizer=True),
+        Backend("fsdp", f"{_TRAINING}.fsdp.backend:FsdpBackend", float32=True, critic=True, offloads_optimizer=True),
     )
 }
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from rljob_operator import log
 from rljob_operator.controller import plan
 from rljob_operator.controller.reconcile import reconcile
-from rljob_operator.controller.status_throttle import Settling
+from rljob_operator.controller.writes import StatusThrottle
 from rljob_operator.kube.client import ApiError, Kube
 from rljob_operator.kube.objects import RLJOB
-from rljob_operator.kube.work_queue import WorkQueue, background, work
+from rljob_operator.kube.work_queue import Canary, WorkQueue, background, work
 from rljob_operator.metrics import Metrics
-from rljob_operator.server import Canary
 from rljob_operator.settings import Settings
 from rljob_operator.state.refusals import Refusals
 
@@ -36,7 +35,7 @@ class Controller:
         """`live` reads from the apiserver itself, where `kube` answers from a cache."""
         self._kube, self._settings, self._metrics, self._live = kube, settings, metrics, live
         self.queue: WorkQueue[Key] = WorkQueue(distance=DISTANCE_SECONDS)
-        self._settling: Settling[Key] = Settling(settings.settle_seconds)
+        self._throttle: StatusThrottle[Key] = StatusThrottle(settings.settle_seconds)
         self._refusals = Refusals()
         metrics.depth.set_function(lambda: self.queue.depth)
         self.canary = Canary(CANARY_LIMIT)
@@ -69,7 +68,7 @@ class Controller:
                     *key,
                     self._settings,
                     live=self._live,
-                    settling=self._settling,
+                    throttle=self._throttle,
                     refusals=self._refusals,
                 )
         except Exception as error:
@@ -82,7 +81,7 @@ class Controller:
             metrics.reconciles.labels("gone").inc()
             metrics.job(key, None)
             self.queue.forget(key)
-            self._settling.forget(key)
+            self._throttle.forget(key)
             self._refusals.forget(key)
             plan.forget(*key)
             return None

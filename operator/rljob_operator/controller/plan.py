@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,20 +16,32 @@ from rljob_api.rules.checks import check
 from rljob_api.v1alpha1.status import RLJobStatus
 
 from rljob_operator.controller.plan_cache import Recent, footprint
-from rljob_operator.controller.status_summary import summarise
 from rljob_operator.kube.diff import digest, needs_apply, stamped
 from rljob_operator.kube.objects import AUTOSCALER, CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, Obj, deleting, name_of
-from rljob_operator.policies import deletion, kueue, preparation
-from rljob_operator.policies.attempts import Step, advance, request, retriever_needed
-from rljob_operator.policies.scaling import autoscale, scale
+from rljob_operator.policies import (
+    attempt_time,
+    attempts,
+    autoscaling,
+    deletion,
+    driver_report,
+    driver_request,
+    failure_policy,
+    kueue,
+    learning_health,
+    preparation,
+    scaling,
+)
+from rljob_operator.policies.attempts import retriever_needed
+from rljob_operator.policies.decision import Decision, Policy
+from rljob_operator.policies.status_summary import summarise
 from rljob_operator.resources import prepare, storage
 from rljob_operator.resources.children import Wanted, children
 from rljob_operator.resources.context import Context
 from rljob_operator.resources.rayjob import ray_job
 from rljob_operator.settings import Settings
 from rljob_operator.state.conditions import Conditions
-from rljob_operator.state.events import Happening, between
-from rljob_operator.state.job_view import View
+from rljob_operator.state.events import StatusEvent, events_between
+from rljob_operator.state.job_view import JobView
 from rljob_operator.state.manifest import readable, status_of, whole
 from rljob_operator.state.observe import Observed
 from rljob_operator.state.refusals import Refusal
@@ -37,18 +49,36 @@ from rljob_operator.state.refusals import Refusal
 type _Job = tuple[str, str]
 """Namespace and name."""
 type _Source = tuple[bytes, Settings, bool]
-"""All that a job is judged and rendered by: the digest of what is written, the settings, whether it has begun."""
-type _Judgement = tuple[list[str], Context | None, int]
+"""All that a job is checked and rendered by: the digest of what is written, the settings, whether it has begun."""
+type _Validation = tuple[list[str], Context | None, int]
 """What is wrong with a job, its context, and what that takes in memory."""
 _MODEL_BYTES = 32 * 1024
 """What the models of a job take beside what is in it."""
 _KEPT_BYTES = 32 * 1024 * 1024
 
 # A job is looked at some twenty times while its pods come up, and rendered from the same spec each time.
-_ACCEPTED: Recent[_Job, _Source, _Judgement] = Recent(_KEPT_BYTES, lambda judged: judged[2])
+_ACCEPTED: Recent[_Job, _Source, _Validation] = Recent(_KEPT_BYTES, lambda checked: checked[2])
 _CHILDREN: Recent[_Job, tuple[_Source, bytes], list[tuple[Obj, str]]] = Recent(_KEPT_BYTES, footprint)
 
-
+POLICIES: tuple[Policy, ...] = (
+    # What was observed, taken into the status.
+    failure_policy.reopen,
+    driver_report.record,
+    preparation.record,
+    kueue.record_admission,
+    kueue.record_late_commit,
+    attempt_time.record_start,
+    learning_health.lift_pause,
+    # What to do.
+    attempts.advance,
+    autoscaling.follow,
+    kueue.keep_queued_engines,
+    scaling.scale,
+    driver_request.ask,
+    # What the user reads.
+    summarise,
+)
+"""What is decided for a job, in this order: a later policy reads what earlier ones have decided."""
 NO_KUEUE = (
     "spec.lifecycle.queue: this operator was installed without Kueue, and the job would wait for ever; install its "
     "chart with kueue.enabled: true, or leave the queue out"
@@ -70,14 +100,9 @@ class Plan:
     """The whole new status; None: unchanged."""
     patch: tuple[tuple[Obj, list[dict[str, Any]]], ...] = ()
     """JSON patches: scaling of RayClusters. After the status that says so: once done, nothing tells that it was."""
-    events: tuple[Happening, ...] = ()
+    events: tuple[StatusEvent, ...] = ()
     requeue: float | None = None
     """Seconds until the next look, if nothing happens before."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether anything is written."""
-        return bool(self.finalizer or self.apply or self.create or self.patch or self.delete or self.status)
 
 
 def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[Refusal, ...] = ()) -> Plan:
@@ -85,50 +110,53 @@ def plan(observed: Observed, now: datetime, settings: Settings, refused: tuple[R
     is time to try them again is not the plan's to say)."""
     job = observed.job
     if deleting(job):  # before its spec and status are read: whatever is in them, the job can go
-        end = deletion.clean_up(observed, now, settings)
+        cleanup = deletion.clear_deleted(observed, now, settings)
         return Plan(
-            finalizer="remove" if end.done else None,
-            delete=end.delete,
-            events=end.events,
-            requeue=end.requeue,
+            finalizer="remove" if cleanup.done else None,
+            delete=cleanup.delete,
+            events=cleanup.events,
+            requeue=cleanup.requeue,
         )
     old = status_of(job)
     raw, owner, started = _as_written(job), (job["metadata"]["namespace"], observed.name), old.attempt > 0
     source = (hashlib.blake2b(orjson.dumps(raw)).digest(), settings, started)
-    problems, context, _ = _ACCEPTED.get(owner, source, lambda: _judge(raw, settings, started=started))
+    problems, context, _ = _ACCEPTED.get(owner, source, lambda: _validate(raw, settings, started=started))
     if context is None or problems:
         return _refused(observed, old, problems, now)
-    view = View(observed, context, status_of(job), now, settings, refused)
-    step = advance(view)
-    autoscale(view)
-    pinned = kueue.pin(view)
-    scaling = replace(scale(view), refused=pinned)
-    step.requeue += scaling.requeue
-    summarise(view, step, scaling)
-    serves = retriever_needed(view) and preparation.done(view)
+    view = JobView(observed, context, now, settings, refused)
+    decided = decide(view, old)
+    serves = retriever_needed(view, decided) and preparation.done(view, decided)
     wanted = Wanted(
-        attempt=view.status.attempt or 1,
-        request=request(view, scaling),
+        attempt=decided.status.attempt or 1,
+        request=decided.request,
         # Without KubeRay nothing that costs is made beforehand.
         retriever=observed.kuberay or old.attempt > 0,
         retriever_running=serves,
         deployment=serves or observed.child(DEPLOYMENT.kind, names.retriever(observed.name)) is not None,
     )
-    status = view.status.to_api()
-    if view.context is context:
+    status = decided.status.to_api()
+    if decided.context is context:
         rendered = _CHILDREN.get(owner, (source, orjson.dumps(wanted)), lambda: _children(context, wanted))
     else:  # scaled beyond what the spec says
-        rendered = _children(view.context, wanted)
+        rendered = _children(decided.context, wanted)
     return Plan(
         finalizer=None if labels.FINALIZER in (job["metadata"].get("finalizers") or []) else "add",
         apply=_applies(observed, rendered),
-        create=(*step.make, *_creates(view.context, step, view)),
-        patch=scaling.patch,
-        delete=(*step.delete, *_unwanted(observed, rendered)),
+        create=(*decided.create, *_ray_jobs(decided)),
+        patch=decided.patch,
+        delete=(*decided.delete, *_unwanted(observed, rendered)),
         status=status if status != (job.get("status") or {}) else None,
-        events=tuple(between(old, view.status)),
-        requeue=min(step.requeue, default=None),
+        events=tuple(events_between(old, decided.status)),
+        requeue=min(decided.requeue, default=None),
     )
+
+
+def decide(view: JobView, status: RLJobStatus) -> Decision:
+    """What all policies decide, one after the other."""
+    decided = Decision(status, view.context)
+    for policy in POLICIES:
+        decided = policy(view, decided)
+    return decided
 
 
 def forget(namespace: str, name: str) -> None:
@@ -137,7 +165,7 @@ def forget(namespace: str, name: str) -> None:
     _CHILDREN.forget((namespace, name))
 
 
-def _judge(raw: Obj, settings: Settings, *, started: bool) -> _Judgement:
+def _validate(raw: Obj, settings: Settings, *, started: bool) -> _Validation:
     problems, context = accept(raw, settings, started=started)
     return problems, context, footprint(problems) + (footprint(raw) + _MODEL_BYTES if context else 0)
 
@@ -153,7 +181,7 @@ def _as_written(job: Obj) -> Obj:
 def accept(raw: Obj, settings: Settings, *, started: bool) -> tuple[list[str], Context | None]:
     """What is wrong with the job, as sentences, and the context to render it in when it can be read at all.
 
-    A job that has begun is not judged again: an operator of another version must not stop it. What this one cannot
+    A job that has begun is not checked again: an operator of another version must not stop it. What this one cannot
     read of it is left out, and said. However large it is, the work is linear in its size.
     """
     if path := too_deep(raw):
@@ -189,7 +217,7 @@ def _refused(observed: Observed, old: RLJobStatus, problems: Iterable[str], now:
     new.conditions, new.observed_generation, new.message = conditions.all(), generation, why[:60000]
     status = new.to_api()
     changed = status != (observed.job.get("status") or {})
-    return Plan(status=status if changed else None, events=tuple(between(old, new)))
+    return Plan(status=status if changed else None, events=tuple(events_between(old, new)))
 
 
 def _children(context: Context, wanted: Wanted) -> list[tuple[Obj, str]]:
@@ -214,8 +242,8 @@ def _applies(observed: Observed, wanted: Iterable[tuple[Obj, str]]) -> tuple[Obj
     return tuple(found)
 
 
-def _creates(context: Context, step: Step, view: View) -> tuple[Obj, ...]:
-    if step.create is None:
+def _ray_jobs(decided: Decision) -> tuple[Obj, ...]:
+    if decided.start is None:
         return ()
-    commit = view.status.last_commit
-    return (ray_job(context, step.create, commit.name if commit else None),)
+    commit = decided.status.last_commit
+    return (ray_job(decided.context, decided.start, commit.name if commit else None),)

@@ -1,25 +1,19 @@
 """One reconcile: observe, plan, write. Every write may be the last one before a crash."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
-
-from rljob_api.contract import labels
 
 from rljob_operator import log
 from rljob_operator.controller.plan import Plan, plan
-from rljob_operator.controller.status_throttle import Settling
-from rljob_operator.controller.writes import Writes
-from rljob_operator.kube.client import ApiError, Kube, event
-from rljob_operator.kube.objects import RLJOB, WORKLOAD, Obj, rfc3339
+from rljob_operator.controller.writes import StatusThrottle, Writes, add_finalizer, finish, write_status
+from rljob_operator.kube.client import Kube
+from rljob_operator.kube.objects import WORKLOAD
 from rljob_operator.settings import Settings
 from rljob_operator.state.job_view import ACTIVE
 from rljob_operator.state.observe import Observed, observe
 from rljob_operator.state.refusals import Refusal, Refusals
 
-logger = logging.getLogger(__name__)
 _ROUNDS = 4
 """Plans of one reconcile at most: one, and another whenever what is refused has changed."""
 
@@ -31,12 +25,12 @@ async def reconcile(
     settings: Settings,
     now: datetime | None = None,
     live: Kube | None = None,
-    settling: Settling[tuple[str, str]] | None = None,
+    throttle: StatusThrottle[tuple[str, str]] | None = None,
     refusals: Refusals | None = None,
 ) -> tuple[float | None, Observed | None]:
     """Bring one job closer to what its spec says. Seconds until the next look (None: when something happens), and
     what was observed (None: there is no such job). `live` reads from the apiserver itself where `kube` may be a little
-    behind; `settling` lets a status wait that only counts pods; `refusals` remembers what not to try again at once.
+    behind; `throttle` lets a status wait that only counts pods; `refusals` remembers what not to try again at once.
     Raises ApiError."""
     key = (namespace, name)
     log.about(f"{namespace}/{name}")
@@ -53,17 +47,17 @@ async def reconcile(
             return None, None
         _log_about(observed, wanted)
         if wanted.finalizer == "add":
-            await _add_finalizer(kube, observed.job)
+            await add_finalizer(kube, observed.job)
         await writes.children(observed, wanted)
         if refusals.known(key) == refused:
             break
-    if settling is not None:
-        wanted = _settled(observed, wanted, settling)
+    if throttle is not None:
+        wanted = _throttled(observed, wanted, throttle)
     if wanted.status is not None:
-        await _write_status(kube, observed.job, wanted.status)
+        await write_status(kube, observed.job, wanted.status)
     if await writes.scales(wanted):
         wanted = replace(wanted, requeue=0.0)
-    await _finish(kube, observed, wanted, now)
+    await finish(kube, observed, wanted, now)
     waits = [seconds for seconds in (wanted.requeue, refusals.left(key)) if seconds is not None]
     return min(waits, default=None), observed
 
@@ -120,68 +114,13 @@ def _ends_unreported(observed: Observed, wanted: Plan) -> bool:
     return bool(ends) and not said
 
 
-def _settled(observed: Observed, wanted: Plan, settling: Settling[tuple[str, str]]) -> Plan:
+def _throttled(observed: Observed, wanted: Plan, throttle: StatusThrottle[tuple[str, str]]) -> Plan:
     """The plan without its status, while that may wait."""
     key = (observed.job["metadata"]["namespace"], observed.name)
     if wanted.status is None:
-        settling.forget(key)
+        throttle.forget(key)
         return wanted
-    left = settling.left(key, observed.job.get("status") or {}, wanted.status)
+    left = throttle.left(key, observed.job.get("status") or {}, wanted.status)
     if not left:
         return wanted
     return replace(wanted, status=None, requeue=left if wanted.requeue is None else min(left, wanted.requeue))
-
-
-async def _add_finalizer(kube: Kube, job: Obj) -> None:
-    answer = await _set_finalizers(kube, job, [*_finalizers(job), labels.FINALIZER])
-    job["metadata"] |= {"resourceVersion": answer["metadata"]["resourceVersion"], "finalizers": _finalizers(answer)}
-
-
-async def _finish(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:
-    """What comes after the status: Events, and the end of a job that is deleted."""
-    job = observed.job
-    for happening in wanted.events:
-        name = happening.name(observed.name, job["metadata"]["uid"], rfc3339(now))
-        logger.info("%s/%s: %s: %s", job["metadata"]["namespace"], observed.name, happening.reason, happening.message)
-        body = event(job, name, happening.kind, str(happening.reason), happening.message, rfc3339(now))
-        try:
-            await kube.create(body)
-        except ApiError as error:
-            # An Event is a courtesy: the status says the same. 409: written before a crash.
-            if error.status != 409:
-                logger.warning("Event %s of %s was not written: %s", happening.reason, observed.name, error)
-    if wanted.finalizer == "remove":
-        await _set_finalizers(kube, job, [f for f in _finalizers(job) if f != labels.FINALIZER])
-
-
-def _finalizers(job: Obj) -> list[str]:
-    return list(job["metadata"].get("finalizers") or [])
-
-
-async def _set_finalizers(kube: Kube, job: Obj, finalizers: list[str]) -> Obj:
-    metadata = job["metadata"]
-    # The version makes the write fail when anything has changed since: lists cannot be merged.
-    body = {"metadata": {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}}
-    return await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body)
-
-
-async def _write_status(kube: Kube, job: Obj, status: Mapping[str, Any]) -> None:
-    metadata = job["metadata"]
-    body = {
-        "metadata": {"resourceVersion": metadata["resourceVersion"]},
-        "status": merge_patch(job.get("status") or {}, status),
-    }
-    await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body, subresource="status")
-
-
-def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch (RFC 7386) from one map to another."""
-    patch: dict[str, Any] = {key: None for key in old if key not in new}
-    for key, value in new.items():
-        before = old.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            if inner := merge_patch(before, value):
-                patch[key] = inner
-        elif before != value:
-            patch[key] = value
-    return patch

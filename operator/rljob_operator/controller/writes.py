@@ -1,19 +1,26 @@
-"""The writes of a reconcile to a job's children: each is tried on its own, so that a refused one stops no other."""
+"""The writes of a reconcile: to the job's children, each tried on its own, so that a refused one stops no other; then
+to the status, which may wait a little; then Events and finalizers."""
 
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
+from rljob_api.contract import labels
+
 from rljob_operator.controller.plan import Plan
-from rljob_operator.kube.client import ApiError, Kube
+from rljob_operator.kube.client import ApiError, Kube, event
 from rljob_operator.kube.diff import digest
-from rljob_operator.kube.objects import RAY_CLUSTER, Obj, controlled_by, kind_of, name_of
+from rljob_operator.kube.objects import RAY_CLUSTER, RLJOB, Obj, controlled_by, kind_of, name_of, rfc3339
 from rljob_operator.state.observe import Observed
 from rljob_operator.state.refusals import Job, Key, NameConflictError, Refusals, Verb, needed
 
 logger = logging.getLogger(__name__)
+
+_COUNTS = frozenset({"head", "trainer", "rollout", "retriever", "rolloutReplicas", "message", "preparation"})
 
 
 @dataclass(frozen=True)
@@ -126,3 +133,99 @@ class Writes:
 
     async def _scale(self, cluster: Obj, operations: list[dict[str, Any]]) -> None:
         await self._kube.patch(RAY_CLUSTER, cluster["metadata"]["namespace"], name_of(cluster), operations)
+
+
+class StatusThrottle[K]:
+    """Statuses that wait a little, by job: those that count pods differently, and say nothing else that is new.
+
+    Pods come up one after the other, and each of them would cost a write. What a plan does next never depends on such a
+    status, so nothing is lost when the operator dies in between: the next look finds the same again.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """At most `seconds` late."""
+        self._seconds, self._clock = seconds, clock
+        self._since: dict[K, float] = {}
+
+    def left(self, key: K, old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
+        """Seconds for which the new status of a job may wait for more; 0: it is to be written now."""
+        if not only_counts(old, new):
+            self._since.pop(key, None)
+            return 0.0
+        left = self._since.setdefault(key, self._clock()) + self._seconds - self._clock()
+        if left <= 0:
+            del self._since[key]
+        return max(0.0, left)
+
+    def forget(self, key: K) -> None:
+        """Nothing waits for this job any more."""
+        self._since.pop(key, None)
+
+
+def only_counts(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two statuses of a job differ in counts of pods, and the words about them, alone."""
+    if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - _COUNTS - {"conditions"}):
+        return False
+    return _bare(old) == _bare(new)
+
+
+def _bare(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in condition.items() if key != "message"}
+        for condition in status.get("conditions") or []
+    ]
+
+
+async def write_status(kube: Kube, job: Obj, status: Mapping[str, Any]) -> None:
+    metadata = job["metadata"]
+    body = {
+        "metadata": {"resourceVersion": metadata["resourceVersion"]},
+        "status": merge_patch(job.get("status") or {}, status),
+    }
+    await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body, subresource="status")
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7386) from one map to another."""
+    patch: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            if inner := merge_patch(before, value):
+                patch[key] = inner
+        elif before != value:
+            patch[key] = value
+    return patch
+
+
+async def add_finalizer(kube: Kube, job: Obj) -> None:
+    answer = await _set_finalizers(kube, job, [*_finalizers(job), labels.FINALIZER])
+    job["metadata"] |= {"resourceVersion": answer["metadata"]["resourceVersion"], "finalizers": _finalizers(answer)}
+
+
+async def finish(kube: Kube, observed: Observed, wanted: Plan, now: datetime) -> None:
+    """What comes after the status: Events, and the end of a job that is deleted."""
+    job = observed.job
+    for its in wanted.events:
+        name = its.name(observed.name, job["metadata"]["uid"], rfc3339(now))
+        logger.info("%s/%s: %s: %s", job["metadata"]["namespace"], observed.name, its.reason, its.message)
+        body = event(job, name, its.kind, str(its.reason), its.message, rfc3339(now))
+        try:
+            await kube.create(body)
+        except ApiError as error:
+            # An Event is a courtesy: the status says the same. 409: written before a crash.
+            if error.status != 409:
+                logger.warning("Event %s of %s was not written: %s", its.reason, observed.name, error)
+    if wanted.finalizer == "remove":
+        await _set_finalizers(kube, job, [f for f in _finalizers(job) if f != labels.FINALIZER])
+
+
+def _finalizers(job: Obj) -> list[str]:
+    return list(job["metadata"].get("finalizers") or [])
+
+
+async def _set_finalizers(kube: Kube, job: Obj, finalizers: list[str]) -> Obj:
+    metadata = job["metadata"]
+    # The version makes the write fail when anything has changed since: lists cannot be merged.
+    body = {"metadata": {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}}
+    return await kube.patch(RLJOB, metadata["namespace"], metadata["name"], body)

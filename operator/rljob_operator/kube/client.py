@@ -15,9 +15,8 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
-from rljob_operator.kube import deep_json
-from rljob_operator.kube.kept_fields import kept
 from rljob_operator.kube.objects import EVENT, Kind, Obj, kind_of, name_of
+from rljob_operator.kube.trimming import loads, trim
 
 logger = logging.getLogger(__name__)
 Objects = list[Obj]
@@ -136,7 +135,7 @@ class HttpKube:
         while answer := await self._call("GET", kind.path(namespace), query, absent=True):
             # A list's items do not say their kind.
             named = {"apiVersion": kind.api_version, "kind": kind.kind}
-            yield [kept(item | named) for item in answer["items"]], int(answer["metadata"].get("resourceVersion") or 0)
+            yield [trim(item | named) for item in answer["items"]], int(answer["metadata"].get("resourceVersion") or 0)
             if not (more := answer["metadata"].get("continue")):
                 return
             query["continue"] = more
@@ -165,7 +164,7 @@ class HttpKube:
                 async for chunk in response.content.iter_any():
                     *lines, begun = (begun + chunk).split(b"\n")
                     for line in lines:
-                        change = deep_json.loads(line)
+                        change = loads(line)
                         if change["type"] == "ERROR":
                             status = change["object"]
                             raise ApiError(call, status.get("code"), str(status.get("message")))
@@ -251,7 +250,7 @@ class HttpKube:
                 timeout=self._timeout,
             ) as response:
                 self._compare_clocks(asked, response.headers.get("Date"))
-                answer: Obj = deep_json.loads(await response.read() or b"{}")
+                answer: Obj = loads(await response.read() or b"{}")
                 if response.status < 400:
                     return answer, 0.0
                 wait = response.headers.get("Retry-After", "0")

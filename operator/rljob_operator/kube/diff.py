@@ -10,9 +10,8 @@ from typing import Any
 
 from rljob_api.contract.labels import APPLIED
 
-from rljob_operator.kube.kept_fields import kept
-from rljob_operator.kube.objects import Obj, meta
-from rljob_operator.kube.quantity import same
+from rljob_operator.kube.objects import Obj, meta, same
+from rljob_operator.kube.trimming import trim
 
 
 def stamped(desired: Obj, its_digest: str) -> Obj:
@@ -31,7 +30,7 @@ def needs_apply(desired: Obj, its_digest: str, live: Obj | None) -> bool:
     """Whether the live object differs from what is wanted."""
     if live is None or meta(live, "annotations", APPLIED) != its_digest:
         return True
-    return not covers(kept(live), kept(desired))
+    return not covers(trim(live), trim(desired))
 
 
 def covers(live: Any, desired: Any) -> bool:

@@ -1,8 +1,10 @@
 """Kubernetes objects as plain dicts, the kinds that the operator deals with, and how to read common fields."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 Obj = dict[str, Any]
@@ -47,7 +49,16 @@ CHILDREN = (
     AUTOSCALER, DISRUPTION_BUDGET, RAY_JOB, RAY_CLUSTER,
 )  # fmt: skip
 """Kinds that a job's children have, pods apart. Each is listed and watched, which the chart's rules must allow."""
+RAY_JOB_ENDED = ("Complete", "Failed", "ValidationFailed")
+"""`jobDeploymentStatus` of a RayJob that has ended."""
 KINDS = {kind.kind: kind for kind in (RLJOB, POD, EVENT, *CHILDREN)}
+
+_SUFFIX = {"": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")}
+_SUFFIX |= {letter: Decimal(1000) ** (i + 1) for i, letter in enumerate("kMGTPE")}
+_SUFFIX |= {f"{letter}i": Decimal(1024) ** (i + 1) for i, letter in enumerate("KMGTPE")}
+_QUANTITY = re.compile(
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
+)
 
 
 def kind_of(obj: Mapping[str, Any]) -> Kind:
@@ -91,3 +102,21 @@ def parse_time(text: str) -> datetime:
     """A time as Kubernetes or the driver writes it. Raises ValueError when it is none."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def quantity(text: str) -> Decimal | None:
+    """The number that a quantity stands for (the apiserver rewrites `0.5` to `500m`); None when the text is none."""
+    match = _QUANTITY.fullmatch(text)
+    return Decimal(match[1]) * _SUFFIX[match[2] or ""] if match else None
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two scalars mean the same: equal, or equal as quantities (an integer counts as one)."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if one == other:
+        return True
+    if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
+        return False
+    first = quantity(str(one))
+    return first is not None and first == quantity(str(other))

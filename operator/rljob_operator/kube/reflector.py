@@ -13,11 +13,10 @@ from contextlib import AbstractAsyncContextManager
 
 from rljob_api.contract import labels
 
+from rljob_operator.kube.cache import Cache, job_of
 from rljob_operator.kube.client import FIELD_MANAGER, ApiError, HttpKube
-from rljob_operator.kube.objects import CHILDREN, POD, RAY_CLUSTER, WORKLOAD, Kind, Obj, deleting
-from rljob_operator.kube.store import Cache, job_of
+from rljob_operator.kube.objects import CHILDREN, POD, RAY_CLUSTER, RAY_JOB_ENDED, WORKLOAD, Kind, Obj, deleting
 from rljob_operator.kube.work_queue import background
-from rljob_operator.policies.attempt_outcome import TERMINAL
 
 logger = logging.getLogger(__name__)
 MISSING_SECONDS = 10.0
@@ -156,6 +155,6 @@ def comes_up(obj: Obj) -> bool:
         case "RayJob":
             # One that Kueue suspends is being evicted: to be seen before it is admitted again.
             suspended = (obj.get("spec") or {}).get("suspend")
-            return not suspended and status.get("jobDeploymentStatus") not in TERMINAL
+            return not suspended and status.get("jobDeploymentStatus") not in RAY_JOB_ENDED
         case kind:
             return bool(kind == RAY_CLUSTER.kind)

@@ -14,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any
 
+from rljob_operator.kube.client import ApiError
+
 logger = logging.getLogger(__name__)
 
 
@@ -139,14 +141,34 @@ async def work[K: Hashable](queue: WorkQueue[K], handle: Callable[[K], Awaitable
             raise
         except Exception as error:
             delay = queue.failed(key)
-            logger.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=not _expected(error))
+            logger.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=not isinstance(error, ApiError))
         else:
             queue.done(key)
             if after is not None:
                 queue.add(key, after, near=True)
 
 
-def _expected(error: Exception) -> bool:
-    from rljob_operator.kube.client import ApiError
+class Canary:
+    """Alive is an operator whose queue really does work, not one that answers HTTP.
 
-    return isinstance(error, ApiError)
+    A canary key is put into the queue regularly and beats when a worker gets to it.
+    """
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Dead after `limit` seconds without a beat."""
+        self._limit, self._clock = limit, clock
+        self._last = clock()
+
+    def beat(self) -> None:
+        """A worker got to the canary."""
+        self._last = self._clock()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last beat."""
+        return self._clock() - self._last
+
+    @property
+    def alive(self) -> bool:
+        """Whether the last beat is recent."""
+        return self.age < self._limit

@@ -7,13 +7,32 @@ added: with r engines of r₀, G·r₀/r. So w becomes the target t with r = r�
 import math
 from datetime import datetime, timedelta
 
+from rljob_api.manifest.arithmetic import rollout_pods
 from rljob_api.v1alpha1.rollout import Autoscaling
 from rljob_api.v1alpha1.status import AutoscalingStatus
 
 from rljob_operator.kube.objects import parse_time, rfc3339
+from rljob_operator.policies.decision import Decision
+from rljob_operator.state.job_view import JobView
 
 TOLERANCE = 0.2
 """The number stays while it is within this share of what would meet the target."""
+
+
+def follow(view: JobView, decided: Decision) -> Decision:
+    """Follow `rollout.autoscaling`: the number of engines that it has decided takes the place of `rollout.replicas`."""
+    status, spec = decided.status, view.context.spec
+    policy = spec.rollout.autoscaling
+    if policy is None or not rollout_pods(spec):
+        return decided.with_status(autoscaling=None) if status.autoscaling else decided
+    report = view.report_of(status.attempt) if decided.active else None
+    report = report if report and report.stage == "RL" else None
+    limit = spec.placement.max_staleness
+    stale = report.staleness_max if report else None
+    ahead = limit is not None and limit > 0 and stale is not None and stale >= limit
+    wait = report.trainer_wait if report else None
+    new = decide(policy, status.autoscaling, spec.rollout.replicas, wait, view.now, ahead=ahead)
+    return decided.with_status(autoscaling=new).with_engines(new.replicas)
 
 
 def recommend(spec: Autoscaling, current: int, wait: float | None, *, ahead: bool = False) -> int:

@@ -15,10 +15,12 @@ from rljob_api.manifest.arithmetic import rollout_pods
 from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
 from rljob_operator.kube.objects import WORKLOAD, Obj, condition, controlled_by, meta, rfc3339
-from rljob_operator.policies.attempt_outcome import Verdict, uncommitted
+from rljob_operator.policies.attempt_outcome import Outcome, uncommitted
+from rljob_operator.policies.decision import Decision, Scaling
+from rljob_operator.policies.failure_policy import action
 from rljob_operator.state.conditions import Conditions
-from rljob_operator.state.failure_causes import VAGUE, action
-from rljob_operator.state.job_view import View
+from rljob_operator.state.job_view import JobView
+from rljob_operator.state.pod_diagnosis import VAGUE
 
 ENDED_REPORT = ("Succeeded", "Failed", "Suspended")
 AT_REST = ("", "Suspended")
@@ -29,10 +31,10 @@ _REASONS: dict[str, AttemptReason] = {"PodsReadyTimeout": "StartTimeout", "NodeF
 _LOST = re.compile(r"; \d+ steps? after step \d+ not committed$")
 
 
-def queued(view: View) -> bool:
+def queued(view: JobView, decided: Decision) -> bool:
     """Whether the current attempt's RayJob waits for admission, or for being admitted again."""
-    attempt = view.active
-    return bool(attempt) and view.context.spec.lifecycle.queue is not None and suspended(_ray_job(view))
+    queue = view.context.spec.lifecycle.queue
+    return queue is not None and decided.active is not None and suspended(_ray_job(view, decided))
 
 
 def suspended(ray_job: Obj | None) -> bool:
@@ -40,104 +42,108 @@ def suspended(ray_job: Obj | None) -> bool:
     return bool(((ray_job or {}).get("spec") or {}).get("suspend"))
 
 
-def fold(view: View) -> None:
+def record_admission(view: JobView, decided: Decision) -> Decision:
     """Record since when the attempt is admitted, and as which RayCluster."""
-    attempt, ray_job = view.active, _ray_job(view)
+    attempt, ray_job = decided.active, _ray_job(view, decided)
     if view.context.spec.lifecycle.queue is None or attempt is None or ray_job is None:
-        return
-    if attempt.admitted_time is None and (view.report is not None or not suspended(ray_job)):
-        admitted = condition(_workload(view) or {}, "Admitted")
+        return decided
+    new: dict[str, str] = {}
+    reported = view.report_of(attempt.number) is not None
+    if attempt.admitted_time is None and (reported or not suspended(ray_job)):
+        admitted = condition(_workload(view, decided) or {}, "Admitted")
         since = admitted.get("lastTransitionTime") if admitted.get("status") == "True" else None
-        attempt.admitted_time = str(since or rfc3339(view.now))
+        new["admitted_time"] = str(since or rfc3339(view.now))
     cluster = view.observed.ray_cluster(attempt.number)
     if cluster is not None and attempt.ray_cluster is None and not suspended(ray_job):
-        attempt.ray_cluster = str(cluster["metadata"]["name"])
+        new["ray_cluster"] = str(cluster["metadata"]["name"])
+    return decided.with_attempt(**new) if new else decided
 
 
-def taken_back(view: View) -> bool:
+def taken_back(view: JobView, decided: Decision) -> bool:
     """Whether Kueue has evicted the current attempt, or has done so and admitted its RayJob anew meanwhile."""
-    attempt = view.active
+    attempt = decided.active
     if attempt is None or view.context.spec.lifecycle.queue is None or attempt.admitted_time is None:
         return False
-    return suspended(_ray_job(view)) or _anew(view, attempt)
+    return suspended(_ray_job(view, decided)) or _anew(view, decided, attempt)
 
 
-def held(view: View) -> bool:
+def deactivated(view: JobView, decided: Decision) -> bool:
     """Whether the Workload is deactivated: an administrator (or Kueue's own limit) wants the attempt not to run."""
-    workload = _workload(view)
+    workload = _workload(view, decided)
     return workload is not None and (workload.get("spec") or {}).get("active") is False
 
 
-def evicted(view: View, attempt: AttemptStatus, judged: Verdict | None) -> Verdict | None:
-    """The verdict on an attempt that was taken back; None while its driver may still report.
+def evicted(view: JobView, decided: Decision, attempt: AttemptStatus, otherwise: Outcome | None) -> Outcome | None:
+    """The outcome of an attempt that was taken back; None while its driver may still report.
 
-    `judged` is what would be said without a queue: the driver's own word stands, but a head or a worker that went with
+    `otherwise` is the outcome without a queue: the driver's own word stands, but a head or a worker that went with
     the cluster is no failure.
     """
-    if judged is not None and judged.reason not in VAGUE and judged.reason != "StartTimeout":
-        return judged
-    reported = view.report is not None and view.report.state in ENDED_REPORT
-    status = (_ray_job(view) or {}).get("status") or {}
-    if not (reported or _anew(view, attempt) or status.get("jobDeploymentStatus", "") in AT_REST):
+    if otherwise is not None and otherwise.reason not in VAGUE and otherwise.reason != "StartTimeout":
+        return otherwise
+    report = view.report_of(attempt.number)
+    ended = report is not None and report.state in ENDED_REPORT
+    status = (_ray_job(view, decided) or {}).get("status") or {}
+    if not (ended or _anew(view, decided, attempt) or status.get("jobDeploymentStatus", "") in AT_REST):
         return None
-    cause = condition(_workload(view) or {}, "Evicted")
+    cause = condition(_workload(view, decided) or {}, "Evicted")
     word = str(cause.get("reason") or "suspended")
     said = f": {cause['message']}" if cause.get("message") else ""
     reason: AttemptReason = _REASONS.get(word, "Preempted")
     follows = action(view.context.spec.lifecycle, reason)
-    return Verdict(
+    return Outcome(
         "Suspended" if reason == "Preempted" and follows == "RetryUncounted" else "Failed",
         f"evicted by Kueue ({word}){said}",
-        view.report.exit_code if view.report and reported else None,
+        report.exit_code if report and ended else None,
         reason=reason,
     )
 
 
-def settle(view: View) -> None:
+def record_late_commit(view: JobView, decided: Decision) -> Decision:
     """While the pods of an evicted attempt are ending: what its driver still commits counts."""
-    attempt, report = view.current, view.report
+    attempt, report, commit = decided.current, view.report_of(decided.status.attempt), decided.status.last_commit
     if attempt is None or attempt.ray_cluster is None or report is None or not view.occupied:
-        return
+        return decided
     if attempt.state not in ("Suspended", "Failed") or attempt.exit_code is not None:
-        return
-    committed = view.status.last_commit.step if view.status.last_commit else 0
-    attempt.committed_step, attempt.end_step = committed, max(report.step, committed)
-    attempt.message = _LOST.sub("", attempt.message or "") + uncommitted(attempt)
-    if report.state in ENDED_REPORT:
-        attempt.exit_code = report.exit_code
-
-
-def pin(view: View) -> str:
-    """Keep the engines that the attempt was queued with: quota is for these. Why they are not what is asked for, in
-    words; empty when they are."""
-    if view.context.spec.lifecycle.queue is None or not rollout_pods(view.context.spec):
-        return ""
-    attempt = view.active
-    text = meta(_ray_job(view) or {"metadata": {}}, "annotations", labels.ROLLOUT_REPLICAS)
-    wanted = view.context.spec.rollout.replicas
-    if attempt is None or text is None or int(text) == wanted:
-        return ""
-    job = view.context.job.model_copy(deep=True)
-    job.spec.rollout.replicas = int(text)
-    view.context = replace(view.context, job=job)
-    return (
-        f"attempt {attempt.number} keeps the {text} rollout pods that it was queued with: rollout.replicas {wanted} "
-        "holds from the next attempt on (suspend and resume the job to have it now)"
+        return decided
+    committed = commit.step if commit else 0
+    attempt = attempt.model_copy(update={"committed_step": committed, "end_step": max(report.step, committed)})
+    return decided.with_attempt(
+        committed_step=attempt.committed_step,
+        end_step=attempt.end_step,
+        message=_LOST.sub("", attempt.message or "") + uncommitted(attempt),
+        exit_code=report.exit_code if report.state in ENDED_REPORT else None,
     )
 
 
-def report(view: View, conditions: Conditions) -> None:
+def keep_queued_engines(view: JobView, decided: Decision) -> Decision:
+    """Keep the engines that the attempt was queued with: quota is for these."""
+    if view.context.spec.lifecycle.queue is None or not rollout_pods(decided.context.spec):
+        return decided
+    attempt = decided.active
+    text = meta(_ray_job(view, decided) or {"metadata": {}}, "annotations", labels.ROLLOUT_REPLICAS)
+    wanted = decided.context.spec.rollout.replicas
+    if attempt is None or text is None or int(text) == wanted:
+        return decided
+    refused = (
+        f"attempt {attempt.number} keeps the {text} rollout pods that it was queued with: rollout.replicas {wanted} "
+        "holds from the next attempt on (suspend and resume the job to have it now)"
+    )
+    return replace(decided.with_engines(int(text)), scaling=Scaling(refused=refused))
+
+
+def admission(view: JobView, decided: Decision, conditions: Conditions) -> None:
     """The condition Admitted; absent without a queue."""
     queue = view.context.spec.lifecycle.queue
     if queue is None:
         conditions.drop("Admitted")
         return
-    attempt, ray_job = view.active, _ray_job(view)
-    if view.finished or attempt is None or ray_job is None:
+    attempt, ray_job = decided.active, _ray_job(view, decided)
+    if decided.finished or attempt is None or ray_job is None:
         conditions.set("Admitted", False, Reason.NO_ATTEMPT, "no attempt is in the queue")
         return
-    workload = _workload(view)
-    if taken_back(view):
+    workload = _workload(view, decided)
+    if taken_back(view, decided):
         cause = condition(workload or {}, "Evicted")
         conditions.set("Admitted", False, Reason.EVICTED, str(cause.get("message") or "suspended by Kueue"))
     elif not suspended(ray_job):
@@ -145,11 +151,11 @@ def report(view: View, conditions: Conditions) -> None:
         by = f" by ClusterQueue {its['clusterQueue']}" if its.get("clusterQueue") else ""
         conditions.set("Admitted", True, Reason.ADMITTED, f"admitted{by} through LocalQueue {queue.name}")
     else:
-        reason, message = _why(view, workload)
+        reason, message = _why_it_waits(view, decided, workload)
         conditions.set("Admitted", False, reason, f"LocalQueue {queue.name}: {message}")
 
 
-def _why(view: View, workload: Obj | None) -> tuple[Reason, str]:
+def _why_it_waits(view: JobView, decided: Decision, workload: Obj | None) -> tuple[Reason, str]:
     """Why a RayJob waits, by its Workload."""
     if workload is None:
         if view.observed.kueue:
@@ -161,7 +167,7 @@ def _why(view: View, workload: Obj | None) -> tuple[Reason, str]:
             "Kueue is not installed in this cluster (there is no kind Workload of kueue.x-k8s.io); the job goes on by "
             "itself once it is"
         )
-    if held(view):
+    if deactivated(view, decided):
         return Reason.INADMISSIBLE, f"Workload {workload['metadata']['name']} is deactivated (spec.active is false)"
     reserved = condition(workload, "QuotaReserved")
     if reserved.get("status") == "True":
@@ -174,18 +180,18 @@ def _why(view: View, workload: Obj | None) -> tuple[Reason, str]:
     return Reason.WAITING_FOR_ADMISSION, message
 
 
-def _anew(view: View, attempt: AttemptStatus) -> bool:
+def _anew(view: JobView, decided: Decision, attempt: AttemptStatus) -> bool:
     """Whether the attempt runs as another RayCluster than it began with."""
-    name = ((_ray_job(view) or {}).get("status") or {}).get("rayClusterName")
+    name = ((_ray_job(view, decided) or {}).get("status") or {}).get("rayClusterName")
     return bool(name and attempt.ray_cluster and name != attempt.ray_cluster)
 
 
-def _ray_job(view: View) -> Obj | None:
-    return view.observed.ray_job(view.active.number) if view.active else None
+def _ray_job(view: JobView, decided: Decision) -> Obj | None:
+    return view.observed.ray_job(decided.active.number) if decided.active else None
 
 
-def _workload(view: View) -> Obj | None:
-    ray_job = _ray_job(view)
+def _workload(view: JobView, decided: Decision) -> Obj | None:
+    ray_job = _ray_job(view, decided)
     if ray_job is None:
         return None
     uid = ray_job["metadata"]["uid"]

@@ -14,11 +14,11 @@ from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import labels, names
 from rljob_api.contract.job_document import MANIFEST_KEY
 from rljob_api.manifest.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
+from rljob_api.v1alpha1.lifecycle import GangSpec, QueueSpec
 from rljob_api.v1alpha1.pods import PodOverrides
 
-from rljob_operator.kube.objects import RAY_JOB, Obj, name_of
-from rljob_operator.kube.quantity import quantity
-from rljob_operator.resources import environment, gang, kueue, pod
+from rljob_operator.kube.objects import RAY_JOB, Obj, name_of, quantity
+from rljob_operator.resources import environment, pod
 from rljob_operator.resources.context import CONFIG_DIR, Context
 
 NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
@@ -36,6 +36,12 @@ OBJECT_STORE_SHARE = Decimal("0.6")
 """Share of /dev/shm for Ray's object store; the rest is for collectives and data loaders."""
 MIN_OBJECT_STORE = 80 * 1024**2
 """Ray refuses a smaller one than 75 MiB."""
+GANG_ENABLED = "ray.io/gang-scheduling-enabled"
+VOLCANO_QUEUE = "volcano.sh/queue-name"
+VOLCANO_PRIORITY = "ray.io/priority-class-name"
+YUNIKORN_APP, YUNIKORN_QUEUE = "yunikorn.apache.org/app-id", "yunikorn.apache.org/queue"
+KAI_QUEUE = "kai.scheduler/queue"
+KUEUE_QUEUE, KUEUE_PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 
 
 def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
@@ -43,11 +49,11 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
     body = context.child(RAY_JOB, names.ray_job(context.name, attempt))
     body["metadata"]["labels"][labels.ATTEMPT] = str(attempt)
     priority = context.spec.trainer.pod.priority_class_name
-    body["metadata"]["labels"] |= gang.labels(context.spec.lifecycle.gang, name_of(body), priority)
+    body["metadata"]["labels"] |= _gang_labels(context.spec.lifecycle.gang, name_of(body), priority)
     body["metadata"]["annotations"] = {NO_NEW_HEAD: "true"}
     queue = context.spec.lifecycle.queue
     if queue:
-        body["metadata"]["labels"] |= kueue.labels(queue)
+        body["metadata"]["labels"] |= _queue_labels(queue)
         body["metadata"]["annotations"][labels.ROLLOUT_REPLICAS] = str(rollout_pods(context.spec))
     groups = [_trainer(context, attempt)] if trains(context.spec) else []
     if rollout_pods(context.spec):
@@ -69,6 +75,31 @@ def ray_job(context: Context, attempt: int, resume_from: str | None) -> Obj:
     if queue:
         body["spec"]["suspend"] = True  # Kueue's from now on
     return body
+
+
+def _gang_labels(gang: GangSpec | None, ray_job: str, priority_class: str | None) -> dict[str, str]:
+    """Labels by which KubeRay hands the pods of the RayJob `ray_job` to a batch scheduler: it copies them to its
+    cluster and pods and makes the PodGroup or task groups itself, if it is installed with that scheduler.
+    `priority_class`: of the pods, for schedulers that order whole gangs by it."""
+    if gang is None:
+        return {}
+    queue = gang.queue
+    match gang.scheduler:
+        case "volcano":
+            return ({VOLCANO_QUEUE: queue} if queue else {}) | (
+                {VOLCANO_PRIORITY: priority_class} if priority_class else {}
+            )
+        case "yunikorn":
+            return {GANG_ENABLED: "true", YUNIKORN_APP: ray_job} | ({YUNIKORN_QUEUE: queue} if queue else {})
+        case "scheduler-plugins":
+            return {GANG_ENABLED: "true"}
+        case "kai-scheduler":
+            return {KAI_QUEUE: queue} if queue else {}
+
+
+def _queue_labels(queue: QueueSpec) -> dict[str, str]:
+    """Labels by which Kueue manages a RayJob that waits in the LocalQueue."""
+    return {KUEUE_QUEUE: queue.name} | ({KUEUE_PRIORITY: queue.priority_class} if queue.priority_class else {})
 
 
 def entrypoint(context: Context, attempt: int, resume_from: str | None) -> str:

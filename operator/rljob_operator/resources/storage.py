@@ -5,8 +5,7 @@ from typing import Any
 from rljob_api.contract import names
 from rljob_api.v1alpha1.checkpoint import ClaimSpec
 
-from rljob_operator.kube.objects import CLAIM, Obj
-from rljob_operator.kube.quantity import quantity
+from rljob_operator.kube.objects import CLAIM, Obj, quantity
 from rljob_operator.resources.context import Context
 
 

@@ -12,7 +12,7 @@ from rljob_operator.state.conditions import find
 
 
 @dataclass(frozen=True)
-class Happening:
+class StatusEvent:
     """An Event to be written."""
 
     reason: Reason
@@ -29,24 +29,24 @@ class Happening:
         return f"{job}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def between(old: RLJobStatus, new: RLJobStatus) -> list[Happening]:
+def events_between(old: RLJobStatus, new: RLJobStatus) -> list[StatusEvent]:
     """What happened between two statuses of a job; what two conditions say alike, once."""
     return list(dict.fromkeys((*_attempts(old, new), *_conditions(old, new))))
 
 
-def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[Happening]:
+def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[StatusEvent]:
     before = {attempt.number: attempt for attempt in old.attempts}
     for attempt in new.attempts:
         earlier = before.get(attempt.number)
         if earlier is None:
-            yield Happening(Reason.ATTEMPT_STARTED, _started(attempt))
+            yield StatusEvent(Reason.ATTEMPT_STARTED, _started(attempt))
         if earlier is None or earlier.state != attempt.state:
             if attempt.state == "Failed":
-                yield Happening(Reason.ATTEMPT_FAILED, _ended(attempt))
+                yield StatusEvent(Reason.ATTEMPT_FAILED, _ended(attempt))
             elif attempt.state == "Suspended" and attempt.exit_code == ExitCode.ROLLED_BACK:
-                yield Happening(Reason.ROLLED_BACK, _ended(attempt))
+                yield StatusEvent(Reason._ended(attempt))
             elif attempt.state == "Suspended":
-                yield Happening(Reason.ATTEMPT_SUSPENDED, _ended(attempt))
+                yield StatusEvent(Reason.ATTEMPT_SUSPENDED, _ended(attempt))
 
 
 def _ended(attempt: AttemptStatus) -> str:
@@ -59,9 +59,9 @@ def _started(attempt: AttemptStatus) -> str:
     return f"attempt {attempt.number} starts {origin} as RayJob {attempt.ray_job}"
 
 
-def _conditions(old: RLJobStatus, new: RLJobStatus) -> Iterator[Happening]:
+def _conditions(old: RLJobStatus, new: RLJobStatus) -> Iterator[StatusEvent]:
     for condition in new.conditions:
         earlier = find(old, condition.type)
         reason = Reason(condition.reason)
         if reason in EVENTS and (earlier is None or (earlier.status, earlier.reason) != (condition.status, reason)):
-            yield Happening(reason, condition.message or f"{condition.type} is {condition.status}")
+            yield StatusEvent(reason, condition.message or f"{condition.type} is {condition.status}")

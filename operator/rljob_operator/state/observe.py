@@ -39,8 +39,6 @@ class Observed:
     """Whether the RayJob kind exists."""
     kueue: bool = False
     """Whether Workloads can be read; looked for where the job names a queue."""
-    conflict: str | None = None
-    """Why a child could not be written: something else has its name."""
 
     @property
     def name(self) -> str:

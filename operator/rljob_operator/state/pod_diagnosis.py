@@ -1,12 +1,15 @@
-"""Why pods do not start: what their status says, in one reason and one sentence."""
+"""What pods say in their status: why they do not start, and why an attempt failed that ran in them."""
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from rljob_api.contract import labels
+from rljob_api.contract.attempt_reasons import ATTEMPT_REASONS
 from rljob_api.contract.reasons import Reason
+from rljob_api.v1alpha1.status import AttemptReason
 
-from rljob_operator.kube.objects import Obj, condition, deleting, name_of, parse_time
+from rljob_operator.kube.objects import Obj, condition, deleting, meta, name_of, parse_time
 
 _WAITING = {
     "ImagePullBackOff": Reason.IMAGE_PULL,
@@ -24,18 +27,45 @@ _ORDER = (
     Reason.WRONG_ENVIRONMENT, Reason.PORT_TAKEN, Reason.CONFIG_ERROR, Reason.CRASHING, Reason.IMAGE_PULL,
     Reason.UNSCHEDULABLE,
 )  # fmt: skip
+VAGUE = frozenset(reason for reason, meaning in ATTEMPT_REASONS.items() if meaning.pod_may_know_more)
+"""Reasons that a pod may know the cause of."""
+_DISRUPTIONS: dict[str, AttemptReason] = {
+    "PreemptionByScheduler": "Preempted",
+    "EvictionByEvictionAPI": "Evicted",
+    "TerminationByKubelet": "Evicted",
+    "DeletionByTaintManager": "NodeLost",
+    "DeletionByPodGC": "NodeLost",
+}
+"""Reasons of the condition DisruptionTarget, which Kubernetes sets before it takes a pod away."""
+_STATUS: dict[str, AttemptReason] = {
+    "Evicted": "Evicted",
+    "Preempting": "Preempted",
+    "NodeLost": "NodeLost",
+    "NodeShutdown": "NodeLost",
+    "Terminated": "NodeLost",
+}
+"""`status.reason` of a pod; `Terminated` is the kubelet's word for a node that shuts down."""
+_CAUSE_ORDER: tuple[AttemptReason, ...] = ("OutOfMemory", "Preempted", "Evicted", "NodeLost")
 _LONGEST = 1000
 """Characters kept of a message."""
 
 
 @dataclass(frozen=True)
-class Trouble:
+class PodProblem:
     """What keeps pods from starting."""
 
     reason: Reason
     message: str
     exit_code: int | None = None
     """Exit code of the container that keeps ending."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a pod says of an attempt's end."""
+
+    reason: AttemptReason
+    message: str
 
 
 def ready(pod: Obj) -> bool:
@@ -48,7 +78,7 @@ def ended(pod: Obj) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
-def begun(pod: Obj) -> bool:
+def has_started(pod: Obj) -> bool:
     """Whether any container of the pod has started."""
     return any("running" in state or "terminated" in state for _, state in _states(pod))
 
@@ -69,12 +99,10 @@ def silent_pod(pods: Iterable[Obj]) -> str | None:
     return None
 
 
-def find(pods: Iterable[Obj]) -> Trouble | None:
-    """The gravest trouble among the pods; None when they are merely not ready yet."""
-    troubles = sorted(
-        (trouble for pod in pods for trouble in _of(pod)), key=lambda trouble: _ORDER.index(trouble.reason)
-    )
-    return troubles[0] if troubles else None
+def worst_problem(pods: Iterable[Obj]) -> PodProblem | None:
+    """The gravest problem of the pods; None when they are merely not ready yet."""
+    problems = (problem for pod in pods for problem in _problems(pod))
+    return min(problems, key=lambda problem: _ORDER.index(problem.reason), default=None)
 
 
 def last_words(pods: Iterable[Obj]) -> str | None:
@@ -91,12 +119,18 @@ def last_words(pods: Iterable[Obj]) -> str | None:
     return f"pod {pod}, container {container} (exit {end['exitCode']}): {_cut(str(end.get('message') or ''))}"
 
 
-def _of(pod: Obj) -> Iterator[Trouble]:
+def cause_of_failure(pods: Iterable[Obj]) -> Cause | None:
+    """The cause that pods give, memory first: it is the one that a user can do something about."""
+    found = [cause for pod in pods if (cause := _cause(pod))]
+    return min(found, key=lambda cause: _CAUSE_ORDER.index(cause.reason), default=None)
+
+
+def _problems(pod: Obj) -> Iterator[PodProblem]:
     if deleting(pod):
         return
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        yield Trouble(Reason.UNSCHEDULABLE, f"pod {name_of(pod)}: {_cut(scheduled.get('message', ''))}")
+        yield PodProblem(Reason.UNSCHEDULABLE, f"pod {name_of(pod)}: {_cut(scheduled.get('message', ''))}")
     for status in _statuses(pod):
         waiting = (status.get("state") or {}).get("waiting") or {}
         if reason := _WAITING.get(waiting.get("reason", "")):
@@ -104,7 +138,7 @@ def _of(pod: Obj) -> Iterator[Trouble]:
             said = last.get("message") or waiting.get("message") or waiting["reason"]
             code = f" (exit {last['exitCode']})" if "exitCode" in last else ""
             where = f"pod {name_of(pod)}, container {status['name']}{code}"
-            yield Trouble(*_named(reason, where, said, status.get("image", "")), last.get("exitCode"))
+            yield PodProblem(*_named(reason, where, said, status.get("image", "")), last.get("exitCode"))
 
 
 def _named(reason: Reason, where: str, said: str, image: str) -> tuple[Reason, str]:
@@ -132,3 +166,18 @@ def _cut(text: str) -> str:
     # The end of a log says more than its beginning.
     text = text.strip()
     return text if len(text) <= _LONGEST else f"… {text[-_LONGEST:]}"
+
+
+def _cause(pod: Obj) -> Cause | None:
+    status = pod.get("status") or {}
+    who = f"{meta(pod, 'labels', labels.ROLE) or 'a'} pod {name_of(pod)}"
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        for state in (container.get("state") or {}, container.get("lastState") or {}):
+            if (state.get("terminated") or {}).get("reason") == "OOMKilled":
+                return Cause("OutOfMemory", f"{who}: container {container['name']} was killed for memory (OOMKilled)")
+    disruption = condition(pod, "DisruptionTarget")
+    if disruption.get("status") == "True" and (reason := _DISRUPTIONS.get(disruption.get("reason", ""))):
+        return Cause(reason, f"{who}: {disruption['reason']}: {disruption.get('message', '')}".rstrip(": "))
+    if reason := _STATUS.get(status.get("reason", "")):
+        return Cause(reason, f"{who}: {status['reason']}: {status.get('message', '')}".rstrip(": "))
+    return None

@@ -59,7 +59,7 @@ class Refusal:
         return self.key[0] == "create"
 
 
-def said(refused: Iterable[Refusal]) -> tuple[Reason, str]:
+def refusal_text(refused: Iterable[Refusal]) -> tuple[Reason, str]:
     """One reason and one message for all."""
     them = list(refused)
     taken = any(refusal.reason is Reason.NAME_CONFLICT for refusal in them)
@@ -72,7 +72,7 @@ def needed(child: Obj, live: Obj | None) -> bool:
     return kind not in _DISPENSABLE and not (live is not None and kind in _GOES_ON)
 
 
-def judged(verb: Verb, error: ApiError) -> bool:
+def is_refusal(verb: Verb, error: ApiError) -> bool:
     """Whether the apiserver has looked at the write and refused it, so that the same at once would be refused, too."""
     if verb == "scale":  # anything else says that the cluster is not as it was when that was planned
         return error.status == 403
@@ -112,11 +112,11 @@ class Refusals:
         """Take note of a write that failed: as what it is refused, and whether that is new. None: as it looks, the
         apiserver is not well, and the job is to be looked at again as a whole."""
         trial = self._trials.setdefault(job, {}).setdefault(key, _Trial(digest))
-        verdict = isinstance(error, NameConflictError) or judged(key[0], error)
-        if verdict and trial.digest != digest:  # something else is refused now
+        refused = isinstance(error, NameConflictError) or is_refusal(key[0], error)
+        if refused and trial.digest != digest:  # something else is refused now
             trial.failures = 0
         trial.digest, trial.failures = digest, trial.failures + 1
-        if not verdict and trial.failures < FAILURES:
+        if not refused and trial.failures < FAILURES:
             return None
         refusal = _refusal(key, error, needed)
         new, trial.refusal = trial.refusal != refusal, refusal
@@ -153,7 +153,7 @@ def _refusal(key: Key, error: ApiError | NameConflictError, needed: bool) -> Ref
         return Refusal(key, str(error), Reason.NAME_CONFLICT, invalid=True, needed=needed)
     what = f"{kind} {name}" if verb in ("apply", "create") else f"to {verb} {kind} {name}"
     words = error.message[:_LONGEST] or f"status {error.status}"
-    if not judged(verb, error):
+    if not is_refusal(verb, error):
         text = f"{kind} {name} could not be {'scaled' if verb == 'scale' else 'written'} so far: {words}"
         return Refusal(key, text, Reason.CHILD_REFUSED, invalid=False, needed=needed)
     invalid = error.status in (400, 413, 422)

@@ -1,18 +1,23 @@
-"""What is kept in memory of an object: the fields that a plan reads, and no more.
+"""What is left of an object that the apiserver sends: the fields that a plan reads, and no endless nesting.
 
 A pod's spec, the pod templates of a Ray cluster and the text of a ConfigMap are most of what a job's objects hold, and
 nothing of them decides anything. Whoever needs another field in a plan adds it here; the tests' cluster in memory gives
-out what is kept, too, so a field that is missing is seen there.
+out trimmed objects, too, so a field that is missing is seen there.
+
+The apiserver takes 10,000 levels in a field without a schema. Parsers and encoders here give up at 254 to 1,500, and a
+listing that cannot be read would stop every job of the cluster for one job's sake. What is too deep is cut off; a job
+of which anything was cut is refused (`plan.accept`), by the limit that the command line has for a manifest.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
 from rljob_api.contract.labels import PROGRESS_COMPONENT
 from rljob_api.manifest.nesting import MAX_DEPTH
 
-from rljob_operator.kube.deep_json import trimmed
 from rljob_operator.kube.objects import Obj
 
 _METADATA = (
@@ -22,10 +27,14 @@ _METADATA = (
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _LONG = 256
 """Characters of a ConfigMap's value from which on its digest stands for it."""
+_CUT = "nested too deeply"
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+WRAPPED = 8
+"""Levels that a listing or an event puts around an object, and some."""
 
 
-def kept(obj: Obj) -> Obj:
-    """The object with what is kept of it; parts are shared with the original. `kept(kept(x)) == kept(x)`."""
+def trim(obj: Obj) -> Obj:
+    """The object with what is kept of it; parts are shared with the original. `trim(trim(x)) == trim(x)`."""
     result = dict(obj)
     metadata = obj["metadata"]
     result["metadata"] = small = {key: metadata[key] for key in _METADATA if key in metadata}
@@ -35,7 +44,7 @@ def kept(obj: Obj) -> Obj:
 
 
 def _rl_job(obj: Obj) -> Obj:
-    return obj | {"spec": trimmed(obj.get("spec") or {}, MAX_DEPTH)}  # one level less deep than the object
+    return obj | {"spec": shallow(obj.get("spec") or {}, MAX_DEPTH)}  # one level less deep than the object
 
 
 def _pod(obj: Obj) -> Obj:
@@ -106,3 +115,42 @@ _SHRINK: dict[str, Callable[[Obj], Obj]] = {
     "Lease": _lease,
     "Workload": _workload,
 }
+
+
+def loads(text: bytes | str) -> Any:
+    """Parse JSON of any depth. Raises orjson.JSONDecodeError for what is no JSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        data = text.encode() if isinstance(text, str) else text
+        cut_off = cut(data, MAX_DEPTH + WRAPPED)
+        if cut_off == data:
+            raise
+        return orjson.loads(cut_off)
+
+
+def cut(text: bytes, depth: int) -> bytes:
+    """JSON text with a string in place of each object and array that is more than `depth` levels deep."""
+    result, level, kept_to = [], 0, 0
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case b"{" | b"[":
+                level += 1
+                if level == depth + 1:
+                    result += [text[kept_to : token.start()], orjson.dumps(_CUT)]
+            case b"}" | b"]":
+                if level == depth + 1:
+                    kept_to = token.end()
+                level -= 1
+    return b"".join(result) + text[kept_to:] if level == 0 else text
+
+
+def shallow(value: Any, depth: int = MAX_DEPTH + 1) -> Any:
+    """A value with a string in place of each dict and list that is more than `depth` levels deep."""
+    if not isinstance(value, dict | list):
+        return value
+    if depth == 0:
+        return _CUT
+    if isinstance(value, dict):
+        return {key: shallow(inner, depth - 1) for key, inner in value.items()}
+    return [shallow(inner, depth - 1) for inner in value]

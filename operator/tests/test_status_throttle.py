@@ -2,7 +2,7 @@
 
 import pytest
 from rljob_operator.controller.reconcile import reconcile
-from rljob_operator.controller.status_throttle import Settling, only_counts
+from rljob_operator.controller.writes import StatusThrottle, only_counts
 
 from tests.conftest import NAMESPACE, World, job_manifest
 
@@ -34,10 +34,10 @@ def head(world):
 
 
 async def test_a_count_waits_and_is_written_in_the_end(world, clock):
-    settling = Settling(5.0, clock)
+    throttle = StatusThrottle(5.0, clock)
 
     async def look():
-        return (await reconcile(world.kube, NAMESPACE, "demo", world.settings, settling=settling))[0]
+        return (await reconcile(world.kube, NAMESPACE, "demo", world.settings, throttle=throttle))[0]
 
     await look()
     clock.now += 10.0
@@ -55,13 +55,13 @@ async def test_a_count_waits_and_is_written_in_the_end(world, clock):
 
 
 async def test_what_is_new_takes_the_counts_along(world, clock):
-    settling = Settling(5.0, clock)
-    await reconcile(world.kube, NAMESPACE, "demo", world.settings, settling=settling)
+    throttle = StatusThrottle(5.0, clock)
+    await reconcile(world.kube, NAMESPACE, "demo", world.settings, throttle=throttle)
     head(world)
-    await reconcile(world.kube, NAMESPACE, "demo", world.settings, settling=settling)
+    await reconcile(world.kube, NAMESPACE, "demo", world.settings, throttle=throttle)
     assert world.status["head"]["ready"] == 0
     world.report(attempt=1, step=1, totalSteps=10, state="Running")
-    await reconcile(world.kube, NAMESPACE, "demo", world.settings, settling=settling)
+    await reconcile(world.kube, NAMESPACE, "demo", world.settings, throttle=throttle)
     assert world.status["phase"] == "Running"
     assert world.status["head"]["ready"] == 1
 
@@ -89,12 +89,12 @@ def test_what_waits(change, waits):
 
 
 def test_nothing_has_waited_for_another_jobs_time(clock):
-    settling = Settling(5.0, clock)
-    assert settling.left("a", OLD, OLD | {"message": "b"}) == 5.0
+    throttle = StatusThrottle(5.0, clock)
+    assert throttle.left("a", OLD, OLD | {"message": "b"}) == 5.0
     clock.now = 3.0
-    assert settling.left("b", OLD, OLD | {"message": "b"}) == 5.0
-    assert settling.left("a", OLD, OLD | {"phase": "Running"}) == 0.0
-    assert settling.left("a", OLD, OLD | {"message": "c"}) == 5.0
-    settling.forget("a")
+    assert throttle.left("b", OLD, OLD | {"message": "b"}) == 5.0
+    assert throttle.left("a", OLD, OLD | {"phase": "Running"}) == 0.0
+    assert throttle.left("a", OLD, OLD | {"message": "c"}) == 5.0
+    throttle.forget("a")
     clock.now = 4.0
-    assert settling.left("a", OLD, OLD | {"message": "c"}) == 5.0
+    assert throttle.left("a", OLD, OLD | {"message": "c"}) == 5.0

@@ -6,13 +6,16 @@ revisions in every release.)
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
 
 import orjson
 from rljob_api.contract import labels, names
 
-from rljob_operator.kube.kept_fields import kept
-from rljob_operator.kube.objects import RAY_JOB, RLJOB, WORKLOAD, Kind, Obj, meta, name_of
+from rljob_operator.kube.client import HttpKube, Names, Objects
+from rljob_operator.kube.objects import CHILDREN, POD, RAY_JOB, RLJOB, WORKLOAD, Kind, Obj, meta, name_of
+from rljob_operator.kube.trimming import trim
 
 Job = tuple[str, str]
 """Namespace and name of an RLJob."""
@@ -20,6 +23,8 @@ _Objects = dict[str, tuple[int, bytes]]
 """By name: version and JSON."""
 TOMBSTONE_SECONDS = 600.0
 """So long after an object's end an old answer that still speaks of it is known to be old."""
+_CACHED = frozenset(kind.kind for kind in (*CHILDREN, POD, WORKLOAD))
+_OF_JOB = f"{labels.JOB}="
 
 
 class Cache:
@@ -116,6 +121,63 @@ class Cache:
             del self._gone[first[0]]
 
 
+class CachedKube:
+    """Reads of an RLJob and of what has its label come from the cache; all else goes to the apiserver."""
+
+    def __init__(self, live: HttpKube, cache: Cache) -> None:
+        self.live, self._cache = live, cache
+
+    def clock(self) -> datetime:
+        """See Kube."""
+        return self.live.clock()
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Obj | None:
+        """See Kube."""
+        if kind == RLJOB:
+            return self._cache.get(kind, namespace, name)
+        # Who asks for a child by name wants to know whether somebody else has the name: that has no label of ours.
+        return await self.live.get(kind, namespace, name)
+
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Obj] | None:
+        """See Kube."""
+        if namespace and kind.kind in _CACHED and selector.startswith(_OF_JOB):
+            return self._cache.of_job(kind, (namespace, selector.removeprefix(_OF_JOB)))
+        return await self.live.list(kind, namespace, selector)
+
+    async def names(self, kind: Kind, namespace: str | None) -> Names:
+        """See Kube."""
+        if kind != RLJOB:
+            return await self.live.names(kind, namespace)
+        _, listed, _ = await self._cache.replace(kind, namespace, self.live.pages(kind, namespace))
+        return sorted(listed)
+
+    async def lists(self, kinds: Sequence[Kind], namespace: str, selector: str) -> Sequence[Objects | None]:
+        """See Kube."""
+        # One after the other: a task for each costs more than the answer from memory.
+        return [await self.list(kind, namespace, selector) for kind in kinds]
+
+    async def apply(self, obj: Obj, *, absent: bool = False) -> Obj:
+        """See Kube."""
+        return self._remember(await self.live.apply(obj, absent=absent))
+
+    async def create(self, obj: Obj) -> Obj:
+        """See Kube."""
+        return self._remember(await self.live.create(obj))
+
+    async def patch(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Obj:
+        """See Kube."""
+        return self._remember(await self.live.patch(kind, namespace, name, body, subresource))
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """See Kube."""
+        await self.live.delete(kind, namespace, name, uid)
+
+    def _remember(self, answer: Obj) -> Obj:
+        if answer.get("kind") in _CACHED or answer.get("kind") == RLJOB.kind:
+            self._cache.put(answer)
+        return answer
+
+
 def job_of(obj: Obj) -> Job | None:
     """The job that an object belongs to, by its label; None when it belongs to none."""
     if obj["kind"] == WORKLOAD.kind:
@@ -132,7 +194,7 @@ def _of_workload(obj: Obj) -> str | None:
 
 
 def _pack(obj: Obj) -> tuple[int, bytes]:
-    small = kept(obj)
+    small = trim(obj)
     version = small["metadata"].pop("resourceVersion")  # a dict of its own
     # A copy, since orjson's own bytes lie in a buffer several times their length: 230 MB for 5,000 jobs.
     return int(version), bytes(memoryview(orjson.dumps(small, option=orjson.OPT_SORT_KEYS)))
