@@ -44,7 +44,7 @@ def _attempts(old: RLJobStatus, new: RLJobStatus) -> Iterator[StatusEvent]:
             if attempt.state == "Failed":
                 yield StatusEvent(Reason.ATTEMPT_FAILED, _ended(attempt))
             elif attempt.state == "Suspended" and attempt.exit_code == ExitCode.ROLLED_BACK:
-                yield StatusEvent(Reason._ended(attempt))
+                yield StatusEvent(Reason.ROLLED_BACK, _ended(attempt))
             elif attempt.state == "Suspended":
                 yield StatusEvent(Reason.ATTEMPT_SUSPENDED, _ended(attempt))
 
