@@ -213,8 +213,7 @@ async def play_rljob() -> None:
     """The operator's controller, its cache and its event handler; apiserver and KubeRay are those of its tests."""
     from prometheus_client import CollectorRegistry
     from rljob_operator.controller.controller import Controller
-    from rljob_operator.kube.cached_client import CachedKube
-    from rljob_operator.kube.store import Cache
+    from rljob_operator.kube.cache import Cache, CachedKube
     from rljob_operator.main import handlers
     from rljob_operator.metrics import Metrics
     from rljob_operator.settings import Settings

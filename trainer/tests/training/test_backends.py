@@ -1,6 +1,7 @@
-"""A backend is a class and one line of the registry: everything else of a rank works with it."""
+"""A backend is a class and one line of the catalogue: everything else of a rank works with it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -101,7 +102,8 @@ def test_the_registry_has_the_backends_of_the_api_and_no_others() -> None:
 def test_a_backend_of_ones_own_trains_commits_and_resumes(
     make_rank: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(registry.BACKENDS, "fsdp", f"{__name__}:Bigrams")
+    bigrams = replace(registry.BACKENDS["fsdp"], implementation=f"{__name__}:Bigrams")
+    monkeypatch.setitem(registry.BACKENDS, "fsdp", bigrams)
     spec = {"algorithm": {"kl": {"monitor": False, "lossCoef": 0.0}, "entropyCoef": 0.0}}
     rank = make_rank(spec)
     losses = [rank.sft_step(demonstrations(1, 9), step, 10)["loss"] for step in range(10)]
