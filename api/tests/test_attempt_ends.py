@@ -7,7 +7,7 @@ import pytest
 from rljob_api.contract.attempt_reasons import ATTEMPT_REASONS, Follows
 from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.reasons import EVENTS, WARNINGS
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.lifecycle import RetryableReason
 from rljob_api.v1alpha1.status import AttemptReason
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rljob_api.codegen.api_reference import api_reference
 from rljob_api.codegen.crd import schema
-from rljob_api.manifest.availability import ALWAYS, COLOCATED_ELSEWHERE, TABLE, UNEVEN, When, unavailable
+from rljob_api.rules.availability import ALWAYS, COLOCATED_ELSEWHERE, TABLE, UNEVEN, When, unavailable
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 
 CONDITIONS = {entry.when.words: entry.when for entry in TABLE if entry.when is not ALWAYS}

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from rljob_api.manifest import arithmetic
-from rljob_api.manifest.errors import FieldError
+from rljob_api.errors import FieldError
+from rljob_api.rules import arithmetic
 from rljob_api.v1alpha1.job import RLJobSpec
 
 small = st.integers(1, 64)

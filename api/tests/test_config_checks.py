@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from rljob_api.codegen.crd import schema
-from rljob_api.manifest import arithmetic
 from rljob_api.manifest.load import loads
+from rljob_api.rules import arithmetic
 from rljob_api.rules.checks import check, inconsistent
 
 _path = Path(__file__).with_name("schema_strategy.py")

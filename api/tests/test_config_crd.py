@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rljob_api.codegen.api_reference import api_reference
 from rljob_api.codegen.crd import MAX_JSON_BYTES, crd, crd_json, crd_yaml, schema
-from rljob_api.manifest.availability import TABLE
+from rljob_api.rules.availability import TABLE
 from rljob_api.rules.checks import RULES
 from rljob_api.rules.immutability import GROWING, MUTABLE
 from rljob_api.rules.rule import formatted

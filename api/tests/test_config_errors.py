@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from rljob_api.manifest.errors import FieldError, ManifestError, Problem, UserError
+from rljob_api.errors import FieldError, ManifestError, Problem, UserError
 
 
 @pytest.mark.parametrize(

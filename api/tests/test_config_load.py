@@ -5,8 +5,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from rljob_api.errors import ManifestError, UserError
 from rljob_api.manifest.document import MAX_BYTES, parse_document
-from rljob_api.manifest.errors import ManifestError, UserError
 from rljob_api.manifest.load import load, loads
 
 HEAD = "apiVersion: rljob.io/v1alpha1\nkind: RLJob\nmetadata: {name: a}\n"

@@ -24,7 +24,7 @@ from rljob_api.contract.job_document import (
     pruned,
     spelt_out,
 )
-from rljob_api.manifest.errors import ManifestError, UserError
+from rljob_api.errors import ManifestError, UserError
 from rljob_api.manifest.explain import child_model
 from rljob_api.manifest.load import load
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from rljob_api.manifest.errors import ManifestError
+from rljob_api.errors import ManifestError
 from rljob_api.manifest.load import loads
 from rljob_api.rules.checks import check, inconsistent
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import FieldError, Problem
+from rljob_api.errors import FieldError, Problem
 from rljob_api.rules.checks import RULES, inconsistent
 from rljob_api.rules.expression import (
     Expression,

@@ -34,7 +34,7 @@ def meet(trainer: Any, rank: int, file: Path) -> None:
 def main(path: Path, rank: int) -> None:
     """Actions: load DIR|null, begin_rl, sft SEED COUNT, packed SEED COUNT, unpacked SEED COUNT, rl SEED COUNT,
     logprobs SEED COUNT, save DIR, export DIR, digest."""
-    from rljob_api.manifest.arithmetic import data_parallel_rank, data_parallel_size
+    from rljob_api.rules.arithmetic import data_parallel_rank, data_parallel_size
     from rljob_trainer.training.rank import TrainerRank
 
     script = json.loads(path.read_text())

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
-from rljob_api.manifest.arithmetic import total_gpus
+from rljob_api.rules.arithmetic import total_gpus
 from rljob_api.v1alpha1.job import RLJob
 
 Obj = dict[str, Any]

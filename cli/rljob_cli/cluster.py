@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import API_VERSION, GROUP, PLURAL, VERSION
 
 from rljob_cli.exits import ClusterError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_cli.output import Format, console, emit
 

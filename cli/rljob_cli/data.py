@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_cli.local import Output
 from rljob_cli.output import Format, console, emit, table

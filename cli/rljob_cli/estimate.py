@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rljob_api.manifest.arithmetic import generates, max_context_length, trains, trains_rl, world_size
+from rljob_api.rules.arithmetic import generates, max_context_length, trains, trains_rl, world_size
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -1,6 +1,6 @@
 """Exit codes of every `rljob` command, and the errors that carry them."""
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 OK = 0
 FAILED = 1

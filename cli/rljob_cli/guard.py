@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 
 import typer
-from rljob_api.manifest.errors import ManifestError, UserError
+from rljob_api.errors import ManifestError, UserError
 
 from rljob_cli.exits import FAILED, INTERRUPTED, OK
 from rljob_cli.output import error

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.markup import escape
-from rljob_api.manifest.errors import ManifestError, Problem, UserError
+from rljob_api.errors import ManifestError, Problem, UserError
 from rljob_api.rules.checks import check
 from rljob_api.v1alpha1.job import API_VERSION, RLJob
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rljob_api.errors import ManifestError, Problem, UserError
 from rljob_api.manifest.document import Document, Location, parse_document
-from rljob_api.manifest.errors import ManifestError, Problem, UserError
 from rljob_api.manifest.free_form import oversized
 from rljob_api.manifest.load import job_from, read
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rljob_api.manifest import arithmetic
-from rljob_api.manifest.errors import FieldError, UserError
+from rljob_api.errors import FieldError, UserError
+from rljob_api.rules import arithmetic
 from rljob_api.rules.checks import check
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 

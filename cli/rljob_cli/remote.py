@@ -11,8 +11,8 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
-from rljob_api.manifest.availability import unavailable
-from rljob_api.manifest.errors import ManifestError, UserError
+from rljob_api.errors import ManifestError, UserError
+from rljob_api.rules.availability import unavailable
 from rljob_api.rules.checks import inconsistent
 
 from rljob_cli.brief import age, brief

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rljob_api.manifest.arithmetic import engine_count, world_size
+from rljob_api.rules.arithmetic import engine_count, world_size
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_cli.cluster import Cluster, Obj

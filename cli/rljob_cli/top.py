@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 from rich.table import Table
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_cli.brief import FINISHED, age, brief
 from rljob_cli.cluster import Cluster

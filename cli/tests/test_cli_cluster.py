@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_cli.app import app
 from rljob_cli.cluster import Cluster
 from rljob_cli.exits import ClusterError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.rules.checks import check
 from rljob_cli import local, plans
 from rljob_cli.app import app

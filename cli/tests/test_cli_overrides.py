@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from rljob_api.errors import UserError
 from rljob_api.manifest.document import parse_document
-from rljob_api.manifest.errors import UserError
 from rljob_cli.manifest import load_manifest, merge, override
 
 TEXT = b"spec: {rollout: {batchSize: 16}, reward: {functions: [{name: em}]}}\n"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_operator.controller.writes import merge_patch
 from rljob_operator.kube.diff import covers, digest, needs_apply, stamped
 from rljob_operator.kube.objects import quantity, same

@@ -18,7 +18,7 @@ from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.job_document import load_document
 from rljob_api.contract.progress import PROGRESS_KEY, Progress
 from rljob_api.contract.request import ScaleRequest
-from rljob_api.manifest.errors import UserError, missing_package
+from rljob_api.errors import UserError, missing_package
 from rljob_api.v1alpha1.status import AttemptReason
 
 from rljob_trainer import logs

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 _POLL_SECONDS = 0.1
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rljob_api.manifest.arithmetic import trains, trains_rl
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
+from rljob_api.rules.arithmetic import trains, trains_rl
 from rljob_api.v1alpha1.hub_path import PREFIX
 from rljob_api.v1alpha1.job import RLJobSpec
 

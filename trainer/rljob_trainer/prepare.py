@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob_api.contract.job_document import load_document
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.data import PrepareSpec
 
 from rljob_trainer import logs

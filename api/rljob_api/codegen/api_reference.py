@@ -5,8 +5,8 @@ import sys
 from typing import Any
 
 from rljob_api.codegen.crd import schema
-from rljob_api.manifest.availability import TABLE, Unavailable
 from rljob_api.manifest.free_form import FIELD_BYTES, FIELD_DEPTH, FIELD_ELEMENTS
+from rljob_api.rules.availability import TABLE, Unavailable
 from rljob_api.rules.immutability import GROWING, MUTABLE
 from rljob_api.v1alpha1.job import API_VERSION, KIND
 

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rljob_api.contract.other_versions import unreadable_parts, without
+from rljob_api.errors import ManifestError, UserError
 from rljob_api.manifest.document import Document, Location
-from rljob_api.manifest.errors import ManifestError, UserError
 from rljob_api.manifest.explain import render
 from rljob_api.manifest.load import job_from, read
 from rljob_api.v1alpha1.base import Since

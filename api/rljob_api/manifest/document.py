@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.manifest.nesting import MAX_DEPTH, too_deep
 
 MAX_BYTES = 1 << 20

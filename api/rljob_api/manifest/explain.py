@@ -8,8 +8,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from rljob_api.errors import Problem
 from rljob_api.manifest.document import Document, Location
-from rljob_api.manifest.errors import Problem
 from rljob_api.v1alpha1.base import FolderStr, LabelValue, PathStr, QualifiedName
 from rljob_api.v1alpha1.job import RLJob
 

@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from rljob_api.errors import Problem
 from rljob_api.manifest.document import MAX_BYTES, Location
-from rljob_api.manifest.errors import Problem
 from rljob_api.manifest.explain import render
 from rljob_api.v1alpha1.job import RLJobSpec
 

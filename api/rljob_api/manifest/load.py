@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rljob_api.errors import ManifestError, Problem, UserError
 from rljob_api.manifest.document import MAX_BYTES, Document, parse_document, read_document
-from rljob_api.manifest.errors import ManifestError, Problem, UserError
 from rljob_api.manifest.explain import child_model, problems_of
 from rljob_api.v1alpha1.job import API_VERSION, KIND, RLJob
 

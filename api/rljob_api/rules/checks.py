@@ -6,9 +6,9 @@ admission as far as CEL can: the CRD is generated from the same `RULES`.
 
 from itertools import groupby
 
-from rljob_api.manifest.availability import unavailable
-from rljob_api.manifest.errors import Problem
+from rljob_api.errors import Problem
 from rljob_api.rules import lifecycle, mode, rollout, sizes, training
+from rljob_api.rules.availability import unavailable
 from rljob_api.rules.rule import SpecRule, objects
 from rljob_api.v1alpha1.job import RLJob, RLJobSpec
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rljob_api.manifest.errors import Problem
+from rljob_api.errors import Problem
 from rljob_api.rules.expression import field, has
 from rljob_api.rules.rule import PythonRule, Rule, SpecRule, Unique, text
 from rljob_api.v1alpha1.job import RLJobSpec

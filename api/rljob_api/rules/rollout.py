@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from rljob_api.manifest.arithmetic import generates
-from rljob_api.manifest.errors import Problem
+from rljob_api.errors import Problem
+from rljob_api.rules.arithmetic import generates
 from rljob_api.rules.expression import Expression, choose, field, has
 from rljob_api.rules.mode import GENERATES
 from rljob_api.rules.rule import PythonRule, Rule, SpecRule, Unique, text

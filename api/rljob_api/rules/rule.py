@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_api.manifest.errors import FieldError, Problem
+from rljob_api.errors import FieldError, Problem
 from rljob_api.rules.expression import Expression, all_differ, field, getters
 from rljob_api.v1alpha1.job import RLJobSpec
 

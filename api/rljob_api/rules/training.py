@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from rljob_api.catalogue.estimators import ESTIMATORS
-from rljob_api.manifest.errors import Problem
+from rljob_api.errors import Problem
 from rljob_api.rules.expression import field, filled, has, how_many, total_length
 from rljob_api.rules.mode import RL
 from rljob_api.rules.rule import PythonRule, Rule, text

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 from rljob_api.contract import labels, names
 from rljob_api.contract.reasons import Reason
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.manifest.free_form import oversized
 from rljob_api.manifest.nesting import MAX_DEPTH, too_deep
 from rljob_api.rules.checks import check

@@ -7,7 +7,7 @@ added: with r engines of r₀, G·r₀/r. So w becomes the target t with r = r�
 import math
 from datetime import datetime, timedelta
 
-from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.rules.arithmetic import rollout_pods
 from rljob_api.v1alpha1.rollout import Autoscaling
 from rljob_api.v1alpha1.status import AutoscalingStatus
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from rljob_api.contract.request import Request
-from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.rules.arithmetic import rollout_pods
 from rljob_api.v1alpha1.status import AttemptStatus
 
 from rljob_operator.kube.objects import rfc3339

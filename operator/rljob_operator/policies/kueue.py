@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from rljob_api.contract import labels
 from rljob_api.contract.reasons import Reason
-from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.rules.arithmetic import rollout_pods
 from rljob_api.v1alpha1.status import AttemptReason, AttemptStatus
 
 from rljob_operator.kube.objects import WORKLOAD, Obj, condition, controlled_by, meta, rfc3339

@@ -9,7 +9,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from rljob_api.manifest.arithmetic import rollout_pods
+from rljob_api.rules.arithmetic import rollout_pods
 
 from rljob_operator.kube.objects import Obj, deleting, name_of, rfc3339
 from rljob_operator.policies.decision import Decision, Patch, Scaling

@@ -4,7 +4,7 @@ from typing import Any
 
 from rljob_api.contract import labels
 from rljob_api.contract.reasons import Reason
-from rljob_api.manifest.arithmetic import rollout_pods, trains
+from rljob_api.rules.arithmetic import rollout_pods, trains
 from rljob_api.v1alpha1.status import GroupStatus, Phase
 
 from rljob_operator.kube.objects import rfc3339

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 MERGE_KEYS = {
     "containers": "name",

@@ -13,7 +13,7 @@ from typing import Any
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract import labels, names
 from rljob_api.contract.job_document import MANIFEST_KEY
-from rljob_api.manifest.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
+from rljob_api.rules.arithmetic import ranks_per_replica, rollout_pods, shares_gpus, trains
 from rljob_api.v1alpha1.lifecycle import GangSpec, QueueSpec
 from rljob_api.v1alpha1.pods import PodOverrides
 

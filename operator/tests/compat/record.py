@@ -225,9 +225,9 @@ def options_of(module: str) -> list[dict[str, Any]]:
 def progress() -> dict[str, dict[str, Any]]:
     """Reports as the driver writes them: at its start, with every field, and at each of its ends."""
     from rljob_trainer import driver
+    from rljob_trainer.checkpoint.loop_state import LoopState
     from rljob_trainer.metrics.display import make_display
     from rljob_trainer.orchestrator.recorder import Recorder
-    from rljob_trainer.orchestrator.state import LoopState
     from rljob_trainer.watch.stalls import Stall
 
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ pytest.importorskip("fastapi")
 from rljob_api.contract.job_document import load_document
 from rljob_api.contract.progress import Progress
 from rljob_trainer.checkpoint import latest_commit
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.orchestrator.job_directory import claim
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.prepare import is_prepared
 from rljob_trainer.retriever.app import create_app
 from rljob_trainer.retriever.build import build_index

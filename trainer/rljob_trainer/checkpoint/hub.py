@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob_api.contract import environment_variables as variables
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.checkpoint import HubPush
 
 log = logging.getLogger(__name__)

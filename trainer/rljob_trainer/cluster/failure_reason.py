@@ -7,7 +7,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.status import AttemptReason
 
 _TEXT: tuple[tuple[AttemptReason, re.Pattern[str]], ...] = (

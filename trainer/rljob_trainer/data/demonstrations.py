@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.data.chat import ChatTemplate, Message, TemplateRefusedError, TurnsNotFoundError
 from rljob_trainer.data.encode import Segment

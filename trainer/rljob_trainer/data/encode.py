@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 Segment = tuple[str, bool]
 """Text, and whether it is trained on."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.hub_path import HubPath, parse_hub_path
 
 _SUFFIXES = (".parquet", ".jsonl", ".ndjson")

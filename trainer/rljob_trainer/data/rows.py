@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.hub_path import PREFIX
 
 from rljob_trainer.data.hub import HubAccess, fetch

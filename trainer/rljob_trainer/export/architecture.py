@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3_moe")
 """`model_type` of the configs that can be converted. Qwen2.5 is `qwen2`, the R1 distills are `qwen2` or `llama`."""

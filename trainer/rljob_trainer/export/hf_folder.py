@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor
 
 INDEX = "model.safetensors.index.json"

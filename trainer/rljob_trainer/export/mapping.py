@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor
 
 from rljob_trainer.export.architecture import Architecture, architecture_of

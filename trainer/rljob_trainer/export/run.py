@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor
 
 from rljob_trainer.atomic_files import replaced_folder

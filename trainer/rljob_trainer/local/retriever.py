@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer.local.processes import Child

@@ -19,8 +19,8 @@ from typing import Any
 from rljob_api.contract import environment_variables as variables
 from rljob_api.contract.exit_codes import ExitCode
 from rljob_api.contract.job_document import MANIFEST_KEY, document, load_document
-from rljob_api.manifest.arithmetic import generates
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
+from rljob_api.rules.arithmetic import generates
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.job_paths import check_data_files

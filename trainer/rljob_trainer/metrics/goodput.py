@@ -7,7 +7,7 @@ A phase of the loop occupies one group of GPUs and leaves the other idle, unless
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rljob_api.manifest.arithmetic import engine_count, rollout_gpus, shares_gpus, trainer_gpus, trains, world_size
+from rljob_api.rules.arithmetic import engine_count, rollout_gpus, shares_gpus, trainer_gpus, trains, world_size
 from rljob_api.v1alpha1.job import RLJobSpec
 
 GpuSeconds = dict[tuple[str, str], float]

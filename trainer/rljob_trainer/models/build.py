@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.model import ModelSpec, RandomInit
 
 from rljob_trainer.models.meta import parameters_on_meta

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from rljob_api.contract import environment_variables as variables
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.model import ModelSource
 
 

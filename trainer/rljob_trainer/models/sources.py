@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor
 
 from rljob_trainer.checkpoint.tensors import ShardReader

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.checkpoint import WarmStart
 from rljob_api.v1alpha1.job import RLJobSpec
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.model import ModelSpec
 
 from rljob_trainer.models.paths import existing_folder, model_root, resolve

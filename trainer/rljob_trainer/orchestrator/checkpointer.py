@@ -18,12 +18,12 @@ from rljob_trainer.checkpoint import (
     verify,
 )
 from rljob_trainer.checkpoint.background import BackgroundCommit
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.checkpoint.store import size_of
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.hub_uploads import HubUploads
 from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.observer import Observer
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.orchestrator.workers import Workers
 from rljob_trainer.workers.rank_group import RankGroup

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rljob_api.manifest.arithmetic import rl_steps, sft_steps, total_steps, trains, trains_rl
+from rljob_api.rules.arithmetic import rl_steps, sft_steps, total_steps, trains, trains_rl
 from rljob_api.v1alpha1.evaluation import EvalDataset
 from rljob_api.v1alpha1.job import RLJob
 

@@ -8,12 +8,12 @@ from math import prod
 import ray
 from rljob.types import Sample
 
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.orchestrator.checkpointer import Checkpointer
 from rljob_trainer.orchestrator.context import EvalSet, RunContext
 from rljob_trainer.orchestrator.observer import Observer
 from rljob_trainer.orchestrator.recorder import WITHOUT_RETRIEVER
 from rljob_trainer.orchestrator.scoring import Scoring
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.without_retriever import unrelated_passages
 from rljob_trainer.orchestrator.workers import Workers
 from rljob_trainer.rollout.samples import make_samples, sampling_params, score_of, segments_of

@@ -15,12 +15,12 @@ from rljob.types import Sample
 from rljob_api.v1alpha1.output import OutputSpec
 
 from rljob_trainer.atomic_files import replaced_file, write_file
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.metrics.jsonl import plain
 from rljob_trainer.orchestrator.checkpointer import Checkpointer
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.observer import Observer
 from rljob_trainer.orchestrator.scoring import Scoring
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.workers import Workers
 from rljob_trainer.rollout.samples import make_samples, rollout_metrics, sampling_params, segments_of
 

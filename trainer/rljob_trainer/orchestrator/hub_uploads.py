@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rljob_api.manifest.arithmetic import trains
+from rljob_api.rules.arithmetic import trains
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.checkpoint import Commit
-from rljob_trainer.checkpoint.hf import export_commit, is_exportable
 from rljob_trainer.checkpoint.hub import HubPusher, Upload, push_token
+from rljob_trainer.checkpoint.loop_state import LoopState
+from rljob_trainer.models.hf_export import export_commit, is_exportable
 from rljob_trainer.models.tokenizer import save_tokenizer
 from rljob_trainer.orchestrator.job_directory import Incarnation
-from rljob_trainer.orchestrator.state import LoopState
 
 END_SECONDS = 1800.0
 """The end of a run waits so long for its last upload."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob_api.contract.job_document import spelt_out
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.atomic_files import write_file

@@ -8,13 +8,13 @@ from rljob_api.v1alpha1.health import EarlyStop, HealthPolicy
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.checkpoint import Commit, list_commits, verify
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.health.detect import Finding, longest_window
 from rljob_trainer.health.early_stop import bound, measured, reached
 from rljob_trainer.health.monitor import Monitor
 from rljob_trainer.health.rollback import Rollback, before, guarded
 from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.recorder import Recorder
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import Stop
 from rljob_trainer.training.errors import NonFiniteError
 

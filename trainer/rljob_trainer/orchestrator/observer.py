@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.metrics.timing import PhaseTimer
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.learning_health import LearningHealth
 from rljob_trainer.orchestrator.recorder import Recorder
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.watch.watchdog import Watchdog
 

@@ -8,6 +8,7 @@ from typing import Any
 from rljob.types import Sample
 
 from rljob_trainer import logs
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.cluster.progress import ProgressReporter, now_rfc3339
 from rljob_trainer.metrics.display import Display
 from rljob_trainer.metrics.exporter import DriverMetrics
@@ -15,7 +16,6 @@ from rljob_trainer.metrics.goodput import Devices, goodput, gpu_seconds
 from rljob_trainer.metrics.jsonl import COMPLETIONS_FILE, METRICS_FILE, JsonlWriter
 from rljob_trainer.metrics.trackers import Completion
 from rljob_trainer.metrics.tracking import Tracking
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.rewards.failures import Failures, ScoreReport, told
 from rljob_trainer.watch.stalls import Stall
 

@@ -7,15 +7,15 @@ The order of a turn is the same whether rollouts are generated before training o
 from collections import Counter
 
 from rljob.types import Sample
-from rljob_api.manifest.arithmetic import batch_plan
+from rljob_api.rules.arithmetic import batch_plan
 
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.checkpoint.schedule import rollout_due
 from rljob_trainer.orchestrator.checkpointer import Checkpointer
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.evaluate import Evaluator
 from rljob_trainer.orchestrator.observer import Observer
 from rljob_trainer.orchestrator.scoring import Scoring
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.workers import Workers, running_samples
 from rljob_trainer.rollout.advantages import Credit
 from rljob_trainer.rollout.asynchronous import AsynchronousSource, DriverLoop

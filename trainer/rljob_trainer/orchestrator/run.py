@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from rljob_trainer.checkpoint import Commit
+from rljob_trainer.checkpoint.loop_state import LoopState, Stage
 from rljob_trainer.health.rollback import Rollback
 from rljob_trainer.orchestrator.checkpointer import Checkpointer
 from rljob_trainer.orchestrator.context import RunContext
@@ -15,7 +16,6 @@ from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.rl import ReinforcementLearning
 from rljob_trainer.orchestrator.scoring import Scoring
 from rljob_trainer.orchestrator.sft import train_sft
-from rljob_trainer.orchestrator.state import LoopState, Stage
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.orchestrator.workers import Workers
 from rljob_trainer.workers.elasticity import ScaleWish

@@ -3,11 +3,11 @@
 import logging
 
 from rljob.types import Sample
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.recorder import Recorder
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.rewards import RewardAwayError, RewardScorer
 from rljob_trainer.rewards.failures import Failures
 from rljob_trainer.watch.watchdog import WAITS

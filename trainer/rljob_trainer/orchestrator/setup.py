@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import ray
-from rljob_api.manifest.arithmetic import engine_count, generates, shares_gpus, total_gpus, trains, world_size
+from rljob_api.rules.arithmetic import engine_count, generates, shares_gpus, total_gpus, trains, world_size
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.algorithms.custom import check_algorithm_hooks
 from rljob_trainer.checkpoint import Commit
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.health.rollback import rollbacks, standing
 from rljob_trainer.hooks import load_function
@@ -28,7 +29,6 @@ from rljob_trainer.orchestrator.context import JobData, RunContext
 from rljob_trainer.orchestrator.job_directory import Incarnation, claim, learning_fields
 from rljob_trainer.orchestrator.recorder import Recorder
 from rljob_trainer.orchestrator.run import Run
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.report.summary import print_lines, summarize, terminal_lines
 from rljob_trainer.report.write import write_report

@@ -3,11 +3,11 @@
 import time
 from collections import deque
 
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.checkpoint.schedule import next_sft_boundary
 from rljob_trainer.orchestrator.checkpointer import Checkpointer
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.observer import Observer
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.training.errors import NonFiniteError
 from rljob_trainer.workers.rank_group import Calls, RankGroup

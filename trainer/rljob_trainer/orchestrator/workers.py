@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rljob.types import Sample, SamplingParams
-from rljob_api.manifest.arithmetic import generates, trains
+from rljob_api.rules.arithmetic import generates, trains
 
 from rljob_trainer.orchestrator.context import RunContext
 from rljob_trainer.orchestrator.observer import Observer

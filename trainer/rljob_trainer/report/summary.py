@@ -9,8 +9,8 @@ from typing import Any
 
 from rljob_api.v1alpha1.job import RLJob
 
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.metrics.jsonl import Record
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.rewards.failures import kinds_told
 
 _PACKAGES = ("rljob", "torch", "ray", "transformers", "numpy")

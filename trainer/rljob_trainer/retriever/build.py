@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 from rljob_api.contract.job_document import load_document
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.retriever import RetrieverSpec
 
 from rljob_trainer import logs

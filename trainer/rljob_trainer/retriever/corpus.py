@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 _BLOCK = 1 << 16
 _SAMPLES = 64

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.hub_path import PREFIX
 from rljob_api.v1alpha1.retriever import RETRIEVER_DIR
 

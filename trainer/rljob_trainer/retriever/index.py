@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.retriever.corpus import corpus_fingerprint
 from rljob_trainer.retriever.encoder import Encoder

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rljob.types import Sample
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 Scorer = Callable[[Sample], Any]
 """What a reward makes of a sample: a number."""

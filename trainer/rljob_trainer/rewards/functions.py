@@ -3,7 +3,7 @@
 from typing import Any
 
 from rljob_api.catalogue.rewards import REWARDS
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardFunction
 
 from rljob_trainer.hooks import load_function

@@ -7,7 +7,7 @@ from typing import Any
 
 from rljob.types import Sample
 from rljob_api.contract import environment_variables as variables
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardFunction
 
 from rljob_trainer.http_caller import AwayError, CallError, HttpCaller

@@ -9,7 +9,7 @@ from typing import Self
 
 from rljob.types import Sample
 from rljob_api.catalogue.rewards import REWARDS, VERIFIERS
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
 
 from rljob_trainer.rewards.arguments import Scorer

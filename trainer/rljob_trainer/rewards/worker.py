@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.hooks import defined_at, load_function, raised_at
 

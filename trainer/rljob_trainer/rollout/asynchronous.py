@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rljob.types import Sample, SamplingParams
-from rljob_api.manifest.arithmetic import max_staleness
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
+from rljob_api.rules.arithmetic import max_staleness
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.data.prompts import PromptRow, PromptSource

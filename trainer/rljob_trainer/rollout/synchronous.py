@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from rljob.types import Generation, Sample, SamplingParams, TurnRecord
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.rollout import RolloutSpec
 
 from rljob_trainer.data.prompts import PromptRow, PromptSource

@@ -23,10 +23,10 @@ from rljob_trainer.training import process_group, steps
 from rljob_trainer.training.gpu_memory import HostStash, free_gpu_memory, gpu_memory, make_room
 from rljob_trainer.training.interface import Backend, Stage
 from rljob_trainer.training.registry import backend_class
+from rljob_trainer.training.weight_export import WeightExporter
 from rljob_trainer.watch.pulse import Pulse
 from rljob_trainer.weights.arrays import Array, to_array
 from rljob_trainer.weights.buckets import Bucket
-from rljob_trainer.weights.export import WeightExporter
 from rljob_trainer.weights.fingerprint import Entry
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class TrainerRank:
 
     def export_hf(self, directory: str) -> None:
         """Write the model and its tokenizer as a Hugging Face folder (rank 0). Collective."""
-        from rljob_trainer.checkpoint.hf import save_hf
+        from rljob_trainer.models.hf_export import save_hf
 
         backend = self._on_device()
         weights = {name: value.cpu() for name, value in backend.gather_weights() if self._rank == 0}

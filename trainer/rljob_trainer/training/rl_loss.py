@@ -9,7 +9,7 @@ import torch
 from rljob.algorithms import PolicyLossInputs, PolicyLossOutputs
 from rljob.types import TrainSample
 from rljob_api.catalogue.losses import LOSSES
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec, TisSpec
 from torch import Tensor
 

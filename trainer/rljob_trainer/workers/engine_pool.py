@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rljob_api.manifest.arithmetic import engines_sleep
+from rljob_api.rules.arithmetic import engines_sleep
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.watch.watchdog import WAITS

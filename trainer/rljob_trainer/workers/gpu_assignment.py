@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.util.placement_group import placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from rljob_api.manifest.arithmetic import engine_gpus, shares_gpus, trainer_gpus, world_size
+from rljob_api.rules.arithmetic import engine_gpus, shares_gpus, trainer_gpus, world_size
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.workers.placement import ROLLOUT_RESOURCE, TRAINER_RESOURCE, PlacementError

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from rljob_api.manifest.arithmetic import shares_gpus
+from rljob_api.rules.arithmetic import shares_gpus
 from rljob_api.v1alpha1.job import RLJobSpec
 
 TRAINER_RESOURCE = "rljob_trainer"

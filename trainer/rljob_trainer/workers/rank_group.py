@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob.types import TokenSignals, TrainSample
-from rljob_api.manifest.arithmetic import data_parallel_rank, data_parallel_size, world_size
+from rljob_api.rules.arithmetic import data_parallel_rank, data_parallel_size, world_size
 from rljob_api.v1alpha1.job import RLJob
 
 from rljob_trainer.training.balance import restore, shares

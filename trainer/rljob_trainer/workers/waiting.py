@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from rljob_api.manifest.errors import UserError, missing_package
+from rljob_api.errors import UserError, missing_package
 
 from rljob_trainer.training.errors import NonFiniteError
 from rljob_trainer.watch.watchdog import WAITS

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import ray
 from rljob_api.catalogue.engines import ENGINES, Transport
-from rljob_api.manifest.arithmetic import engine_gpus, engines_sleep
+from rljob_api.rules.arithmetic import engine_gpus, engines_sleep
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.weights import weights_digest

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rljob.algorithms import AdvantageInputs, PolicyLossInputs
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec, CustomFunction
 from rljob_trainer.algorithms import loss_terms
 from rljob_trainer.algorithms.custom import CustomAdvantages, CustomPolicyLoss, check_algorithm_hooks

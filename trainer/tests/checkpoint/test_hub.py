@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.checkpoint import HubPush
 from rljob_trainer.checkpoint.hub import HubPusher, Upload, push_token
 

@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.checkpoint import CommitError
 from rljob_trainer.cluster.failure_reason import reason_of
 from rljob_trainer.workers.waiting import WorkerFailedError, WorkerLostError, WorkerStuckError

@@ -32,7 +32,7 @@ sys.exit(driver.main(sys.argv[1:]))
     [
         ("file.flush()", 1, "StorageFull"),
         ("", 1, "StorageFull"),
-        ('from rljob_api.manifest.errors import UserError; raise UserError("no such column")', 2, "UserError"),
+        ('from rljob_api.errors import UserError; raise UserError("no such column")', 2, "UserError"),
     ],
     ids=["while it runs", "at its end", "after something else"],
 )

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from rljob_api.contract.exit_codes import ExitCode
-from rljob_api.manifest.errors import missing_package
+from rljob_api.errors import missing_package
 from rljob_trainer import driver
 from rljob_trainer.cluster import progress
 from rljob_trainer.orchestrator.stop import StopFlag

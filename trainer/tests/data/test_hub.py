@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.data import PromptDataset
 from rljob_api.v1alpha1.hub_path import HubPath, parse_hub_path
 from rljob_trainer.data import load_eval

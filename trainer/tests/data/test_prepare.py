@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.data import PrepareSpec
 from rljob_trainer.file_lock import exclusive
 from rljob_trainer.prepare import MARKER, is_prepared, prepare

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.data import PromptDataset, TrainDataset
 from rljob_trainer.data import PromptSource, load_eval
 from rljob_trainer.data.prompts import load_prompts

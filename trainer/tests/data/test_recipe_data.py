@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.data import PromptDataset, SftDataset
 from rljob_cli.app import app
 from rljob_trainer.data import SftSource, load_eval

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.data import SftDataset
 from rljob_trainer.data import SftSource
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.export.architecture import architecture_of
 from rljob_trainer.export.hf_folder import HfFolder, HfWriter
 from rljob_trainer.export.mapping import hf_to_megatron

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.export.architecture import Architecture, architecture_of
 from rljob_trainer.export.layout import fuse_gate_up, fuse_qkv, padded_vocab, split_gate_up, split_qkv
 from rljob_trainer.export.mapping import canonical_name, entries, hf_to_megatron, megatron_to_hf

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from rljob.types import EngineError, Generation, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.inference.torch_engine import TorchEngine, TorchEngineOptions
 
 KINDS: list[tuple[str, dict[str, Any]]] = [

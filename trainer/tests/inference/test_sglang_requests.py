@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rljob.types import EngineError, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.inference.sglang.arguments import check_arguments, server_arguments
 from rljob_trainer.inference.sglang.engine import YOUNG_OBJECTS, SglangEngine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.tracking import TrackingSpec
 from rljob_trainer.metrics import tracking as module
 from rljob_trainer.metrics.trackers import Completion, RunFacts

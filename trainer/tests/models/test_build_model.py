@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.model import ModelSpec
-from rljob_trainer.checkpoint.hf import save_hf
 from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer
+from rljob_trainer.models.hf_export import save_hf
 from rljob_trainer.weights import weights_digest
 
 from trainer.tests.training.tiny import VOCABULARY, write_tokenizer

@@ -18,12 +18,12 @@ from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.atomic_files import fsync_file
 from rljob_trainer.checkpoint.background import mark_written
 from rljob_trainer.checkpoint.files import FileEntry, hash_file
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.cluster.progress import ProgressReporter, Sink, file_sink
 from rljob_trainer.metrics.display import QuietDisplay
 from rljob_trainer.orchestrator.checkpointer import Commits
 from rljob_trainer.orchestrator.job_directory import Incarnation
 from rljob_trainer.orchestrator.recorder import Recorder
-from rljob_trainer.orchestrator.state import LoopState
 
 INCARNATION = "0001-aaaaaaaa"
 MANIFEST: dict[str, Any] = {

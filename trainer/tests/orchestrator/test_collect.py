@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rljob.types import Generation, Sample, SamplingParams, TurnRecord
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.rollout import RolloutSpec
 from rljob_trainer.data.prompts import PromptRow
 from rljob_trainer.rollout.dynamic_sampling import Group, make_filter

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from .conftest import MANIFEST
 from .in_process import InProcess

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.data.sft import CACHE
 from rljob_trainer.orchestrator.context import JobData
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.orchestrator.job_directory import claim, has_commits, last_attempt, new_incarnation
 

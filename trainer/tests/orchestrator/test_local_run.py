@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.manifest.load import load
 from rljob_trainer.job_paths import check_data_files
 from rljob_trainer.local.run import run_local

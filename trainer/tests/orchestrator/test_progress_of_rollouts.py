@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from rljob.types import Sample
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.metrics.display import QuietDisplay
 from rljob_trainer.orchestrator.recorder import Recorder
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.rollout.samples import staleness_of
 
 

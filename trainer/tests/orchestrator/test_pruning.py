@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rljob_trainer.checkpoint import background, list_commits, prune
 from rljob_trainer.checkpoint import store as store_module
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.orchestrator.checkpointer import choose_commit
-from rljob_trainer.orchestrator.state import LoopState
 
 from . import committing
 from .committing import INCARNATION, Committing

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.report.summary import terminal_lines
 from rljob_trainer.rewards import RewardAwayError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.orchestrator.stop import Stop, StopFlag
 from rljob_trainer.workers.engine_pool import CALLS_AT_ONCE
 from rljob_trainer.workers.placement import PlacementError, make_actor, start_local_ray, wait_for_resources

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from rljob_trainer.training.weight_export import WeightExporter
 from rljob_trainer.weights.buckets import Bucket
-from rljob_trainer.weights.export import WeightExporter
 from rljob_trainer.weights.fingerprint import entries
 from rljob_trainer.workers import weight_sync
 from rljob_trainer.workers.weight_sync import DiskSync, NcclSync

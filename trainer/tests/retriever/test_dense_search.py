@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.retriever import EncoderSpec, IndexSpec, RetrieverSpec
 from rljob_trainer.quickstart.demonstrations import QUERY_DIMENSION, Demonstrator
 from rljob_trainer.quickstart.world import RELATIONS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.retriever import EncoderSpec, RetrieverSpec
 from rljob_trainer.retriever.build import build_index
 from rljob_trainer.retriever.e5 import E5Encoder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rljob_api.contract.progress import Preparation
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.cluster import preparation
 from rljob_trainer.retriever import fetch as module
 from rljob_trainer.retriever.fetch import fetch

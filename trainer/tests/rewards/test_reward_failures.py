@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from rljob.types import Sample
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardFunction, RewardSpec
 from rljob_trainer.rewards import RewardAwayError, ScoreReport, score
 from rljob_trainer.rewards.failures import ENOUGH, WINDOW, Failures, Fault, given_up, kinds_told

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rljob.types import Sample
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_trainer.rewards import score
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from rljob.types import Sample
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
 from rljob_trainer.rewards import RewardScorer, score
 from rljob_trainer.rewards.worker import memory_limit

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rljob.types import Generation, Sample, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.generate import ChatTurns, CustomGenerate, Limits, SearchGenerate, SingleTurnGenerate
 from rljob_trainer.rollout.generate.build import JobGenerate, prompt_tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from rljob.types import EngineError, Generation, Sample, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.rollout.generate import CustomGenerate
 
 MODULE = """

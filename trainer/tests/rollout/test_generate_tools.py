@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from rljob.types import Sample, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.generate.build import JobGenerate, prompt_tokenizer
 from rljob_trainer.rollout.generate.tool_calls import parse_calls

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.rollout.generate.build import JobGenerate
 from rljob_trainer.rollout.google_client import GoogleClient

@@ -13,7 +13,7 @@ import pytest
 import torch
 from aiohttp import web
 from rljob.types import EngineError, Sample, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.models import build_model, load_tokenizer
 from rljob_trainer.quickstart.tokenizer import write_tokenizer

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from rljob_trainer.checkpoint import CommitWriter
+from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.models import load_tokenizer
 from rljob_trainer.orchestrator.hub_uploads import HubUploads
 from rljob_trainer.orchestrator.job_directory import Incarnation
-from rljob_trainer.orchestrator.state import LoopState
 from rljob_trainer.weights import weights_digest
 
 from trainer.tests.checkpoint.hub_server import local_hub

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.training.microbatch import Row, collate, plan
 
 from trainer.tests.training.test_training_step import gradients

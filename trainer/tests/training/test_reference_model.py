@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from trainer.tests.training.tiny import demonstrations, samples
 

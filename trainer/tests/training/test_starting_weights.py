@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.checkpoint import CommitWriter
 from rljob_trainer.export.run import hf_to_torch_dist
 from rljob_trainer.weights import weights_digest

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rljob.types import TrainSample
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.training.errors import NonFiniteError
 from rljob_trainer.weights import to_tensor, weights_digest
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rljob_trainer.training.weight_export import WeightExporter
 from rljob_trainer.weights.buckets import TensorInfo, plan_buckets
-from rljob_trainer.weights.export import WeightExporter
 from rljob_trainer.weights.fingerprint import block_sum, differing, digest, entries, tensor_sum, tensor_sums
 
 from trainer.tests.weights.source import Source

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.data.demonstrations import from_conversations
 from rljob_trainer.data.rows import Row, is_messages

@@ -5,8 +5,8 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rljob_api.manifest.arithmetic import engine_gpus, samples_under_way, shares_gpus
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
+from rljob_api.rules.arithmetic import engine_gpus, samples_under_way, shares_gpus
 from rljob_api.v1alpha1.job import RLJobSpec
 
 FIELD = "spec.rollout.engineArgs"

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rljob_api.manifest.arithmetic import engine_context_length
+from rljob_api.rules.arithmetic import engine_context_length
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.inference.sglang.arguments import check_arguments, known_arguments, server_arguments

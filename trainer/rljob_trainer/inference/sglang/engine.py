@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rljob.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.inference.interface import InferenceEngine
 from rljob_trainer.inference.sglang.decoding import Decoder

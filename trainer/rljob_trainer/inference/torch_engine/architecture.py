@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import torch
-from rljob_api.manifest.arithmetic import engine_context_length
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
+from rljob_api.rules.arithmetic import engine_context_length
 from rljob_api.v1alpha1.job import RLJobSpec
 
 from rljob_trainer.inference.torch_engine.engine import TorchEngine, TorchEngineOptions

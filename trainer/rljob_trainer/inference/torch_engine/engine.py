@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from rljob.types import EngineError, Generation, SamplingParams, Tokenizer, shown_ids
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.inference.interface import InferenceEngine
 from rljob_trainer.inference.torch_engine.architecture import architecture_of

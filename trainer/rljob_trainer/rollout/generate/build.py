@@ -8,7 +8,7 @@ from typing import Any
 
 from rljob.types import Engine, Sample, SamplingParams
 from rljob_api.contract import environment_variables as variables
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJobSpec
 from rljob_api.v1alpha1.rollout import RolloutSpec
 

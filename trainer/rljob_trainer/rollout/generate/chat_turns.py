@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rljob.types import Generation, Tokenizer
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 Message = Mapping[str, Any]
 ANCHOR = "\ue0a3rljob-turn\ue0a4"

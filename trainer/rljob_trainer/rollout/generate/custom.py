@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rljob.types import Engine, EngineError, Sample, SamplingParams
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 
 from rljob_trainer.hooks import load_function
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rljob.types import Sample
 from rljob_api.contract import environment_variables as variables
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.rollout import ToolSpec, ToolsSpec
 
 from rljob_trainer.hooks import load_function

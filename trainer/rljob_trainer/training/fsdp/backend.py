@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rljob.types import TokenSignals, TrainSample
 from rljob_api.catalogue.estimators import ESTIMATORS
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJob
 from torch import Tensor
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import RLJobSpec
 from rljob_api.v1alpha1.model import ModelSpec
 from torch import Tensor, nn

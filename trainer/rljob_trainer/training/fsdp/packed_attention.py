@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor
 from torch.nn import functional
 

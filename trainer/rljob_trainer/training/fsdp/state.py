@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor, nn
 
 from rljob_trainer.checkpoint.tensors import ShardReader

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.checkpoint import CheckpointSpec
 from rljob_api.v1alpha1.model import ModelSpec
 from torch import Tensor

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.trainer import Recompute
 
 from rljob_trainer.export.architecture import Architecture

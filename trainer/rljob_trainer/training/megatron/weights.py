@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from torch import Tensor, nn
 
 from rljob_trainer.export.architecture import Architecture

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from rljob.types import EngineError, FinishReason, Generation, SamplingParams, Tokenizer, shown_ids
-from rljob_api.manifest.arithmetic import engine_context_length
+from rljob_api.rules.arithmetic import engine_context_length
 from rljob_api.v1alpha1.job import RLJobSpec
 from rljob_trainer.inference.interface import InferenceEngine
 from rljob_trainer.models import build_config, build_model, end_of_sequence_ids, load_tokenizer

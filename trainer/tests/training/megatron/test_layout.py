@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rljob_api.manifest.arithmetic import data_parallel_rank, data_parallel_size
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
+from rljob_api.rules.arithmetic import data_parallel_rank, data_parallel_size
 from rljob_api.v1alpha1.job import RLJob
 from rljob_api.v1alpha1.trainer import Parallelism
 from rljob_trainer.training.megatron.layout import Layout, check_model, layout_of

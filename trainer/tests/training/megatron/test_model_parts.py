@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_api.v1alpha1.trainer import Recompute
 from rljob_trainer.export.architecture import architecture_of
 from rljob_trainer.export.mapping import entries

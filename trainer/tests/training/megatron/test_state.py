@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from rljob_api.manifest.errors import UserError
+from rljob_api.errors import UserError
 from rljob_trainer.training.megatron.layout import Layout
 from rljob_trainer.training.megatron.state import (
     MasterWeight,

@@ -11,8 +11,8 @@ from typing import Any
 from rljob_api.catalogue.backends import BACKENDS, Backend
 from rljob_api.catalogue.engines import ENGINES, Engine
 from rljob_api.catalogue.estimators import ESTIMATORS
-from rljob_api.manifest.arithmetic import engine_gpus, engines_sleep, generates, trainer_gpus, trains, trains_rl
-from rljob_api.manifest.errors import Problem
+from rljob_api.errors import Problem
+from rljob_api.rules.arithmetic import engine_gpus, engines_sleep, generates, trainer_gpus, trains, trains_rl
 from rljob_api.v1alpha1.job import RLJobSpec
 
 
