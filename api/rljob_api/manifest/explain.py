@@ -107,7 +107,8 @@ def _message(detail: Any, location: Location, model: type[BaseModel]) -> str:
     if kind in _TYPES:
         return f"{show(given)} is not {_TYPES[kind]}{_bounds(location, model) if 'int' in kind else ''}"
     if kind == "literal_error":
-        allowed = _literals(location, model)
+        # A name of a catalogue stands in no annotation: pydantic tells what it has compared with.
+        allowed = _literals(location, model) or re.findall(r"'([^']*)'", context["expected"])
         return f"{show(given)} is not one of {', '.join(allowed)}{_meant(str(given), allowed)}"
     if kind in ("greater_than_equal", "greater_than"):
         bound = context.get("ge", context.get("gt"))
