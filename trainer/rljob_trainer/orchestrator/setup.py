@@ -16,7 +16,6 @@ from rljob_trainer.checkpoint import Commit
 from rljob_trainer.checkpoint.loop_state import LoopState
 from rljob_trainer.cluster.progress import ProgressReporter
 from rljob_trainer.health.rollback import rollbacks, standing
-from rljob_trainer.hooks import load_function
 from rljob_trainer.metrics.display import make_display
 from rljob_trainer.metrics.exporter import serve
 from rljob_trainer.metrics.goodput import devices_of
@@ -32,6 +31,9 @@ from rljob_trainer.orchestrator.run import Run
 from rljob_trainer.orchestrator.stop import StopFlag
 from rljob_trainer.report.summary import print_lines, summarize, terminal_lines
 from rljob_trainer.report.write import write_report
+from rljob_trainer.rewards.functions import check_functions
+from rljob_trainer.rollout.dynamic_sampling import make_filter
+from rljob_trainer.rollout.generate.custom import CustomGenerate
 from rljob_trainer.weights import weights_digest
 from rljob_trainer.workers.elasticity import ScaleWish
 from rljob_trainer.workers.placement import (
@@ -111,17 +113,11 @@ def check_hooks(job: RLJob) -> None:
     """Import the user's functions before anything is started. Raises UserError for one that is not there, or cannot be
     called as it will be."""
     spec = job.spec
-    hooks = {
-        "spec.rollout.generate.function": spec.rollout.generate.function,
-        "spec.rollout.dynamicFilter": spec.rollout.dynamic_filter
-        if spec.rollout.dynamic_filter != "nonzero_std"
-        else None,
-    }
-    for number, function in enumerate(spec.reward.functions if spec.reward else []):
-        hooks[f"spec.reward.functions[{number}].function"] = function.function
-    for field, path in hooks.items():
-        if path is not None:
-            load_function(path, field)
+    if spec.rollout.generate.function is not None:
+        CustomGenerate(spec.rollout.generate.function, spec.rollout.generate.args)
+    make_filter(spec.rollout)
+    if spec.reward is not None:
+        check_functions(spec.reward)
     check_algorithm_hooks(spec.algorithm)
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rljob_api.catalogue.rewards import REWARDS
+from rljob_api.catalogue.rewards import REWARDS, VERIFIERS
 from rljob_api.errors import UserError
-from rljob_api.v1alpha1.reward import RewardFunction
+from rljob_api.v1alpha1.reward import RewardFunction, RewardSpec
 
-from rljob_trainer.hooks import load_function
+from rljob_trainer.hooks import load_function, load_hook
 from rljob_trainer.rewards.arguments import Arguments, Scorer
 from rljob_trainer.rewards.pool import WorkerFunction
 from rljob_trainer.rewards.text import label_text
@@ -33,6 +33,20 @@ def verifier(function: RewardFunction, field: str) -> WorkerFunction:
     Arguments(function.args, f"{field}.args", function.name).done()
     entry = REWARDS[function.name]
     return WorkerFunction(entry.function, f"{field}.name", {}, memory=VERIFIER_MEMORY, text_only=True)
+
+
+def check_functions(spec: RewardSpec) -> None:
+    """Raises UserError for a function of one's own that is not there or cannot be called as it will be, and for
+    arguments that a built-in one does not have. Nothing is started; `remote` is checked where it is asked."""
+    for place, function in enumerate(spec.functions):
+        field = f"spec.reward.functions[{place}]"
+        if function.name in VERIFIERS:
+            verifier(function, field)
+        elif function.name in REWARDS:
+            build(function, field)
+        elif function.name == "custom" and function.function is not None:
+            path, args = function.function, function.args
+            load_hook(path, f"{field}.function", args, "def f(sample, **args)", 1, may_be_async=True)
 
 
 def check_label(name: str, label: Any) -> None:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rljob.types import Sample
-from rljob_api.errors import UserError
 from rljob_api.v1alpha1.rollout import RolloutSpec
 
-from rljob_trainer.hooks import load_function
+from rljob_trainer.hooks import load_hook
 
 Filter = Callable[[Sequence[Sample]], bool]
 FILTER_FIELD = "spec.rollout.dynamicFilter"
@@ -140,17 +139,18 @@ def nonzero_std(samples: Sequence[Sample]) -> bool:
 
 
 def make_filter(spec: RolloutSpec) -> Filter | None:
-    """The filter of `rollout.dynamicFilter`. Raises UserError for a function that is not there."""
+    """The filter of `rollout.dynamicFilter`. Raises UserError for a function that is not there, cannot be called with
+    a group, raises or returns nothing."""
     if spec.dynamic_filter is None:
         return None
     if spec.dynamic_filter == "nonzero_std":
         return nonzero_std
-    path, function = spec.dynamic_filter, load_function(spec.dynamic_filter, FILTER_FIELD)
+    hook = load_hook(spec.dynamic_filter, FILTER_FIELD, {}, "def keep(samples) -> bool", 1)
 
     def custom(samples: Sequence[Sample]) -> bool:
-        try:
-            return bool(function(samples))
-        except Exception as error:  # the user's function: whatever it raises is the user's to read
-            raise UserError(f"{FILTER_FIELD}: {path} failed: {type(error).__name__}: {error}") from error
+        keep = hook.call(samples)
+        if keep is None:
+            raise hook.wrong("returned None, neither true nor false")
+        return bool(keep)
 
     return custom
