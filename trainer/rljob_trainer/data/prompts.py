@@ -12,7 +12,16 @@ from rljob_api.v1alpha1.data import PromptDataset, TrainDataset
 
 from rljob_trainer.data.chat import Message
 from rljob_trainer.data.hub import HubAccess
-from rljob_trainer.data.rows import Row, column, data_files, is_messages, read_rows, report_skipped, text_messages
+from rljob_trainer.data.rows import (
+    Row,
+    column,
+    data_files,
+    is_messages,
+    kind_of,
+    read_rows,
+    report_skipped,
+    text_messages,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +65,9 @@ def load_prompts(
             raise UserError(f"{where}.inputKey: row {number} has an empty prompt")
         if len(ids) <= dataset.max_prompt_length:
             label = column(row, dataset.label_key, number, f"{where}.labelKey")
-            source = column(row, dataset.source_key, number, f"{where}.sourceKey") if dataset.source_key else ""
-            kept.append(PromptRow(text, list(ids), label, _metadata(dataset, row, number, where), str(source), number))
+            source = column(row, dataset.source_key, number, f"{where}.sourceKey") if dataset.source_key else None
+            origin = "" if source is None else str(source)
+            kept.append(PromptRow(text, list(ids), label, _metadata(dataset, row, number, where), origin, number))
     skipped = len(rows) - len(kept)
     report_skipped(skipped, len(kept), paths[0], dataset.max_prompt_length, "prompt tokens", f"{where}.maxPromptLength")
     return Prompts(kept, skipped)
@@ -87,15 +97,15 @@ def _render(dataset: PromptDataset, row: Row, number: int, tokenizer: Any, where
     if not dataset.apply_chat_template:
         if not isinstance(value, str):
             raise UserError(
-                f"{where}.inputKey: row {number}: {dataset.input_key!r} is a {type(value).__name__}, not text",
-                hint="a list of chat messages needs applyChatTemplate: true",
+                f"{where}.inputKey: row {number}: {dataset.input_key!r} is {kind_of(value)}, not text",
+                hint="a list of chat messages needs applyChatTemplate: true" if isinstance(value, list) else None,
             )
         return f"{dataset.system_prompt}{value}" if dataset.system_prompt else value
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
     if not is_messages(messages):
         raise UserError(
             f"{where}.inputKey: row {number}: {dataset.input_key!r} must be text or a list of "
-            "{role, content} messages"
+            f"{{role, content}} messages, and is {kind_of(value)}"
         )
     messages = text_messages(messages, number, f"{where}.inputKey")
     if dataset.system_prompt:

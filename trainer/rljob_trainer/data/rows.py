@@ -175,13 +175,26 @@ def column(row: Mapping[str, Any], key: str, number: int, field: str) -> Any:
     return as_json(value, number, field)
 
 
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", dict: "an object"}
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a data file is, in the words of JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        wrong = next((place for place, item in enumerate(value) if not _is_message(item)), None)
+        return "an empty list" if not value else "a list" if wrong is None else f"a list whose entry {wrong} is none"
+    return _KINDS.get(type(value), type(value).__name__)
+
+
 def is_messages(value: Any) -> bool:
     """Whether `value` is a non-empty list of {role, content}."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item for item in value)
-    )
+    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]], number: int, field: str) -> list[dict[str, Any]]:
@@ -198,11 +211,14 @@ def _text(message: Mapping[str, Any], number: int, place: int, field: str) -> st
     if isinstance(content, str) or (content is None and message.get("tool_calls")):
         return content
     if not isinstance(content, list):
-        raise UserError(f"{at}: `content` is {'null' if content is None else type(content).__name__}, not text")
+        raise UserError(f"{at}: `content` is {kind_of(content)}, not text")
     for part in content:
-        if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise UserError(f"{at}: `content` has a part of type {kind!r}; this version reads text alone")
+        if not isinstance(part, Mapping):
+            raise UserError(f"{at}: `content` has {kind_of(part)} among its parts; a part is {{type: text, text: …}}")
+        if part.get("type") != "text":
+            raise UserError(f"{at}: `content` has a part of type {part.get('type')!r}; this version reads text alone")
+        if not isinstance(part.get("text"), str):
+            raise UserError(f"{at}: `content` has a part whose `text` is {kind_of(part.get('text'))}, not text")
     return "".join(part["text"] for part in content)
 
 

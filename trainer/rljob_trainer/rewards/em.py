@@ -5,6 +5,7 @@ import string
 from typing import Any
 
 from rljob_trainer.rewards.arguments import Arguments, Scorer
+from rljob_trainer.rewards.text import shown
 from rljob_trainer.rewards.wellformed import extract_answer, is_well_formed
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -31,15 +32,16 @@ def golden_answers(label: Any) -> list[str]:
 
     Raises ValueError on anything else, and when there is none.
     """
-    if isinstance(label, dict):
-        label = label.get("target", label.get("answers"))
-    answers = [label] if isinstance(label, str) else label
+    found = label.get("target", label.get("answers")) if isinstance(label, dict) else label
+    answers = [found] if isinstance(found, str) else found
     if (
         not isinstance(answers, list | tuple)
         or not answers
         or not all(isinstance(item, str) and item.strip() for item in answers)
     ):
-        raise ValueError(f"em needs a golden answer (text, list of texts, or {{target: …}}), the label is {label!r}")
+        raise ValueError(
+            f"em needs a golden answer (text, list of texts, or {{target: …}}), the label is {shown(label)}"
+        )
     return list(answers)
 
 

@@ -81,6 +81,12 @@ def final_answer(sample: Sample) -> str | None:
     return text if answer is None else answer
 
 
+def shown(label: Any) -> str:
+    """A label for a message, shortened."""
+    text = repr(label)
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
 def label_text(label: Any, reward: str) -> str:
     """The golden answer as text: a text or number (`1e-05` as `0.00001`), or the only entry of a list of one.
 
@@ -89,5 +95,5 @@ def label_text(label: Any, reward: str) -> str:
     if isinstance(label, list | tuple) and len(label) == 1:
         label = label[0]
     if isinstance(label, bool) or not isinstance(label, str | int | float) or label != label or not str(label).strip():
-        raise ValueError(f"{reward} needs a golden answer (a text or a number), the label is {label!r}")
+        raise ValueError(f"{reward} needs a golden answer (a text or a number), the label is {shown(label)}")
     return label.strip() if isinstance(label, str) else number_text(label)

@@ -161,8 +161,13 @@ def test_wrong_files_are_named(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(UserError, match="is a list, not text"):
         load(chat, applyChatTemplate=False)
     broken = write(tmp_path, [{"prompt": [{"content": "a"}], "label": 1}])
-    with pytest.raises(UserError, match="must be text or a list of"):
+    with pytest.raises(UserError, match=r"must be text or a list of .* messages, and is a list whose entry 0 is none"):
         load(broken)
+    for value, kind in ((None, "null"), ([], "an empty list"), (5, "a number")):
+        with pytest.raises(UserError, match=f"messages, and is {kind}"):
+            load(write(tmp_path, [{"prompt": value, "label": 1}]))
+        with pytest.raises(UserError, match=f"row 0: 'prompt' is {kind}, not text"):
+            load(write(tmp_path, [{"prompt": value, "label": 1}]), applyChatTemplate=False)
 
 
 def test_a_missing_or_strict_chat_template_is_explained(tmp_path: Path, tokenizer: Any) -> None:
@@ -193,9 +198,10 @@ def _messages(path: str) -> PromptDataset:
     ("content", "message"),
     [
         (None, "row 1, message 0: `content` is null"),
-        (7, "row 1, message 0: `content` is int"),
+        (7, "row 1, message 0: `content` is a number"),
         ([{"type": "image", "image": "x.png"}], "row 1, message 0: `content` has a part of type 'image'"),
-        ([None], "row 1, message 0: `content` has a part of type 'NoneType'"),
+        ([None], "row 1, message 0: `content` has null among its parts; a part is {type: text, text: …}"),
+        ([{"type": "text", "text": None}], "row 1, message 0: `content` has a part whose `text` is null, not text"),
     ],
 )
 def test_a_message_without_text_is_named(tmp_path: Path, tokenizer: Any, content: Any, message: str) -> None:
@@ -203,6 +209,12 @@ def test_a_message_without_text_is_named(tmp_path: Path, tokenizer: Any, content
     path = write(tmp_path, rows)
     with pytest.raises(UserError, match=re.escape(message)):
         load_prompts(_messages(path), tokenizer, tmp_path, "spec.data.train")
+
+
+def test_a_row_without_a_source_has_none(tmp_path: Path, tokenizer: Any) -> None:
+    path = write(tmp_path, [{"prompt": "q", "label": "1", "from": origin} for origin in (None, "nq", 3)])
+    rows = load_prompts(dataset(path, sourceKey="from"), tokenizer, tmp_path, "spec.data.train").rows
+    assert [row.source for row in rows] == ["", "nq", "3"]
 
 
 def test_parts_of_text_are_one_text(tmp_path: Path, tokenizer: Any) -> None:

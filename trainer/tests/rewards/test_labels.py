@@ -26,6 +26,14 @@ def test_a_missing_label_is_refused_with_its_row(name: str, label: Any) -> None:
         check_labels([Row("1", 3), Row(label, 7)], reward("tag_count", name), "spec.data.train")
 
 
+def test_the_label_is_shown_whole_but_not_endlessly() -> None:
+    with pytest.raises(UserError, match=r"the label is \{'gold': 'a'\}\n"):
+        check_labels([Row({"gold": "a"}, 0)], reward("em"), "spec.data.train")
+    with pytest.raises(UserError) as caught:
+        check_labels([Row([0] * 10_000, 0)], reward("math"), "spec.data.train")
+    assert len(caught.value.message) < 400
+
+
 def test_rewards_that_read_no_label_need_none() -> None:
     check_labels([Row(None, 0)], reward("tag_count"), "spec.data.train")
     check_labels([Row(None, 0)], None, "spec.data.train")
