@@ -21,6 +21,8 @@ _MARKS = (
     *("\\ldots", "\\dots", "\\text{s}", "\\text{.}", "\\text{}^2", "\\text{}^3", "\\text{}", "\\mathrm{th}"),
     *("^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"'),
 )
+_MIXED = re.compile(r"(?<=\d) +(?=\d+/\d)")
+"""The space of a mixed number: `1 1/2` is not `11/2`."""
 _WRAPPED = tuple(re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "textbf", "overline"))
 
 
@@ -47,7 +49,7 @@ def normalise(answer: str) -> str:
     `\\textbf{…}`, `\\overline{…}`, `\\boxed{…}`; `\\frac12` and `\\sqrt2` with braces; integers without thousands
     separators.
     """
-    text = answer.rpartition("=")[2]
+    text = _MIXED.sub("+", answer.rpartition("=")[2])
     for before, after in (
         *(("an ", ""), ("a ", ""), (".$", "$"), ("\\$", ""), ("\\ ", ""), (" ", ""), ("mbox", "text")),
         *((",\\text{and}", ","), ("\\text{and}", ","), ("\\text{m}", "\\text{}")),

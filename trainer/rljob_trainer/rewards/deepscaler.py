@@ -10,7 +10,7 @@ from typing import Any
 from rljob_trainer.rewards import expression
 from rljob_trainer.rewards.guard import guard
 from rljob_trainer.rewards.latex import plain
-from rljob_trainer.rewards.notation import decimal, numbers, same_with_base, tidy, whole
+from rljob_trainer.rewards.notation import decimal, numbers, same_with_base, tidy, whole, without_spaces
 from rljob_trainer.rewards.text import THINK_END, is_cut_off, label_text, last_boxed, without_end_tokens
 
 RESPONSE_MARK = "###Response"
@@ -65,7 +65,7 @@ def mathd_form(answer: str) -> str:
     if text.startswith("."):
         text = f"0{text}"
     text = _value(text)
-    text = re.sub(r"\\sqrt([^{\s])", r"\\sqrt{\1}", text).replace(" ", "")
+    text = without_spaces(re.sub(r"\\sqrt([^{\s])", r"\\sqrt{\1}", text))
     text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)
     if text == "0.5":
@@ -91,7 +91,7 @@ def equivalent(answer: str, truth: str) -> bool:
         return True
     if not given:
         return False
-    if (same := same_with_base(given, gold)) is not None:
+    if (same := same_with_base(tidy(answer), tidy(truth))) is not None:
         return same
     elements, golds = _elements(given), _elements(gold)
     if len(elements) != len(golds) or (len(golds) > 1 and (given[0], given[-1]) != (gold[0], gold[-1])):
@@ -113,7 +113,7 @@ def _form(answer: str) -> str:
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
     text = plain(numbers(_value(text)).replace("\\{", "⦃").replace("\\}", "⦄"))
-    text = text.replace(" ", "").replace("{", "").replace("}", "").lower()
+    text = without_spaces(text.replace("{", "").replace("}", "")).lower()
     return _integer(text) or text
 
 

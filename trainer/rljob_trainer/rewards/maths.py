@@ -9,7 +9,7 @@ from typing import Any
 from rljob.types import Sample
 
 from rljob_trainer.rewards.guard import guard
-from rljob_trainer.rewards.notation import numbers, same_with_base, tidy
+from rljob_trainer.rewards.notation import numbers, same_with_base, tidy, without_spaces
 from rljob_trainer.rewards.text import final_answer, is_cut_off, label_text, last_boxed
 
 RELATIVE = 5e-6
@@ -41,7 +41,7 @@ def math(sample: Sample) -> float:
     gold = _formula(gold_text, alone=True)
     answer = _formula(text, alone="<answer>" in sample.response)
     if answer and gold:
-        if answer.text.replace(" ", "") == gold.text.replace(" ", ""):
+        if without_spaces(answer.text) == without_spaces(gold.text):
             return 1.0
         if (same := same_with_base(gold.text, answer.text)) is not None:
             return float(same)
@@ -74,7 +74,7 @@ def _formula(text: str, *, alone: bool) -> _Formula | None:
         return _Formula(tidy(re.sub(r"\\?\$", "", inner)))
     text = text.strip()[-READ:]
     if alone:
-        text = tidy(text)
+        text = tidy(text.replace("\\$", ""))
     if alone and not _DELIMITER.search(text.strip("$")):
         return _Formula(tidy(text.strip("$")))
     return _Formula(text, sentence=True, anchored=not alone) if _DELIMITER.search(text) else None

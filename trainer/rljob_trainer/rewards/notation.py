@@ -43,6 +43,7 @@ _ROOT = re.compile(r"[√]\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\))")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
+_SPACES = re.compile(r"(?<=\d)(\s+)(?=\d)|\s+")
 _FULL_WIDTH = re.compile("[\uff01-\uff5e\u3000]+")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10} | {
     "twelve": 12, "sixteen": 16,
@@ -53,15 +54,16 @@ def tidy(text: str) -> str:
     """A final answer or label without its typography, the mathematics unchanged.
 
     Markdown emphasis around all of it and the full stop behind it go; full-width and raised characters, `√2`, `½` and
-    the minus sign U+2212 become ASCII and LaTeX; `\\mathrm{e}` and `\\mathrm{i}` become `e` and `i`; `28 percent`
-    becomes `28\\%`.
+    the signs of minus (U+2212) and degrees become ASCII and LaTeX; `\\mathrm{e}` and `\\mathrm{i}` become `e` and `i`;
+    `28 percent` becomes `28\\%`.
     """
     text = text.strip()
     while (match := _EMPHASIS.match(text)) is not None:
         text = match["inner"].strip()
     text = _FULL_WIDTH.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     text = _VULGAR.sub(_vulgar, text)
-    text = _RAISED.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text).replace("\u2212", "-")
+    text = _RAISED.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = text.replace("\u2212", "-").replace("°", "^{\\circ}")
     text = _ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text)
     text = _UPRIGHT.sub(lambda found: found[1], text)
     text = _PERCENT.sub(r"\\%", text)
@@ -81,6 +83,11 @@ def numbers(text: str) -> str:
     text = _GROUPED.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = thousands(text)
     return _MIXED.sub(_mixed, _POINT.sub("", _REPEATING.sub(_repeating, text)))
+
+
+def without_spaces(text: str) -> str:
+    """The text without white space; one space stays between two digits: `1 1/2` is not `11/2`."""
+    return _SPACES.sub(lambda found: " " if found[1] else "", text)
 
 
 def thousands(text: str) -> str:
@@ -132,8 +139,10 @@ def decimal(text: str) -> float | None:
 
 
 def with_base(text: str) -> tuple[str, int] | None:
-    """Digits and base of `1010_2`, `1010_{2}` or `1F_{16}`; None for anything else."""
-    if (match := _BASED.match(text.strip())) is None:
+    """Digits and base of `1010_2`, `1010_{2}` or `1F_{16}`; None for anything else, such as a letter with an index
+    (`a_{12}`)."""
+    match = _BASED.match(text.strip())
+    if match is None or (len(match["digits"]) == 1 and match["digits"].isalpha()):
         return None
     written = match["braced"] or match["bare"]
     base = int(written) if written.isdigit() else _BASES.get(written, 0)

@@ -62,3 +62,8 @@ def test_dapo_pays_for_an_integer_as_its_normalisation_promises(number: int) -> 
         for label in (number, str(number), f"{number}.0"):
             assert dapo(f"Answer: {answer}", label) == 1.0, (answer, label)
             assert dapo(f"Answer: {answer}", number + 1) == -1.0
+
+
+def test_dapo_tells_a_mixed_number_from_its_digits_in_a_row() -> None:
+    assert dapo("Answer: 1 1/2", "11/2") == -1.0
+    assert dapo("Answer: 1 1/2", "1 1/2") == 1.0
