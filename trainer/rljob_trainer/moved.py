@@ -35,7 +35,8 @@ class _Alias(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module under its new name."""
-        warnings.warn(f"{spec.name} has moved: import {self._target}", DeprecationWarning, stacklevel=2)
+        # Python shows no DeprecationWarning of imported modules, and a user's functions are always in one.
+        warnings.warn(f"{spec.name} has moved: import {self._target}", FutureWarning, stacklevel=2)
         module = importlib.import_module(self._target)
         self._spec = module.__spec__
         return module

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rljob_trainer.moved import MOVED, new_path
@@ -20,9 +21,16 @@ def test_a_path_of_a_manifest_imports(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_warning_is_seen_and_names_the_users_line(tmp_path: Path) -> None:
+    (tmp_path / "old_hooks.py").write_text("\nfrom rljob_trainer.rollout.types import Sample\n")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import rljob_trainer, old_hooks"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=120)
+    assert "old_hooks.py:2: FutureWarning: rljob_trainer.rollout.types has moved: import rljob.types" in done.stderr
+
+
 def test_both_paths_give_the_same_objects() -> None:
     sys.modules.pop("rljob_trainer.rollout.types", None)
-    with pytest.warns(DeprecationWarning, match=r"rljob_trainer\.rollout\.types has moved: import rljob\.types"):
+    with pytest.warns(FutureWarning, match=r"rljob_trainer\.rollout\.types has moved: import rljob\.types"):
         old = importlib.import_module("rljob_trainer.rollout.types")
     new = importlib.import_module("rljob.types")
     assert old is new
