@@ -7,7 +7,7 @@ from rljob_api.errors import UserError
 
 from rljob_trainer.data.chat import ChatTemplate, Message, TemplateRefusedError, TurnsNotFoundError
 from rljob_trainer.data.encode import Segment
-from rljob_trainer.data.rows import Row, column, is_messages, text_messages
+from rljob_trainer.data.rows import Row, column, is_messages, kind_of, text_messages
 
 WHERE = "spec.sft.dataset"
 ROLES = {
@@ -81,8 +81,7 @@ def from_conversations(row: Mapping[str, Any], number: int, where: str = WHERE) 
     messages = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
     turns = column(row, "conversations", number, where)
     if not isinstance(turns, list) or not turns:
-        kind = "null" if turns is None else "an empty list" if turns == [] else f"a {type(turns).__name__}"
-        raise UserError(f"{where}: row {number}: `conversations` is {kind}, not a list of {{from, value}}")
+        raise UserError(f"{where}: row {number}: `conversations` is {kind_of(turns)}, not a list of {{from, value}}")
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
             raise UserError(
