@@ -98,11 +98,14 @@ class CustomWeights:
     def __call__(self, train: Tensor, rollout: Tensor, sample: Tensor, num_samples: int) -> Tensor:
         """Weights of the trained tokens, [N] float32, from log-probabilities of trainer and engine, [N] each."""
         result = self._hook.call(train, rollout, sample, num_samples)
-        weights = result[0] if isinstance(result, tuple) else result
+        weights = result[0] if isinstance(result, tuple) and result else result
         if not isinstance(weights, Tensor) or weights.shape != train.shape:
             shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
             raise self._hook.wrong(f"must return a tensor of shape {tuple(train.shape)}, returned {shape}")
-        return weights.detach().to(torch.float32)
+        weights = weights.detach().to(train.device, torch.float32)
+        if all(bool(torch.isfinite(tensor).all()) for tensor in (train, rollout)):
+            _check_finite(self._hook, "weights", weights)
+        return weights
 
 
 def _real(hook: Hook, name: str, value: Any, *shapes: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from rljob.algorithms import AdvantageInputs, PolicyLossInputs
 from rljob_api.errors import UserError
 from rljob_api.v1alpha1.algorithm import AlgorithmSpec, CustomFunction
 from rljob_trainer.algorithms import loss_terms
-from rljob_trainer.algorithms.custom import CustomAdvantages, CustomPolicyLoss, check_algorithm_hooks
+from rljob_trainer.algorithms.custom import CustomAdvantages, CustomPolicyLoss, CustomWeights, check_algorithm_hooks
 
 MINE = """import torch
 from rljob import Advantages, PolicyLossOutputs
@@ -55,6 +55,15 @@ def not_a_mask(inputs):
 
 def overflows(inputs):
     return -inputs.logprobs * torch.exp(torch.tensor(1000.0))
+
+def weights_infinite(train, rollout, sample, num_samples):
+    return torch.exp(-1000 * train)
+
+def weights_none(train, rollout, sample, num_samples):
+    torch.exp(train - rollout)
+
+def weights_nothing(train, rollout, sample, num_samples):
+    return ()
 
 def loss_alone(inputs):
     return -inputs.logprobs * inputs.advantages
@@ -157,6 +166,21 @@ def test_a_loss_that_breaks_its_word_is_named(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         CustomPolicyLoss(custom(name))(tokens())
     assert f"spec.algorithm.customPolicyLoss.function: my_algorithms:{name} " in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("weights_infinite", "returned weights with 2 of 3 values not finite: inf at 1"),
+        ("weights_none", r"must return a tensor of shape \(3,\), returned NoneType"),
+        ("weights_nothing", r"must return a tensor of shape \(3,\), returned tuple"),
+    ],
+)
+def test_weights_that_break_their_word_are_named(name: str, said: str) -> None:
+    train, rollout, sample = torch.tensor([0.0, -1.0, -2.0]), torch.zeros(3), torch.tensor([0, 0, 1])
+    with pytest.raises(UserError, match=said) as caught:
+        CustomWeights(f"my_algorithms:{name}", {})(train, rollout, sample, 2)
+    assert caught.value.message.startswith("spec.algorithm.tis.function: ")
 
 
 def test_what_is_not_finite_already_is_no_fault_of_the_loss() -> None:
