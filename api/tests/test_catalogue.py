@@ -2,14 +2,22 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from rljob_api.catalogue.backends import BACKENDS
 from rljob_api.catalogue.engines import ENGINES
+from rljob_api.catalogue.estimators import ESTIMATORS
+from rljob_api.catalogue.losses import LOSSES
+from rljob_api.catalogue.rewards import REWARDS
 from rljob_api.codegen.crd import schema
+from rljob_api.errors import ManifestError
+from rljob_api.manifest.load import loads
 from rljob_api.rules.checks import check
 from rljob_api.v1alpha1.job import RLJob
+
+HEAD = "apiVersion: rljob.io/v1alpha1\nkind: RLJob\nmetadata: {name: j}\nspec:\n  model: {path: m}\n  "
 
 
 def paths(**sections: dict[str, Any]) -> set[str]:
@@ -27,6 +35,23 @@ def test_the_enums_of_the_api_are_the_entries() -> None:
     spec = schema()["properties"]["spec"]["properties"]
     assert spec["rollout"]["properties"]["engine"]["enum"] == list(ENGINES)
     assert spec["trainer"]["properties"]["backend"]["enum"] == list(BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("section", "names"),
+    [
+        ("rollout: {engine: %s}", ENGINES),
+        ("trainer: {backend: %s}", BACKENDS),
+        ("algorithm: {advantageEstimator: %s}", ESTIMATORS),
+        ("algorithm: {policyLoss: %s}", LOSSES),
+        ("reward: {functions: [{name: %s}]}", [*REWARDS, "remote", "custom"]),
+    ],
+)
+def test_a_name_that_is_not_one_of_them_is_told_which_there_are(section: str, names: Iterable[str]) -> None:
+    name = next(iter(names))
+    with pytest.raises(ManifestError) as caught:
+        loads(HEAD + section % f"{name}x")
+    assert f'"{name}x" is not one of {", ".join(names)}; did you mean {name}?' in str(caught.value)
 
 
 @pytest.mark.parametrize("name", list(ENGINES))

@@ -53,7 +53,7 @@ def test_tests_of_operator_api_and_cli_are_collected_without_torch() -> None:
         "sys.meta_path.insert(0, Absent())\n"
         "sys.exit(pytest.main(['-q', '--collect-only', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
     )
-    folders = ("api/tests", "operator/tests", "images/tests", "charts/tests", "e2e")
+    folders = ("api/tests", "operator/tests", "cli/tests", "images/tests", "charts/tests", "e2e")
     command = [sys.executable, "-c", code, *folders]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+from rljob_api.contract import labels
 from rljob_api.errors import UserError
 from rljob_api.v1alpha1.job import API_VERSION, GROUP, PLURAL, VERSION
 
@@ -15,8 +16,6 @@ from rljob_cli.exits import ClusterError
 FIELD_MANAGER = "rljob"
 TIMEOUT = (5.0, 30.0)
 """Seconds to connect and to wait for an answer."""
-JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = "rljob.io/job", "rljob.io/role", "rljob.io/attempt"
-RESUME_ANNOTATION = "rljob.io/resume"
 Obj = dict[str, Any]
 
 
@@ -82,7 +81,7 @@ class Cluster:
         """Set `spec.lifecycle.suspend`; with `paused_attempt`, end the pause of that attempt by learning health."""
         body: Obj = {"spec": {"lifecycle": {"suspend": suspend}}}
         if paused_attempt is not None:
-            body["metadata"] = {"annotations": {RESUME_ANNOTATION: str(paused_attempt)}}
+            body["metadata"] = {"annotations": {labels.RESUME: str(paused_attempt)}}
         with self._explained(f"RLJob {name}"):
             return dict(
                 self._custom.patch_namespaced_custom_object(
@@ -100,11 +99,11 @@ class Cluster:
         with self._explained(f"the pods of RLJob {job}"):
             found = self._core.list_namespaced_pod(
                 self.namespace,
-                label_selector=f"{JOB_LABEL}={job},{ROLE_LABEL}={role}",
+                label_selector=f"{labels.JOB}={job},{labels.ROLE}={role}",
                 _request_timeout=TIMEOUT,
             ).items
         return sorted(
-            found, key=lambda pod: (-int((pod.metadata.labels or {}).get(ATTEMPT_LABEL, 0)), pod.metadata.name)
+            found, key=lambda pod: (-int((pod.metadata.labels or {}).get(labels.ATTEMPT, 0)), pod.metadata.name)
         )
 
     def pod(self, name: str) -> Any:
@@ -135,7 +134,7 @@ class Cluster:
         """Objects of a job; none where the cluster does not serve their kind."""
         from kubernetes.client.exceptions import ApiException
 
-        selector = f"{JOB_LABEL}={job}"
+        selector = f"{labels.JOB}={job}"
         with self._explained(f"the {plural} of RLJob {job}"):
             try:
                 found = self._custom.list_namespaced_custom_object(

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from rljob_api.contract import names
+
 from rljob_cli.cluster import Cluster, Obj
 from rljob_cli.exits import ClusterError
 
@@ -57,7 +59,7 @@ def _pod(cluster: Cluster, stored: Obj) -> dict[str, Any]:
             hint=f"mount the claim of the job and open report.html in {name}'s directory",
         )
     source = template["spec"]
-    claim = (spec.get("storage") or {}).get("claimName") or f"{name}-data"
+    claim = (spec.get("storage") or {}).get("claimName") or names.claim(name)
     return {
         "apiVersion": "v1",
         "kind": "Pod",

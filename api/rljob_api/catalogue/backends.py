@@ -1,7 +1,6 @@
 """Training backends: the values of `spec.trainer.backend`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,3 @@ BACKENDS: dict[str, Backend] = {
         Backend("fsdp", f"{_TRAINING}.fsdp.backend:FsdpBackend", float32=True, critic=True, offloads_optimizer=True),
     )
 }
-if TYPE_CHECKING:
-    BackendName = str
-else:
-    BackendName = Literal[tuple(BACKENDS)]

@@ -1,7 +1,7 @@
 """Inference engines: the values of `spec.rollout.engine`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 Transport = Literal["arrays", "ipc", "nccl", "disk"]
 """A way for new weights to an engine.
@@ -50,7 +50,3 @@ ENGINES: dict[str, Engine] = {
         ),
     )
 }
-if TYPE_CHECKING:
-    EngineName = str
-else:
-    EngineName = Literal[tuple(ENGINES)]

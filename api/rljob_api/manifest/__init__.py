@@ -1,1 +1,1 @@
-"""Reading a manifest, explaining what is wrong with it, and the arithmetic of a job."""
+"""Reading a manifest, and explaining what is wrong with it."""

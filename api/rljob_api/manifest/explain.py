@@ -3,14 +3,14 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator
-from typing import Any, Union, get_args, get_origin
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from rljob_api.errors import Problem
 from rljob_api.manifest.document import Document, Location
-from rljob_api.v1alpha1.base import FolderStr, LabelValue, PathStr, QualifiedName
+from rljob_api.v1alpha1.base import FolderStr, LabelValue, OneOf, PathStr, QualifiedName
 from rljob_api.v1alpha1.job import RLJob
 
 
@@ -210,13 +210,15 @@ def _bounds(location: Location, model: type[BaseModel]) -> str:
 
 def _literals(location: Location, model: type[BaseModel]) -> list[str]:
     _, info = _field_at(location, model)
-    return [str(value) for value in _literal_values(info.annotation)] if info else []
+    return [*_names(info.metadata), *_names(get_args(info.annotation))] if info else []
 
 
-def _literal_values(annotation: Any) -> Iterator[Any]:
-    if getattr(annotation, "__origin__", None) is Union or get_args(annotation):
-        for argument in get_args(annotation):
-            if isinstance(argument, str):
-                yield argument
-            else:
-                yield from _literal_values(argument)
+def _names(arguments: Iterable[Any]) -> Iterator[str]:
+    """The names among the arguments of an annotation."""
+    for argument in arguments:
+        if isinstance(argument, str):
+            yield argument
+        elif isinstance(argument, OneOf):
+            yield from argument.names
+        else:
+            yield from _names(get_args(argument))

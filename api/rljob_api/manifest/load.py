@@ -16,7 +16,7 @@ def load(path: Path | str) -> RLJob:
     """Read an RLJob from a YAML or JSON file (`-`: standard input).
 
     Raises UserError when the file cannot be read, ManifestError with one line per problem when a field is wrong.
-    What crosses fields is not looked at here: see `checks.check`.
+    What crosses fields is not looked at here: see `rules.checks.check`.
     """
     return job_from(read(path))
 

@@ -1,5 +1,7 @@
 """What must add up: batches, ranks, GPUs and lengths."""
 
+from rljob_api.catalogue.backends import BACKENDS
+from rljob_api.catalogue.engines import ENGINES
 from rljob_api.rules.expression import choose, field, has
 from rljob_api.rules.mode import GENERATES, PROMPTS, RL, TRAINS
 from rljob_api.rules.rule import Rule, text
@@ -116,14 +118,21 @@ PARALLELISM = (
 _ENGINES, _GPUS_PER_ENGINE = field("rollout.replicas"), field("rollout.gpusPerEngine")
 _ROLLOUT_GPUS, _TRAINER_GPUS = _ENGINES * _GPUS_PER_ENGINE, _REPLICAS * _GPUS_PER_REPLICA
 _COLOCATED = TRAINS & (field("placement.type") == "colocated")
+_GPU_ENGINES = [entry.name for entry in ENGINES.values() if entry.needs_gpus]
+_CPU_ENGINES = [entry.name for entry in ENGINES.values() if not entry.needs_gpus]
+_GPU_BACKENDS = [entry.name for entry in BACKENDS.values() if entry.needs_gpus]
+_CPU_BACKENDS = [entry.name for entry in BACKENDS.values() if not entry.needs_gpus]
 
 GPUS = (
     Rule(
         "spec",
         _GPUS_PER_REPLICA > 0,
-        "megatron needs GPUs, but spec.trainer.gpusPerReplica is 0; use fsdp on CPU",
+        text(
+            f"{{}} needs GPUs, but spec.trainer.gpusPerReplica is 0; use {' or '.join(_CPU_BACKENDS)} on CPU",
+            field("trainer.backend"),
+        ),
         "trainer.backend",
-        when=TRAINS & (field("trainer.backend") == "megatron"),
+        when=TRAINS & field("trainer.backend").one_of(*_GPU_BACKENDS),
     ),
     Rule(
         "spec.trainer",
@@ -148,9 +157,12 @@ GPUS = (
     Rule(
         "spec",
         _GPUS_PER_ENGINE > 0,
-        "sglang needs GPUs, but spec.rollout.gpusPerEngine is 0; use torch on CPU",
+        text(
+            f"{{}} needs GPUs, but spec.rollout.gpusPerEngine is 0; use {' or '.join(_CPU_ENGINES)} on CPU",
+            field("rollout.engine"),
+        ),
         "rollout.engine",
-        when=GENERATES & (field("rollout.engine") == "sglang") & ~_COLOCATED,
+        when=GENERATES & field("rollout.engine").one_of(*_GPU_ENGINES) & ~_COLOCATED,
     ),
     Rule(
         "spec",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
@@ -43,9 +43,20 @@ class Since:
     without it, and says so. `Never`: the operator alone reads it, and does not write it into the document."""
 
 
-def one_of(names: Iterable[str]) -> GetPydanticSchema:
-    """For `Annotated[str, …]`: one of these names, as `Literal[…]` has them; for names that a catalogue holds."""
-    return GetPydanticSchema(lambda source, handler: core_schema.literal_schema(list(names)))
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Marks text that is one of some names, as `Literal[…]` does for names that are known when the code is written."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """See pydantic."""
+        return core_schema.literal_schema(list(self.names))
+
+
+def one_of(names: Iterable[str]) -> OneOf:
+    """For `Annotated[str, …]`: one of the names that a catalogue holds."""
+    return OneOf(tuple(names))
 
 
 ShortStr = Annotated[str, Field(max_length=256)]

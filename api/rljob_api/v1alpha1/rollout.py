@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rljob_api.catalogue.engines import EngineName
+from rljob_api.catalogue.engines import ENGINES
 from rljob_api.v1alpha1.base import (
     ApiModel,
     FreeMap,
@@ -15,6 +15,7 @@ from rljob_api.v1alpha1.base import (
     SecretKeyRef,
     ShortStr,
     Url,
+    one_of,
 )
 from rljob_api.v1alpha1.pods import PodOverrides
 
@@ -136,7 +137,7 @@ class Autoscaling(ApiModel):
 class RolloutSpec(ApiModel):
     """Generation: batch arithmetic, sampling, engines."""
 
-    engine: EngineName = "sglang"
+    engine: Annotated[str, one_of(ENGINES)] = "sglang"
     """`sglang` on GPUs; `torch`: the embedded engine, for CPU and as the reference."""
     num_rollout: PositiveInt = 3000
     """Rollouts (generate, train, sync) of the whole job. `mode: Generate` ends earlier, with the last prompt."""

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rljob_api.catalogue.backends import BackendName
-from rljob_api.v1alpha1.base import ApiModel, FreeMap, PositiveInt
+from rljob_api.catalogue.backends import BACKENDS
+from rljob_api.v1alpha1.base import ApiModel, FreeMap, PositiveInt, one_of
 from rljob_api.v1alpha1.pods import PodOverrides
 
 Degree = Annotated[int, Field(ge=1, le=1024)]
@@ -49,7 +49,7 @@ class FsdpSpec(ApiModel):
 class TrainerSpec(ApiModel):
     """The training ranks."""
 
-    backend: BackendName = "megatron"
+    backend: Annotated[str, one_of(BACKENDS)] = "megatron"
     """`megatron` on GPUs; `fsdp`: FSDP2 over transformers models, on GPU (NCCL) or CPU (gloo)."""
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
     """Pods (nodes) of the trainer group."""
