@@ -35,9 +35,9 @@ class EngineGroup:
         on_scaled: Callable[[dict[str, list[str]]], None] = lambda report: None,
         pulses: Path | None = None,
     ) -> None:
-        """scale: what the operator wants of the number of engines. on_scaled: is told which pods serve or are drained
-        whenever that changes. pulses: folder for the engines' signs of life, see `watch.pulse`. gpus: the trainer's,
-        for engines that share them."""
+        """scale: what the operator wants of the number of engines. on_scaled: called with the pods that serve and those
+        that are drained, whenever they change. pulses: folder for the engines' signs of life, see `watch.pulse`. gpus:
+        the trainer's, for engines that share them."""
         self._tick, self._sync = tick, sync
         self.pool = EnginePool(
             job, job_dir, tick, on_replaced, gpus=gpus, scale=scale, on_scaled=on_scaled, pulses=pulses
