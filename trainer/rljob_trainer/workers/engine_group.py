@@ -113,7 +113,7 @@ class EngineGroup:
         """Give engines the current weights; one that fails is replaced, and gets them, too."""
         waiting = list(indices)
         assert self._version is not None
-        while True:
+        while waiting:
             try:
                 self._sync.send(self._version, {index: self.pool.actors[index] for index in waiting})
                 self._without_weights.difference_update(waiting)
