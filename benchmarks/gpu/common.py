@@ -43,7 +43,7 @@ def emit(name: str, value: object, unit: str = "", goal: float | None = None, *,
 
 @contextlib.contextmanager
 def section(name: str) -> Iterator[None]:
-    """A part of a proof: its time is told, its failure does not keep the others from being tried."""
+    """A part of a proof: its time is reported, its failure does not keep the others from being tried."""
     start = time.monotonic()
     try:
         yield

@@ -29,7 +29,7 @@ from benchmarks.gpu.launch import run_ranks
 
 KINDS = ("qwen2", "qwen3", "llama", "qwen3_moe")
 ROUNDED = ("qwen2", "qwen3_moe")
-"""Models whose own sensitivity to rounding is told beside the figures."""
+"""Models whose own sensitivity to rounding is given beside the figures."""
 STEPS: list[list[Any]] = [
     ["load", None], ["logprobs", 9, 4], ["sft", 1, 12], ["sft", 2, 12], ["begin_rl"], ["rl", 3, 12], ["rl", 4, 12],
     ["rl", 5, 12],

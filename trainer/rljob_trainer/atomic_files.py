@@ -61,11 +61,14 @@ def replaced_file(path: Path, *, fsync: bool = True, fsync_folder: bool = False)
 def replaced_folder(path: Path, *, fsync: bool = False) -> Iterator[Path]:
     """The name of a folder beside `path`, to be made and filled; it takes the place of `path` at the end of the block.
 
-    When the block raises, `path` stays as it was and nothing is left; what a killed process left is removed first. For
-    one process at a time. `fsync`: all files and folders are brought to the disk before, and the new name after.
+    When the block raises, `path` stays as it was and nothing is left; what a killed process left is removed first, and
+    the old folder put back where that process had moved it away. For one process at a time. `fsync`: all files and
+    folders are brought to the disk before, and the new name after.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.rename(old, path)
     for leftover in (fresh, old):
         _remove(leftover)
     try:

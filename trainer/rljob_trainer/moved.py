@@ -47,10 +47,11 @@ class _Alias(Loader):
 
 
 class _Finder(MetaPathFinder):
+    """Asked first: the new package's folder would give its modules once more under the old path, as other objects."""
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Asked last: only for what lies nowhere else."""
         new = new_path(fullname)
         return None if new is None else spec_from_loader(fullname, _Alias(new))
 
@@ -58,4 +59,4 @@ class _Finder(MetaPathFinder):
 def keep_old_paths() -> None:
     """Make the old import paths work in this process."""
     if not any(type(finder) is _Finder for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

@@ -91,6 +91,21 @@ def test_a_folder_that_fails_leaves_the_old_one_and_nothing_else(tmp_path: Path)
     assert names(target) == ["old"]
 
 
+def test_a_folder_whose_replacement_was_killed_half_way_is_not_lost(tmp_path: Path) -> None:
+    target, old = tmp_path / "model", tmp_path / ".model.old"
+    old.mkdir()
+    (old / "old").touch()
+
+    def fails() -> None:
+        with replaced_folder(target):
+            raise ValueError("full")
+
+    with pytest.raises(ValueError, match="full"):
+        fails()
+    assert names(tmp_path) == ["model"]
+    assert names(target) == ["old"]
+
+
 def test_a_folder_that_cannot_be_renamed_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "model"
     target.mkdir()

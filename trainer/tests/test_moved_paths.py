@@ -1,6 +1,7 @@
 """Import paths that users' manifests name keep working after a module has moved."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,14 +29,21 @@ def test_the_warning_is_seen_and_names_the_users_line(tmp_path: Path) -> None:
     assert "old_hooks.py:2: FutureWarning: rljob_trainer.rollout.types has moved: import rljob.types" in done.stderr
 
 
-def test_both_paths_give_the_same_objects() -> None:
-    sys.modules.pop("rljob_trainer.rollout.types", None)
-    with pytest.warns(FutureWarning, match=r"rljob_trainer\.rollout\.types has moved: import rljob\.types"):
-        old = importlib.import_module("rljob_trainer.rollout.types")
-    new = importlib.import_module("rljob.types")
-    assert old is new
-    assert new.__spec__ is not None
-    assert new.__spec__.name == "rljob.types"
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rljob_trainer.rollout.types", "rljob.types"),
+        ("rljob_trainer.convert", "rljob_trainer.export"),
+        ("rljob_trainer.convert.mapping", "rljob_trainer.export.mapping"),
+    ],
+)
+def test_both_paths_give_the_same_objects(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=f"{re.escape(old)} has moved: import {re.escape(new)}"):
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(new)
+    assert module.__spec__ is not None
+    assert module.__spec__.name == new
 
 
 def test_what_has_not_moved_is_not_found_elsewhere() -> None:

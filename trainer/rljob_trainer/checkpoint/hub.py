@@ -1,4 +1,4 @@
-"""Uploading models to a Hub in the background: training never waits for it, and its failures are told, not fatal."""
+"""Uploading models to a Hub in the background: training never waits for it, and its failures are not fatal."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ class Upload:
     """One thing to push."""
 
     name: str
-    """What is told of it, such as a commit's name."""
+    """What messages call it, such as a commit's name."""
     message: str
     """Message of the commit on the Hub."""
     make: Callable[[Path], None]
@@ -91,7 +91,7 @@ class HubPusher:
             return told
 
     def close(self, limit: float) -> None:
-        """Wait up to `limit` seconds for what is to be pushed; what is not done then is told, and left."""
+        """Wait up to `limit` seconds for what is to be pushed; what is not done then is reported, and left."""
         deadline = time.monotonic() + limit
         with self._changed:
             self._state.closed = True

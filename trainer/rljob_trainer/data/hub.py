@@ -80,7 +80,7 @@ def select(names: Iterable[str], wanted: HubPath, configs: Sequence[Mapping[str,
 
 
 def missing_shards(files: Sequence[str]) -> str | None:
-    """The first of `…-00000-of-00010` that is not among `files`: half a data set would train without a word."""
+    """The first of `…-00000-of-00010` that is not among `files`: half a data set would be trained on unnoticed."""
     for name in files:
         if (shard := _SHARD.search(name)) is None:
             continue

@@ -148,7 +148,7 @@ class _Line:
             self._broken = True
 
     def join(self, timeout: float, limit: float) -> None:
-        """Wait for the end; `limit` is what is told when it does not come."""
+        """Wait for the end; `limit`: the seconds that the report names when it does not come."""
         self._thread.join(max(timeout, 0.0))
         if self._thread.is_alive() and not self._broken:
             self._report(f"{self._tracker.name} did not take everything within {limit:.0f} s")

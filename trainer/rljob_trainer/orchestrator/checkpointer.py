@@ -114,7 +114,7 @@ class Checkpointer:
         self.wait()
 
     def poll(self) -> None:
-        """Tell what became of commits and uploads in the background. Raises CommitError for one that failed."""
+        """Take in what became of commits and uploads in the background. Raises CommitError for one that failed."""
         self._commits.poll()
         self._hub.poll()
 
@@ -161,8 +161,8 @@ class Commits:
         in_use: Callable[[], set[str]] = set,
     ) -> None:
         """ranks: None where nothing is trained; a commit then holds where the loop stands, and nothing else. durable:
-        reports a commit the moment it is whole, in whatever thread wrote it. made: is told each commit in
-        the main thread, later. allowed: whether this driver may still write. tick: runs about once a second during
+        reports a commit the moment it is whole, in whatever thread wrote it. made: called with each commit
+        in the main thread, later. allowed: whether this driver may still write. tick: runs about once a second during
         waits. in_use: names of commits that must stay: somebody reads them, or a report names them."""
         self._job, self._incarnation, self._ranks = job, incarnation, ranks
         self._durable, self._made = durable, made
@@ -213,7 +213,7 @@ class Commits:
         self._tell(frozen, made)
 
     def poll(self) -> None:
-        """At a boundary: tell a commit that has become durable. Raises CommitError when it could not be written."""
+        """At a boundary: pass on a commit that has become durable. Raises CommitError when it could not be written."""
         if self._under_way is not None and self._under_way[0].done:
             (under_way, state), self._under_way = self._under_way, None
             self._tell(state, under_way.result())

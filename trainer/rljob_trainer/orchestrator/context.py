@@ -49,7 +49,7 @@ class JobData:
             check_labels(loaded.rows, spec.reward, f"spec.evaluation.datasets[{number}]")
             self.evaluation.append(EvalSet(dataset, loaded.rows))
             self.skipped[f"evaluation/{dataset.name}"] = loaded.skipped
-        # Last: demonstrations take minutes to tokenise, and what is wrong with the others is told before.
+        # Last: demonstrations take minutes to tokenise, and what is wrong with the others is found before.
         self.sft = None
         if spec.sft is not None and trains(spec) and not (sft_done and spec.sft.num_steps is not None):
             self.sft = SftSource(

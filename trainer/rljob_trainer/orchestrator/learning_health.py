@@ -1,4 +1,4 @@
-"""Learning health at work: what the monitor finds is told, and acted on as `lifecycle.health` says."""
+"""Learning health at work: what the monitor finds is reported, and acted on as `lifecycle.health` says."""
 
 import logging
 from collections.abc import Mapping

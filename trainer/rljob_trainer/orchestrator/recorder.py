@@ -1,4 +1,4 @@
-"""Everything that is told about a run, in one place: JSONL, Prometheus, progress, and the terminal."""
+"""Everything that is reported about a run, in one place: JSONL, Prometheus, progress, and the terminal."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -164,7 +164,7 @@ class ReinforcementLearning:
         source.discard()
         self._state.data, self._state.pending = source.position()
         self._health.not_finite(error, self._state, self._checkpointer, may_commit=untouched)
-        self._workers.sync_weights(self._state.policy_version)  # wakes colocated engines, which have left their GPUs
+        self._workers.sync_weights(self._state.policy_version)  # some sleep, or were replaced
         self._checkpointer.at_boundary = untouched
 
     def _record_completions(self, samples: list[Sample], advantages: dict[int, Credit]) -> None:

@@ -72,7 +72,7 @@ class Run:
             self._take_up(commit)
         if back is not None:
             if back.stage == state.stage == "RL" and back.data:
-                state.data = dict(back.data)  # the prompts go on from where the trouble was
+                state.data = dict(back.data)  # the prompts go on from where the condition was found
             recorder.display.message(f"rollback {back.number}: {back.why}")
         if ranks is not None:
             ranks.load(commit.path if commit is not None else None)

@@ -1,4 +1,4 @@
-"""Rewards: scores samples, and tells of reward functions that fail."""
+"""Rewards: scores samples, and reports reward functions that fail."""
 
 import logging
 
@@ -28,8 +28,8 @@ class Scoring:
             self._failures = Failures(spec.reward.functions, at_once)
 
     def score(self, samples: list[Sample], of: str = "") -> dict[str, float]:
-        """Set the samples' rewards. A reward function that fails costs its sample, and is told: of a set that is
-        complete and known as `of` at once, else by `end_of_rollout`.
+        """Set the samples' rewards. A reward function that fails costs its sample. Failures are reported: those
+        of a complete set, which is called `of`, at once; else by `end_of_rollout`.
 
         Returns what to record with a complete set. Raises UserError or RewardAwayError when there is no reward for
         any sample of the set, or for as many in a row as a rollout has.
@@ -57,7 +57,7 @@ class Scoring:
         return {}
 
     def end_of_rollout(self) -> dict[str, float]:
-        """All samples of this rollout are scored: tell how that went. Returns what to record with the rollout."""
+        """All samples of this rollout are scored: report how that went. Returns what to record with the rollout."""
         if self._failures is None:
             return {}
         report = self._failures.end_of_rollout(self._rollout)

@@ -59,8 +59,12 @@ class Workers:
         return self.engines
 
     def sync_weights(self, version: int) -> None:
-        """Make the engines serve the ranks' weights as `version`. Nothing happens when they do."""
-        if self.engines is None or self._served == version:
+        """Make the engines serve the ranks' weights as `version`. Where they do, only those that were replaced during a
+        step that came to nothing, and hold no weights yet, get them."""
+        if self.engines is None:
+            return
+        if self._served == version:
+            self.engines.catch_up()
             return
         with self._timer.phase("sync"):
             self.engines.update_weights(version)

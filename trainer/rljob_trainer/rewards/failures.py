@@ -134,7 +134,7 @@ WINDOW = 10
 
 
 class Failures:
-    """The failures of an attempt: which samples in a row have failed, and what is told of them."""
+    """The failures of an attempt: which samples in a row have failed, and what is reported of them."""
 
     def __init__(self, functions: Iterable[RewardFunction], at_once: int) -> None:
         """`at_once`: samples of a rollout."""
@@ -160,7 +160,7 @@ class Failures:
             raise error
 
     def end_of_rollout(self, of: str) -> ScoreReport:
-        """What `scored` has taken in since the last call, which is told of."""
+        """What `scored` has taken in since the last call; it is reported."""
         report, self._rollout = self._rollout, ScoreReport()
         self.tell(report, of)
         return report

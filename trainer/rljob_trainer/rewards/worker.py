@@ -28,7 +28,7 @@ from rljob_trainer.hooks import defined_at, load_function, raised_at
 
 PARENT_CHECK_SECONDS = 2.0
 LONGEST_ERROR = 1000
-"""Characters of an exception's text that are told."""
+"""Characters of an exception's text that are reported."""
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:

@@ -155,7 +155,8 @@ class AsynchronousSource:
         self._engines.ranks_hold_version = False
 
     def discard(self) -> None:
-        """The groups of the batch leave the ledger, and others are started for it."""
+        """The groups of the batch leave the ledger, and others are started for it. An engine that
+        was replaced during the step gets the ranks' weights, as they are, with the sync that follows."""
         self._engines.ranks_hold_version = True
         self.ledger.trained()
 

@@ -20,7 +20,7 @@ class CutOffError(BaseException):
 
 
 class ResumableEngine:
-    """The engine as one sample sees it. Implements `rollout.types.Engine`.
+    """The engine as one sample sees it. Implements `rljob.types.Engine`.
 
     `budget`: tokens that the sample may be given in this rollout, over all turns; then it is cut off. None: no limit.
     """

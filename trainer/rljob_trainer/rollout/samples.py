@@ -18,7 +18,7 @@ from rljob_trainer.rollout.advantages import Ask, Credit, credit_of, train_sampl
 
 
 def salted(job_seed: int, rollbacks: int) -> int:
-    """The job's seed after so many rollbacks: another one each time, so that the same trouble does not come again."""
+    """The job's seed after so many rollbacks: another one each time, so that the same samples do not come again."""
     if rollbacks == 0:
         return job_seed
     return int.from_bytes(blake2b(f"{job_seed}/rollback/{rollbacks}".encode(), digest_size=4).digest(), "big") >> 1

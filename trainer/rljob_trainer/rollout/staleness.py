@@ -91,5 +91,5 @@ class Ledger:
         return chosen
 
     def trained(self) -> None:
-        """The step is over: from here on groups are started with the next version."""
+        """The step is over, applied or given up: its groups count no more, and others may be started."""
         self._training = False

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Rendezvous:
-    """The store where ranks meet. Rank 0 opens it on a free port *before* anybody is told the port: no race for it."""
+    """The store where ranks meet. Rank 0 opens it on a free port *before* the others learn the port: no race for it."""
 
     def __init__(self, host: str, world_size: int, timeout_seconds: float) -> None:
         self.host = host

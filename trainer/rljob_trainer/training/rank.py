@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainerRank:
-    """One of the processes that train: what is alike whatever the backend, which it finds by the job's word.
+    """One of the processes that train: what all backends have in common. `trainer.backend` names the rank's own.
 
     Order of calls, on all ranks at once: `rendezvous` (rank 0 alone), `setup`, `load`, then steps. Every call may be
     collective: a rank that is left out, or dies, makes the others fail within `trainer.rankTimeoutSeconds`.

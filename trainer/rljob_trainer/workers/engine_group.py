@@ -35,9 +35,9 @@ class EngineGroup:
         on_scaled: Callable[[dict[str, list[str]]], None] = lambda report: None,
         pulses: Path | None = None,
     ) -> None:
-        """scale: what the operator wants of the number of engines. on_scaled: is told which pods serve or are drained
-        whenever that changes. pulses: folder for the engines' signs of life, see `watch.pulse`. gpus: the trainer's,
-        for engines that share them."""
+        """scale: what the operator wants of the number of engines. on_scaled: called with the pods that serve and those
+        that are drained, whenever they change. pulses: folder for the engines' signs of life, see `watch.pulse`. gpus:
+        the trainer's, for engines that share them."""
         self._tick, self._sync = tick, sync
         self.pool = EnginePool(
             job, job_dir, tick, on_replaced, gpus=gpus, scale=scale, on_scaled=on_scaled, pulses=pulses
@@ -46,8 +46,10 @@ class EngineGroup:
         self._asleep = False
         self.ranks_hold_version = True
         """Whether the ranks' weights are those of the version that is served. Off while they are trained beside the
-        generation: an engine that is replaced then gets its weights with the next version, unless the way of weights
-        keeps this one."""
+        generation: an engine that is replaced then gets its weights with the next version, or with `catch_up`, unless
+        the way of weights keeps this one."""
+        self._without_weights: set[int] = set()
+        """Engines that were replaced meanwhile: what they are asked for waits."""
 
     def start(self) -> None:
         """Load configuration and tokenizer on every engine. Colocated ones give their GPU memory back at once."""
@@ -94,16 +96,27 @@ class EngineGroup:
             self.pool.report()
             return
         self.pool.replace(index, why)
-        if self._version is not None and (self.ranks_hold_version or self._sync.keeps_version):
+        if self._version is None:
+            return
+        if self.ranks_hold_version or self._sync.keeps_version:
             self._send([index])
+        else:
+            self._without_weights.add(index)
+
+    def catch_up(self) -> None:
+        """The version that is served stays for now: send it to engines that have been replaced and hold no weights."""
+        waiting = [index for index in self.pool.roster.serving if index in self._without_weights]
+        if waiting and self.ranks_hold_version:
+            self._send(waiting)
 
     def _send(self, indices: Iterable[int]) -> None:
         """Give engines the current weights; one that fails is replaced, and gets them, too."""
         waiting = list(indices)
         assert self._version is not None
-        while True:
+        while waiting:
             try:
                 self._sync.send(self._version, {index: self.pool.actors[index] for index in waiting})
+                self._without_weights.difference_update(waiting)
                 return
             except WorkerError as error:
                 failed = next((index for index in waiting if engine_name(index) == error.worker), None)

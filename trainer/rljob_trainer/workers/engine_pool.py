@@ -136,7 +136,7 @@ class EnginePool:
         self.roster.end(index)
 
     def report(self) -> None:
-        """Tell which pods serve or are drained, when that has changed."""
+        """Report which pods serve and which are drained, when that has changed."""
         report = self.roster.report(self._scale())
         if report != self._reported:
             self._reported = report

@@ -141,3 +141,29 @@ def test_what_a_replaced_engine_was_asked_says_nothing_of_the_new_one(
     asked.ready = asked.lost = True  # the process is gone, and Ray says so of every call
     generating.poll(0.0)
     assert sum(call.method == "start" for call in cluster.calls) == 1
+
+
+@pytest.mark.parametrize("keeps_version", [False, True])
+def test_an_engine_lost_during_a_step_that_comes_to_nothing_gets_the_version_that_stays(
+    keeps_version: bool, cluster: Cluster, tmp_path: Path
+) -> None:
+    sent: list[tuple[int, list[int]]] = []
+    sync: Any = SimpleNamespace(
+        keeps_version=keeps_version,
+        prepare=lambda version: None,
+        send=lambda version, engines: sent.append((version, sorted(engines))),
+    )
+    group = group_of(2, tmp_path)
+    group._sync = sync
+    group.update_weights(3)
+    generating = group.submit(samples(2, 2), SamplingParams(), None)
+    group.ranks_hold_version = False
+    cluster.generating[1].ready = cluster.generating[1].lost = True
+    generating.poll(0.0)
+    group.catch_up()
+    replaced = [(3, [1])]
+    assert sent == [(3, [0, 1]), *(replaced if keeps_version else [])]  # the ranks have moved on
+    group.ranks_hold_version = True
+    group.catch_up()
+    group.catch_up()
+    assert sent == [(3, [0, 1]), *replaced]
