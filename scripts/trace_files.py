@@ -180,7 +180,7 @@ class _Hands:
         same = next((value for value in given if _class(value) == self._way.passed_on), None)
         self._open[id(frame)] = (now, same)
         if any(matches(mark, code.co_filename, code.co_qualname) for mark in self._way.untyped):
-            return "raw"
+            return "rows"
         return next(filter(None, map(self.thing, given)), "")
 
     def given(self, frame: FrameType, value: object, now: int) -> tuple[int, str, str]:
@@ -203,7 +203,7 @@ class _Hands:
         if isinstance(value, dict):
             kind = value.get("kind")
             if isinstance(kind, str) and kind in (self._way.raw, self._way.made) and "metadata" in value:
-                return f"{kind} (raw)"
+                return kind if kind == self._way.made else f"{kind} (raw)"
             value = value.values()
         elif not isinstance(value, list | tuple | set | frozenset):
             return ""

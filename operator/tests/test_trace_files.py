@@ -45,7 +45,7 @@ def test_a_way_is_what_is_called_between_its_marks():
         trace_files.called_files(calls, [["a.py:A.gone", "*.py:*.end"]], [])
 
 
-def test_on_the_way_is_who_has_the_thing_in_his_hands():
+def test_on_the_way_is_what_has_the_thing_in_its_hands():
     assert on_the_way(
         call(2, "C", "called.py"),
         call(3, "H", "a.py", thing="JobView"),
