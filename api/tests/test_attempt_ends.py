@@ -21,7 +21,7 @@ FOLLOWS: dict[Follows, str] = {
     "RetryUncounted": "tried again, not counted",
     "Fail": "**the job fails, never tried again**",
 }
-"""What follows, in the words of the documentation."""
+"""What the documentation calls each consequence."""
 
 
 def test_each_reason_of_the_api_has_a_meaning() -> None:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from rljob_api.catalogue.engines import ENGINES
+from rljob_api.rules.mode import GENERATES, RL, TRAINS
 from rljob_api.rules.sizes import BATCHES, WHOLE_COPIES
 from rljob_api.v1alpha1.job import RLJobSpec
 
@@ -25,17 +26,17 @@ class BatchPlan:
 
 def trains_rl(spec: RLJobSpec) -> bool:
     """Whether the job trains by reinforcement learning."""
-    return spec.mode == "Train" and spec.algorithm.type == "rl"
+    return bool(RL.value(spec))
 
 
 def trains(spec: RLJobSpec) -> bool:
     """Whether the job has trainer ranks at all."""
-    return spec.mode == "Train"
+    return bool(TRAINS.value(spec))
 
 
 def generates(spec: RLJobSpec) -> bool:
     """Whether the job needs engines: for rollouts, or for evaluation sets."""
-    return spec.mode != "Train" or spec.algorithm.type == "rl" or bool(spec.evaluation.datasets)
+    return bool(GENERATES.value(spec))
 
 
 def batch_plan(spec: RLJobSpec) -> BatchPlan:

@@ -179,7 +179,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text"
 
 
 def kind_of(value: Any) -> str:
-    """What a value of a data file is, in the words of JSON."""
+    """The JSON type of a value of a data file, for messages."""
     if value is None:
         return "null"
     if isinstance(value, list):

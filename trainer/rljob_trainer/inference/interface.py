@@ -34,8 +34,8 @@ class InferenceEngine(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the driver is told at the start: `device` (cpu, cuda), `dtype`, `deterministic`, `max_context_length`,
-        `tp_size` where it spans GPUs, and what else describes it."""
+        """What the engine reports to the driver at the start: `device` (cpu, cuda), `dtype`, `deterministic`,
+        `max_context_length`, `tp_size` where it spans GPUs, and what else describes it."""
 
     @abstractmethod
     def check(self, stuck_seconds: float) -> None:

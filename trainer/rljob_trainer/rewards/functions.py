@@ -1,7 +1,5 @@
 """Built-in rewards by name: from an entry of the catalogue to what scores a sample."""
 
-from typing import Any
-
 from rljob_api.catalogue.rewards import REWARDS, VERIFIERS
 from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardFunction, RewardSpec
@@ -9,7 +7,6 @@ from rljob_api.v1alpha1.reward import RewardFunction, RewardSpec
 from rljob_trainer.hooks import load_function, load_hook
 from rljob_trainer.rewards.arguments import Arguments, Scorer
 from rljob_trainer.rewards.pool import WorkerFunction
-from rljob_trainer.rewards.text import label_text
 
 VERIFIER_MEMORY = 2 << 30
 """Bytes that verifying one sample may take beyond what its process holds."""
@@ -47,8 +44,3 @@ def check_functions(spec: RewardSpec) -> None:
         elif function.name == "custom" and function.function is not None:
             path, args = function.function, function.args
             load_hook(path, f"{field}.function", args, "def f(sample, **args)", 1, may_be_async=True)
-
-
-def check_label(name: str, label: Any) -> None:
-    """Raises ValueError for a label that the verifier `name` cannot be given."""
-    label_text(label, name)

@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Self
 
 from rljob.types import Sample
-from rljob_api.catalogue.rewards import REWARDS, VERIFIERS
+from rljob_api.catalogue.rewards import VERIFIERS
 from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
 
 from rljob_trainer.rewards.arguments import Scorer
 from rljob_trainer.rewards.failures import Fault, ScoreReport
-from rljob_trainer.rewards.functions import build, check_label, verifier
+from rljob_trainer.rewards.functions import build, verifier
+from rljob_trainer.rewards.labels import read_label
 from rljob_trainer.rewards.pool import Outcome, WorkerFunction, WorkerPool
 from rljob_trainer.rewards.remote import RemoteReward
 
@@ -36,7 +37,7 @@ class RewardScorer:
         self.spec = spec
         self._labels: list[str] = []
         self._built_in: dict[int, Scorer] = {}
-        self._text_labels: dict[int, str] = {}
+        self._verifiers: dict[int, str] = {}
         self._remote: dict[int, RemoteReward] = {}
         in_workers: dict[int, WorkerFunction] = {}
         for place, function in enumerate(spec.functions):
@@ -49,8 +50,7 @@ class RewardScorer:
                 in_workers[place] = WorkerFunction(function.function, f"{where}.function", function.args)
             elif function.name in VERIFIERS:
                 in_workers[place] = verifier(function, where)
-                if REWARDS[function.name].text_label:
-                    self._text_labels[place] = function.name
+                self._verifiers[place] = function.name
             elif function.name == "remote":
                 self._remote[place] = RemoteReward(function, place, spec.timeout_seconds)
             else:
@@ -77,10 +77,10 @@ class RewardScorer:
         not finite, gets `failureReward`, no parts, and `info["reward_error"]`. A label that a built-in function cannot
         read raises UserError.
         """
-        for place, name in self._text_labels.items():
+        for place, name in self._verifiers.items():
             for sample in samples:
                 with self._readable(place, sample):
-                    check_label(name, sample.label)
+                    read_label(name, sample.label)
         report = ScoreReport()
         for sample, outcomes in zip(samples, self._outcomes(samples), strict=True):
             faults = [(place, fault) for place, its in outcomes.items() if (fault := its.fault) is not None]

@@ -14,7 +14,7 @@ class GoogleClient(SearchClient):
     """Asks Google, one query per request.
 
     A result is a document {"id": link, "contents": '"title"\\nsnippet'}. With `pages`, the snippet gives way to the
-    part of the page around it; a page that cannot be had within the time keeps its snippet.
+    part of the page around it; a page that does not load in time keeps its snippet.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class EngineGroup:
             self._send(joined)
 
     def replace(self, index: int, why: WorkerError) -> None:
-        """A new engine in the place of a lost one, with the current weights where they can be had; none in the place of
+        """Replace a lost engine and send it the current weights where the ranks still hold them; do not replace
         one that was to go. Raises EngineLimitError."""
         if index in self.pool.roster.closed:
             logger.warning("%s, which was to go, is lost: %s", engine_name(index), why)

@@ -1,4 +1,4 @@
-"""A user's functions are held to their signatures, and what is wrong with their modules is told, before anything
+"""The signatures of a user's functions are checked, and faults of their modules are reported, before anything
 starts."""
 
 from collections.abc import Iterator

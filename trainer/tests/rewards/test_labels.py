@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from rljob_api.catalogue.rewards import REWARDS
 from rljob_api.errors import UserError
 from rljob_api.v1alpha1.reward import RewardSpec
-from rljob_trainer.rewards.labels import READERS, check_labels
+from rljob_trainer.rewards.labels import check_labels
 
 
 @dataclass
@@ -19,7 +20,7 @@ def reward(*names: str) -> RewardSpec:
     return RewardSpec.model_validate({"functions": [{"name": name} for name in names]})
 
 
-@pytest.mark.parametrize("name", sorted(READERS))
+@pytest.mark.parametrize("name", [entry.name for entry in REWARDS.values() if entry.label != "none"])
 @pytest.mark.parametrize("label", [None, float("nan"), "", "  ", [], [None], [float("nan")], [""], True, b"x"])
 def test_a_missing_label_is_refused_with_its_row(name: str, label: Any) -> None:
     with pytest.raises(UserError, match=r"spec\.data\.train\.labelKey: row 7: .*golden answer"):
