@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rljob_api.v1alpha1.base import ApiModel, LongStr, NonNegativeInt, ShortStr
+from rljob_api.v1alpha1.lifecycle import RetryableReason
 
 Phase = Literal[
     "Pending",
@@ -27,19 +28,7 @@ AttemptReason = Literal[
     "RolledBack",
     "Unhealthy",
     "UserError",
-    "OutOfMemory",
-    "CommunicationError",
-    "WorkerLost",
-    "WorkerStuck",
-    "StorageFull",
-    "LeaseLost",
-    "DriverFailed",
-    "Preempted",
-    "Evicted",
-    "NodeLost",
-    "PodLost",
-    "RayJobFailed",
-    "StartTimeout",
+    RetryableReason,
     "DeadlineExceeded",
 ]
 """Why an attempt ended, in one word; docs/operations.md says what each means and what follows from it."""
